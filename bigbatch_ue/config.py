@@ -1,0 +1,287 @@
+"""The one typed configuration: preset or YAML file, then `key=value` from the command line."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bigbatch_ue.artefacts import atomic_file
+from bigbatch_ue.errors import UserError
+
+MEDMNIST_2D = (
+    "pathmnist",
+    "chestmnist",
+    "dermamnist",
+    "octmnist",
+    "pneumoniamnist",
+    "retinamnist",
+    "breastmnist",
+    "bloodmnist",
+    "tissuemnist",
+    "organamnist",
+    "organcmnist",
+    "organsmnist",
+)
+PRESETS = ("digits", "pets", "flowers102", *(n for n in MEDMNIST_2D if n != "chestmnist"))
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, and a key it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Data(Section):
+    """Which images, at which size, and where data files are kept."""
+
+    name: str = Field("digits", description="a name from `bigbatch-ue datasets`")
+    size: Positive = Field(28, description="height and width of the training images, pixels")
+    limit: Positive | None = Field(None, description="use only the first this many train images")
+    root: Path = Field(Path("data"), description="downloads and decoded images are kept here")
+
+
+class Fit(Section):
+    """How a network is trained from scratch: SGD with Nesterov momentum, one-cycle rate."""
+
+    epochs: Positive = 20
+    batch: Positive = 128
+    lr: Rate = 0.1
+    weight_decay: NonNegative = 5e-4
+
+
+class Surrogate(Section):
+    """The frozen network whose features the perturbations mislead."""
+
+    model: str = Field("resnet50", description="any timm model name")
+    args: dict[str, Any] = Field({}, description="extra arguments for timm.create_model")
+    weights: str = Field("pretrained", pattern=r"^(pretrained|fit|random|file:.+)$")
+    stem: Literal["auto", "small", "standard"] = "auto"
+    fit: Fit = Fit()
+
+
+class Clusters(Section):
+    """k-means on the surrogate's features, and each cluster's target."""
+
+    count: Annotated[int, Field(ge=2)] = Field(10, description="p, the number of clusters")
+    n_init: Positive = 10
+    minibatch_above: Positive = Field(50_000, description="more images: MiniBatchKMeans")
+    target_map: Literal["derangement", "shift"] = "derangement"
+
+
+class Generator(Section):
+    """The bank of p ResNet generators and the bound of its perturbations."""
+
+    width: Positive = 64
+    eps: Annotated[float, Field(gt=0, le=1)] = 16 / 255
+    bound: Literal["tanh", "clamp"] = "tanh"
+
+
+class Objective(Section):
+    """Distance from a perturbed image's feature to its target centre."""
+
+    name: Literal["kl", "cosine", "cross_entropy"] = "kl"
+    temperature: Rate = 1.0
+
+
+class Augment(Section):
+    """Random crop of the zero-padded image, random flip, and where the perturbation goes on."""
+
+    pad: Annotated[int, Field(ge=0)] = Field(0, description="pixels of padding, crop offset")
+    flip: bool = False
+    perturb: Literal["before", "after"] = "before"
+
+
+class Batch(Section):
+    """The effective batch of one generator, and how it may be cut."""
+
+    effective: Positive = Field(256, description="images in one step of one generator")
+    micro: Positive = Field(128, description="most surrogate images in one pass on one rank")
+    scope: Literal["cluster", "all"] = "cluster"
+    extend: Literal["cap", "views"] = "cap"
+    accumulation: Literal["delta", "engine"] = "delta"
+
+
+class Budget(Section):
+    """How long the bank is trained."""
+
+    kind: Literal["epochs", "steps"] = "epochs"
+    epochs: Positive = 50
+    steps: Positive = 60
+
+
+class Optimizer(Section):
+    """Optimizer, and its learning rate as a function of the step and the batch."""
+
+    name: Literal["adam", "adamw", "sgd", "lars", "lamb"] = "adam"
+    lr: Rate = 1e-4
+    min_lr: NonNegative = 1e-6
+    weight_decay: NonNegative = 5e-4
+    schedule: Literal["cosine", "constant"] = "cosine"
+    lr_rule: Literal["none", "sqrt", "linear"] = "none"
+    reference_batch: Positive = Field(256, description="batch at which the rule leaves lr alone")
+
+
+class Checkpoint(Section):
+    """When the training state is written, and how many states are kept."""
+
+    every: Positive = Field(50, description="optimizer steps between checkpoints")
+    keep: Positive = 2
+
+
+class Target(Section):
+    """The network a scraper would train; one recipe for every arm."""
+
+    model: str = "resnet18"
+    args: dict[str, Any] = {}
+    fit: Fit = Fit(epochs=30)
+
+
+class Config(Section):
+    """Everything that decides a run."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    output: Path | None = Field(None, description="run folder; default runs/<data>-b<B>-s<seed>")
+    data: Data = Data()
+    surrogate: Surrogate = Surrogate()
+    clusters: Clusters = Clusters()
+    generator: Generator = Generator()
+    objective: Objective = Objective()
+    augment: Augment = Augment()
+    batch: Batch = Batch()
+    budget: Budget = Budget()
+    optimizer: Optimizer = Optimizer()
+    checkpoint: Checkpoint = Checkpoint()
+    target: Target = Target()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.optimizer.min_lr > self.optimizer.lr:
+            raise ValueError(
+                f"optimizer.min_lr={self.optimizer.min_lr} exceeds optimizer.lr={self.optimizer.lr}"
+            )
+        if self.data.size < 8:
+            raise ValueError(f"data.size={self.data.size}: the generators need at least 8 pixels")
+        if self.augment.pad >= self.data.size:
+            raise ValueError(f"augment.pad={self.augment.pad} must be below data.size")
+        return self
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder of this run, `output` or a name made of data set, batch and seed."""
+        if self.output is not None:
+            return self.output
+        dataset = self.data.name.split(":")[0] if ":" not in self.data.name else Path(
+            self.data.name.split(":", 1)[1]
+        ).stem
+        return Path("runs") / f"{dataset}-b{self.batch.effective}-s{self.seed}"
+
+    def answer(self) -> dict[str, Any]:
+        """What decides the answer: everything but places, decomposition and later stages."""
+        content = self.model_dump(mode="json", exclude={"output", "checkpoint", "target"})
+        del content["data"]["root"], content["batch"]["micro"], content["batch"]["accumulation"]
+        return content
+
+    def save(self, path: Path) -> None:
+        """Write the resolved configuration as YAML, atomically."""
+        with atomic_file(path) as temporary:
+            temporary.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+
+def digest(content: Any) -> str:
+    """Twelve hexadecimal digits that name JSON-able `content`."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def load(
+    preset: str | None = None, file: Path | None = None, overrides: Iterable[str] = ()
+) -> Config:
+    """Resolve a configuration: defaults, then `preset` or `file`, then `key=value` overrides.
+
+    Raises:
+        UserError: an unknown preset, unreadable file, unknown key or impossible value; the message
+            names the key and what is allowed.
+    """
+    if preset is not None and file is not None:
+        raise UserError("give either a preset or a config file, not both")
+    content: dict[str, Any] = {}
+    if preset is not None:
+        content = _preset(preset)
+    elif file is not None:
+        content = _read_yaml(file)
+    for override in overrides:
+        _apply(content, override)
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise UserError("; ".join(_explain(e) for e in error.errors())) from None
+
+
+def _preset(name: str) -> dict[str, Any]:
+    if name not in PRESETS:
+        raise UserError(f"unknown preset {name!r}; allowed: {', '.join(PRESETS)}")
+    family = "medmnist" if name in MEDMNIST_2D else name
+    text = resources.files("bigbatch_ue").joinpath(f"presets/{family}.yaml").read_text()
+    content: dict[str, Any] = yaml.safe_load(text)
+    content.setdefault("data", {})["name"] = name
+    return content
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: expected `section: {{key: value}}`, found {type(content).__name__}")
+    return content
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"{override!r} is not of the form key=value, such as batch.effective=4096")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"{key}: {text!r} is not a readable value") from None
+    *sections, last = key.split(".")
+    for section in sections:
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise UserError(f"{key}: {section!r} is a value, not a section")
+    content[last] = value
+
+
+def _explain(error: Any) -> str:
+    location = [part for part in error["loc"] if isinstance(part, str)]
+    key = ".".join(location) or "configuration"
+    if error["type"] == "extra_forbidden":
+        section = _section_at(location[:-1])
+        return f"{key}: unknown key; allowed: {', '.join(section.model_fields)}"
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    return f"{key}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _section_at(location: list[str]) -> type[BaseModel]:
+    section: type[BaseModel] = Config
+    for name in location:
+        annotation = section.model_fields[name].annotation
+        candidates = get_args(annotation) if get_origin(annotation) else (annotation,)
+        section = next(
+            (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), section
+        )
+    return section

@@ -1,0 +1,33 @@
+"""Counter-based random numbers: a draw depends on its key, never on what was drawn before it.
+
+Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) maps (key, counter) to
+random words, so any rank can draw what any step of any epoch needs, in any order.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+
+
+class Purpose(IntEnum):
+    """What a draw is for: draws for different purposes are independent."""
+
+    SHUFFLE = 1
+    VIEWS = 2
+    GENERATOR = 3
+    TARGET_MAP = 4
+    KMEANS = 5
+    FIT = 6
+    CONTROL = 7
+
+
+def draw(seed: int, purpose: Purpose, index: int = 0, subindex: int = 0) -> np.random.Generator:
+    """The random numbers of (seed, purpose, index, subindex), such as a step or (epoch, cluster)."""
+    return np.random.Generator(
+        np.random.Philox(key=[seed, int(purpose)], counter=[0, 0, index, subindex])
+    )
+
+
+def torch_seed(seed: int, purpose: Purpose, index: int = 0) -> int:
+    """A 63-bit seed for a `torch.Generator`, keyed like `draw`."""
+    return int(draw(seed, purpose, index).integers(2**63 - 1))
