@@ -1,4 +1,4 @@
-"""Artefacts on disk: made in a temporary place, synced, then renamed; never loaded through pickle."""
+"""Artefacts on disk: made in a temporary place, synced, then renamed; no pickle anywhere."""
 
 import json
 import os

@@ -179,9 +179,11 @@ class Config(Section):
         """The folder of this run, `output` or a name made of data set, batch and seed."""
         if self.output is not None:
             return self.output
-        dataset = self.data.name.split(":")[0] if ":" not in self.data.name else Path(
-            self.data.name.split(":", 1)[1]
-        ).stem
+        dataset = (
+            self.data.name.split(":")[0]
+            if ":" not in self.data.name
+            else Path(self.data.name.split(":", 1)[1]).stem
+        )
         return Path("runs") / f"{dataset}-b{self.batch.effective}-s{self.seed}"
 
     def answer(self) -> dict[str, Any]:
@@ -245,7 +247,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise UserError(f"{file}: expected `section: {{key: value}}`, found {type(content).__name__}")
+        raise UserError(
+            f"{file}: expected `section: {{key: value}}`, found {type(content).__name__}"
+        )
     return content
 
 

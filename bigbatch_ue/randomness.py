@@ -1,7 +1,7 @@
 """Counter-based random numbers: a draw depends on its key, never on what was drawn before it.
 
-Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) maps (key, counter) to
-random words, so any rank can draw what any step of any epoch needs, in any order.
+Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) maps (key, counter)
+to random words, so any rank can draw what any step of any epoch needs, in any order.
 """
 
 from enum import IntEnum
@@ -22,7 +22,7 @@ class Purpose(IntEnum):
 
 
 def draw(seed: int, purpose: Purpose, index: int = 0, subindex: int = 0) -> np.random.Generator:
-    """The random numbers of (seed, purpose, index, subindex), such as a step or (epoch, cluster)."""
+    """Random numbers of (seed, purpose, index, subindex), such as a step or (epoch, cluster)."""
     return np.random.Generator(
         np.random.Philox(key=[seed, int(purpose)], counter=[0, 0, index, subindex])
     )

@@ -1,0 +1,5 @@
+"""`python -m bigbatch_ue` is `bigbatch-ue`."""
+
+from bigbatch_ue.cli import main
+
+main()

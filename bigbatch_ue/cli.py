@@ -1,0 +1,173 @@
+"""The command line: one command per stage, one line and exit code 2 for what the user can mend."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+import typer.exceptions
+from rich.console import Console
+from rich.table import Table
+
+from bigbatch_ue.config import PRESETS, Config, load
+from bigbatch_ue.errors import UserError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Make images useless for unauthorised training: unlearnable clusters at any batch size.",
+)
+console = Console()
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="settings, such as batch.effective=4096 seed=1")
+]
+Preset = Annotated[str | None, typer.Option(help=f"one of: {', '.join(PRESETS)}")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="a YAML file of settings")]
+Download = Annotated[bool, typer.Option("--download", help="allow the data set to be downloaded")]
+RunFolder = Annotated[Path, typer.Argument(help="folder of a finished run")]
+
+
+def _resolve(preset: str | None, file: Path | None, overrides: list[str] | None) -> Config:
+    return load(preset, file, overrides or [])
+
+
+@app.command()
+def datasets(
+    root: Annotated[Path, typer.Option(help="where data files are kept (data.root)")] = Path(
+        "data"
+    ),
+) -> None:
+    """List the data sets, and where their files go."""
+    from bigbatch_ue.data import catalogue
+
+    table = Table("name", "what", "sizes", "files", "here")
+    for row in catalogue(root):
+        table.add_row(row.name, row.what, row.sizes, row.place, "yes" if row.present else "no")
+    console.print(table)
+
+
+@app.command()
+def plan(
+    overrides: Overrides = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    ranks: Annotated[int | None, typer.Option(min=1, help="ranks (default: as launched)")] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="train images (default: count the data set's)")
+    ] = None,
+    engine: Annotated[
+        Literal["single", "ddp", "fsdp2", "zero0", "zero1", "zero2", "zero3"],
+        typer.Option(help="engine, for the expected memory"),
+    ] = "single",
+    download: Download = False,
+) -> None:
+    """Print how the effective batch would be made, without training."""
+    from bigbatch_ue.engine import world_size
+    from bigbatch_ue.memory import plan_table
+
+    resolved = _resolve(preset, config, overrides)
+    console.print(plan_table(resolved, ranks or world_size(), images, engine, download))
+
+
+@app.command()
+def train(
+    overrides: Overrides = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="continue from the last checkpoint")
+    ] = False,
+    download: Download = False,
+) -> None:
+    """Train the perturbations of one data set at one effective batch."""
+    from bigbatch_ue.train import train as run_training
+
+    run = run_training(_resolve(preset, config, overrides), resume=resume, download=download)
+    if os.environ.get("RANK", "0") == "0":
+        console.print(f"perturbations: {run.perturbations}", soft_wrap=True)
+        console.print(f"next: bigbatch-ue protect {run.folder}", soft_wrap=True)
+
+
+@app.command()
+def protect(
+    run: RunFolder,
+    out: Annotated[Path | None, typer.Option(help="where to (default: RUN/protected)")] = None,
+    form: Annotated[
+        Literal["png", "npz"] | None, typer.Option(help="default: what the source is")
+    ] = None,
+    at: Annotated[
+        Literal["training", "original"],
+        typer.Option(help="size: as trained on, or perturbations resized to each original"),
+    ] = "original",
+    download: Download = False,
+) -> None:
+    """Write the protected data set, and measure it on the written files."""
+    from bigbatch_ue.protect import protect as write_protected
+
+    console.print(str(write_protected(run, out=out, form=form, at=at, download=download)))
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    seeds: Annotated[
+        list[int] | None, typer.Option("--seed", min=0, help="repeatable; default: the run's")
+    ] = None,
+    download: Download = False,
+) -> None:
+    """Train a target from scratch on clean, randomly perturbed and protected images."""
+    from bigbatch_ue.evaluate import arms_table
+    from bigbatch_ue.evaluate import evaluate as measure
+
+    console.print(arms_table(measure(run, seeds=seeds, download=download)))
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="where everything is written")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Protect real digits at three effective batches, and see that it worked."""
+    from bigbatch_ue.demo import demo as run_demo
+
+    run_demo(folder, seed=seed)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; what the user can mend is one line on stderr and exit code 2."""
+    _quiet()
+    try:
+        app(list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
+    except UserError as error:
+        _stop(str(error))
+    except typer.exceptions.TyperException as error:
+        _stop(f"{error.format_message()} (see --help)")
+    except OSError as error:
+        if error.filename is None and error.strerror is None:
+            raise
+        _stop(f"{error.filename or 'output'}: {error.strerror}")
+    except (KeyboardInterrupt, typer.Abort):
+        _stop("interrupted; what was finished is kept", code=130)
+
+
+def _stop(message: str, code: int = 2) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _quiet() -> None:
+    """Keep what dependencies say about themselves out of the user's terminal."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    os.environ.setdefault("DS_LOG_LEVEL", "error")
+
+
+if __name__ == "__main__":
+    main()

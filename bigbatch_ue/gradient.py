@@ -1,0 +1,62 @@
+"""Two ways to the exact gradient of one effective batch, equal up to rounding.
+
+`delta`: a perturbation is shared by its whole effective batch, so dL/d(delta) is summed over
+micro-batches on a detached leaf, and the generators get one backward pass a step whatever B is.
+`engine`: ordinary accumulation, with a pass of the generators for every micro-batch.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from bigbatch_ue.engine import Engine
+from bigbatch_ue.sampling import GlobalBatch
+
+Loss = Callable[[Tensor, GlobalBatch], Tensor]
+"""Perturbations [p, C, H, W] and a micro-batch of m to weighted losses [m]."""
+
+
+def delta_step(engine: Engine, loss: Loss, micros: Iterator[GlobalBatch], lr: float) -> Tensor:
+    """One optimizer step over this rank's `micros`, generators differentiated once.
+
+    Returns:
+        The step's loss of each generator, over all ranks, float32 [p].
+    """
+    with engine.accumulating(lr):
+        delta = engine.perturbations()
+        leaf = delta.detach().float().requires_grad_()
+        leaf.grad = torch.zeros_like(leaf)
+        per_row = leaf.new_zeros(len(leaf))
+        for micro in micros:
+            if len(micro) > 0:
+                losses = loss(leaf, micro)
+                losses.sum().backward()
+                _add_by_row(per_row, losses, micro)
+        engine.backward((delta * leaf.grad).sum())
+    return engine.sum_over_ranks(per_row)
+
+
+def engine_step(engine: Engine, loss: Loss, micros: Iterator[GlobalBatch], lr: float) -> Tensor:
+    """One optimizer step over this rank's `micros`, accumulated by the engine itself.
+
+    Returns:
+        The step's loss of each generator, over all ranks, float32 [p].
+    """
+    per_row: Tensor | None = None
+    for micro in micros:
+        with engine.accumulating(lr):
+            delta = engine.perturbations()
+            if per_row is None:
+                per_row = delta.new_zeros(len(delta))
+            # an empty share still takes part in the engine's collectives
+            losses = loss(delta, micro) if len(micro) > 0 else delta.sum() * delta.new_zeros(1)
+            engine.backward(losses.sum())
+            if len(micro) > 0:
+                _add_by_row(per_row, losses, micro)
+    assert per_row is not None, "a plan has at least one micro-batch"
+    return engine.sum_over_ranks(per_row)
+
+
+def _add_by_row(per_row: Tensor, losses: Tensor, micro: GlobalBatch) -> None:
+    per_row.index_add_(0, torch.as_tensor(micro.row, device=losses.device), losses.detach())

@@ -1,0 +1,151 @@
+"""One run, one folder: configuration, metrics, checkpoints, result."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from bigbatch_ue.artefacts import atomic_file, read_json, read_tensors, write_json, write_tensors
+from bigbatch_ue.config import Config, digest, load
+from bigbatch_ue.errors import UserError
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of a run, and the digest of what decides its answer."""
+
+    folder: Path
+    answer: str
+
+    @property
+    def clusters(self) -> Path:
+        """safetensors: assignment, centres, permutation."""
+        return self.folder / "clusters.safetensors"
+
+    @property
+    def perturbations(self) -> Path:
+        """safetensors: `perturbations` [p, C, H, W]."""
+        return self.folder / "perturbations.safetensors"
+
+    @property
+    def result(self) -> Path:
+        """JSON: what was done; exists once the run has finished."""
+        return self.folder / "result.json"
+
+    @property
+    def finished(self) -> bool:
+        """Whether training came to its end."""
+        return self.result.exists()
+
+    # -- metrics ---------------------------------------------------------------------------------
+
+    @property
+    def metrics(self) -> Path:
+        """JSON lines, one per optimizer step."""
+        return self.folder / "metrics.jsonl"
+
+    def forget_metrics_from(self, step: int) -> None:
+        """Drop the lines of steps that will be done again."""
+        lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
+        kept = [line for line in _whole(lines) if json.loads(line)["step"] < step]
+        with atomic_file(self.metrics) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept))
+
+    # -- checkpoints -----------------------------------------------------------------------------
+
+    def save_checkpoint(self, step: int, state: dict[str, Tensor], keep: int) -> None:
+        """Write the state after `step` steps, then remove all but the newest `keep` ones."""
+        path = self.folder / "checkpoints" / f"step-{step:08d}.safetensors"
+        write_tensors(path, state, {"step": step, "answer": self.answer})
+        for old in self._checkpoints()[:-keep]:
+            old.unlink()
+
+    def load_checkpoint(self) -> tuple[int, dict[str, Tensor]]:
+        """The newest state: steps done, tensors by name; (0, {}) where there is none."""
+        checkpoints = self._checkpoints()
+        if not checkpoints:
+            return 0, {}
+        state, metadata = read_tensors(checkpoints[-1])
+        if metadata.get("answer") != self.answer:
+            raise UserError(f"{checkpoints[-1]}: belongs to another configuration or data set")
+        return int(metadata["step"]), state
+
+    def remove_checkpoints(self) -> None:
+        """Remove all checkpoints; they only serve an unfinished run."""
+        for path in self._checkpoints():
+            path.unlink()
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.folder / "checkpoints").glob("step-*.safetensors"))
+
+
+def open_run(config: Config, fingerprint: str, *, resume: bool) -> Run:
+    """The run of `config` on the data of `fingerprint`: new, to be continued, or finished.
+
+    Raises:
+        UserError: the folder holds a run of another configuration or data set, or an unfinished one
+            and `resume` is not set.
+    """
+    folder = config.run_folder
+    run = Run(folder, digest([config.answer(), fingerprint]))
+    saved = folder / "config.yaml"
+    if not saved.exists():
+        return run
+    before = load(file=saved)
+    changed = sorted(_differences(before.answer(), config.answer()))
+    if changed:
+        raise UserError(
+            f"{folder} holds a run with other settings ({', '.join(changed)}): "
+            "choose another folder with output=..., or remove it"
+        )
+    state = read_json(folder / "run.json")
+    if state.get("answer") != run.answer:
+        raise UserError(f"{folder}: its data set has changed since; choose another output=...")
+    if not run.finished and not resume:
+        raise UserError(f"{folder} holds an unfinished run: add --resume to continue it")
+    return run
+
+
+def create_run(run: Run, config: Config, fingerprint: str) -> None:
+    """Make the run's folder, with the resolved configuration."""
+    if not (run.folder / "config.yaml").exists():
+        write_json(run.folder / "run.json", {"answer": run.answer, "data": fingerprint})
+        config.save(run.folder / "config.yaml")
+
+
+def load_run(folder: Path) -> tuple[Config, Run]:
+    """A finished run.
+
+    Raises:
+        UserError: there is no finished run in `folder`.
+    """
+    if not (folder / "config.yaml").exists():
+        raise UserError(f"{folder}: no run here (no config.yaml)")
+    config = load(file=folder / "config.yaml", overrides=[f"output={json.dumps(str(folder))}"])
+    run = Run(folder, read_json(folder / "run.json")["answer"])
+    if not run.finished:
+        raise UserError(f"{folder}: training is not finished; continue it with --resume")
+    return config, run
+
+
+def _differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in {**before, **after}:
+            inner = f"{key}.{name}" if key else name
+            yield from _differences(before.get(name), after.get(name), inner)
+    elif before != after:
+        yield f"{key}: {yaml.safe_dump(before).split(chr(10))[0]} -> {after}"
+
+
+def _whole(lines: list[str]) -> list[str]:
+    """The lines before the first torn one."""
+    for count, line in enumerate(lines):
+        try:
+            json.loads(line)
+        except json.JSONDecodeError:
+            return lines[:count]
+    return lines

@@ -1,0 +1,56 @@
+"""What is kept of a run's steps: JSON lines and TensorBoard events, by the main process alone."""
+
+import json
+from types import TracebackType
+from typing import Self
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from bigbatch_ue.run import Run
+
+
+class Log:
+    """Scalars of every step and pictures of the perturbations; a context manager.
+
+    Args:
+        run: whose folder is written to.
+        start: first step that will be logged; what an interrupted run had logged beyond is dropped.
+        passes: images through the surrogate in one step.
+    """
+
+    def __init__(self, run: Run, start: int, passes: int) -> None:
+        run.forget_metrics_from(start)
+        self.passes = passes
+        self.lines = run.metrics.open("a", buffering=1)
+        self.board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=start)
+
+    def step(self, step: int, losses: list[float], lr: float, seconds: float) -> None:
+        """Record one optimizer step: each generator's loss, and how fast it went."""
+        scalars = {
+            "lr": lr,
+            "images_seen": self.passes * (step + 1),
+            "images_per_s": self.passes / seconds,
+        }
+        self.lines.write(json.dumps({"step": step, "loss": losses, **scalars}) + "\n")
+        per_cluster = {f"loss/cluster_{row:02d}": value for row, value in enumerate(losses)}
+        mean = {"loss/mean": sum(losses) / len(losses)}
+        for name, value in {**scalars, **mean, **per_cluster}.items():
+            self.board.add_scalar(name, value, step)
+
+    def pictures(self, step: int, delta: Tensor) -> None:
+        """Record the perturbations [p, C, H, W], grey where they are zero."""
+        largest = delta.abs().amax().clamp(min=1e-12)
+        self.board.add_images("perturbations", (delta / largest + 1) / 2, step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.lines.close()
+        self.board.close()

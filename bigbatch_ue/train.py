@@ -1,0 +1,236 @@
+"""Train the generator bank: the perturbations of one data set at one effective batch size.
+
+One process, then two ranks on one machine under each engine, then two machines of four GPUs:
+
+    python -m bigbatch_ue.train --preset digits batch.effective=4096
+    accelerate launch --config_file launchers/ddp.yaml -m bigbatch_ue.train --preset digits
+    accelerate launch --config_file launchers/zero3.yaml -m bigbatch_ue.train --preset digits
+    accelerate launch --config_file launchers/fsdp2.yaml --num_machines 2 --num_processes 8 \
+        --machine_rank $RANK --main_process_ip $HOST --main_process_port 29500 \
+        -m bigbatch_ue.train --preset pets batch.effective=1024
+
+The perturbations are the same, whichever of these is used (DESIGN, invariant 1).
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import torch
+from accelerate import Accelerator
+from filelock import FileLock
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from bigbatch_ue import __version__
+from bigbatch_ue.artefacts import write_json, write_tensors
+from bigbatch_ue.clusters import Clusters, cluster
+from bigbatch_ue.config import Config
+from bigbatch_ue.data import DataSet, prepare
+from bigbatch_ue.engine import Engine, launch
+from bigbatch_ue.generator import GeneratorBank
+from bigbatch_ue.gradient import delta_step, engine_step
+from bigbatch_ue.objective import ClusterwiseLoss
+from bigbatch_ue.plan import BatchPlan, lr_at, make_plan
+from bigbatch_ue.run import Run, create_run, open_run
+from bigbatch_ue.sampling import GlobalBatch, Sampler
+from bigbatch_ue.surrogate import extract_features, prepare_surrogate
+from bigbatch_ue.tracking import Log
+
+
+def train(config: Config, *, resume: bool = False, download: bool = False) -> Run:
+    """Train the perturbations of `config`; under a launcher, one rank of it.
+
+    Args:
+        config: the resolved configuration.
+        resume: continue an unfinished run from its last checkpoint.
+        download: allow the data set to be downloaded.
+
+    Returns:
+        The finished run; one that had finished before is returned as it is.
+
+    Raises:
+        UserError: bad input, a run that cannot be continued, or an engine that is not what the
+            launcher asked for.
+    """
+    accelerator = launch()
+    console = Console(stderr=True, quiet=not accelerator.is_main_process)
+    try:
+        data = prepare(config.data, download=download)
+        run = open_run(config, data.fingerprint, resume=resume)
+        accelerator.wait_for_everyone()
+        if run.finished:
+            console.print(f"{run.folder}: finished already, nothing to do")
+            return run
+        if accelerator.is_main_process:
+            create_run(run, config, data.fingerprint)
+        surrogate = prepare_surrogate(
+            config.surrogate,
+            data,
+            augment=config.augment,
+            seed=config.seed,
+            cache=config.data.root / "surrogates",
+            device=accelerator.device,
+        )
+        clusters = prepare_clusters(config, run, data, surrogate, accelerator.device)
+        plan = make_plan(config, clusters.sizes.tolist(), accelerator.num_processes)
+        console.print(describe(plan, config))
+        if plan.warning:
+            console.print(f"[yellow]warning:[/] {plan.warning}")
+        _fit_bank(config, run, data, surrogate, clusters, plan, accelerator, console)
+    finally:
+        accelerator.end_training()
+    return run
+
+
+def prepare_clusters(
+    config: Config, run: Run, data: DataSet, surrogate: nn.Module, device: torch.device
+) -> Clusters:
+    """The clusters of the train images: made once, by whichever rank comes first."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(run.folder / ".clusters.lock"):
+        if not run.clusters.exists():
+            features = extract_features(surrogate, data.train.images, device)
+            made = cluster(features, config.clusters, config.seed)
+            made.save(run.clusters, {"answer": run.answer})
+        return Clusters.load(run.clusters)
+
+
+def describe(plan: BatchPlan, config: Config) -> str:
+    """The plan in a few lines of text."""
+    share = plan.rank_slice(plan.world_size - 1)
+    micro = max(s.stop - s.start for s in plan.micro_slices(plan.world_size - 1))
+    return (
+        f"effective batch {plan.effective} x {len(plan.per_generator)} generators "
+        f"= {plan.passes} images a step\n"
+        f"  {plan.world_size} rank(s) x {share.stop - share.start} images "
+        f"= {plan.micro_batches} micro-batch(es) of up to {micro}; "
+        f"accumulation: {config.batch.accumulation}\n"
+        f"  {plan.steps_per_epoch} step(s) an epoch, {plan.steps} steps in all "
+        f"({config.budget.kind}); learning rate {plan.lr_reason}"
+    )
+
+
+def _fit_bank(
+    config: Config,
+    run: Run,
+    data: DataSet,
+    surrogate: nn.Module,
+    clusters: Clusters,
+    plan: BatchPlan,
+    accelerator: Accelerator,
+    console: Console,
+) -> None:
+    """Set up, train from the last checkpoint on, and write the result."""
+    _, channels, size, _ = data.train.images.shape
+    bank = GeneratorBank(config.clusters.count, channels, size, config.generator, config.seed)
+    start, state = run.load_checkpoint()
+    if state:
+        bank.load_state_dict(_parameters(state), strict=False)
+    delta_path = config.batch.accumulation == "delta"
+    accumulation = 1 if delta_path else plan.micro_batches
+    engine = Engine(accelerator, bank, config.optimizer, accumulation)
+    if state:
+        engine.restore_optimizer(state, start)
+    sampler = Sampler.of_clusters(
+        clusters.assignment.numpy(), plan.per_generator, config.batch, config.seed, config.augment
+    )
+    loss = ClusterwiseLoss(
+        surrogate=surrogate,
+        images=data.train.images,
+        targets=clusters.targets.to(accelerator.device),
+        objective=config.objective,
+        augment=config.augment,
+        device=accelerator.device,
+    )
+    optimizer_step = delta_step if delta_path else engine_step
+    started = time.perf_counter()
+    is_main = accelerator.is_main_process
+    tracker = Log(run, start, plan.passes) if is_main else nullcontext()
+    with tracker as log, _progress(console) as progress:
+        bar = progress.add_task("training", total=plan.steps, completed=start)
+        for step in range(start, plan.steps):
+            began = time.perf_counter()
+            lr = lr_at(step, plan, config.optimizer)
+            losses = optimizer_step(engine, loss, _share(sampler.draw(step), plan, engine), lr)
+            progress.update(bar, advance=1, description=f"loss {losses.mean():.4f}")
+            if log:
+                log.step(step, losses.tolist(), lr, time.perf_counter() - began)
+            done = step + 1
+            if done % config.checkpoint.every == 0 and done < plan.steps:
+                state = engine.state()
+                delta = engine.perturbations_now()
+                if log:
+                    log.pictures(done, delta)
+                    run.save_checkpoint(done, state, config.checkpoint.keep)
+        delta = engine.perturbations_now()
+        if log:
+            log.pictures(plan.steps, delta)
+    seconds = time.perf_counter() - started
+    if is_main:
+        metadata = {"answer": run.answer, "eps": config.generator.eps, "steps": plan.steps}
+        write_tensors(run.perturbations, {"perturbations": delta}, metadata)
+        write_json(run.result, _result(config, data, plan, engine, losses, start, seconds))
+        run.remove_checkpoints()
+    accelerator.wait_for_everyone()
+
+
+def _share(batch: GlobalBatch, plan: BatchPlan, engine: Engine) -> Iterator[GlobalBatch]:
+    for part in plan.micro_slices(engine.accelerator.process_index):
+        yield batch[part]
+
+
+def _parameters(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    prefix = "parameter/"
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def _result(
+    config: Config,
+    data: DataSet,
+    plan: BatchPlan,
+    engine: Engine,
+    losses: Tensor,
+    start: int,
+    seconds: float,
+) -> dict[str, object]:
+    return {
+        "dataset": data.name,
+        "seed": config.seed,
+        "scope": config.batch.scope,
+        "requested_batch": plan.requested,
+        "effective_batch": plan.effective,
+        "effective_batch_per_generator": list(plan.per_generator),
+        "optimizer_steps": plan.steps,
+        "images_seen": plan.passes * plan.steps,
+        "learning_rate": plan.lr,
+        "final_loss": losses.tolist(),
+        "engine": engine.kind,
+        "world_size": plan.world_size,
+        "micro_batches": plan.micro_batches,
+        "accumulation": config.batch.accumulation,
+        "device": engine.accelerator.device.type,
+        "resumed_at": start,
+        "seconds": round(seconds, 3),
+        "images_per_second": round(plan.passes * (plan.steps - start) / seconds, 1),
+        "versions": {"bigbatch_ue": __version__, "torch": torch.__version__},
+    }
+
+
+def _progress(console: Console) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, disable=console.quiet)
+
+
+if __name__ == "__main__":
+    import sys
+
+    from bigbatch_ue.cli import main
+
+    main(["train", *sys.argv[1:]])

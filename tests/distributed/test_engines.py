@@ -1,0 +1,173 @@
+"""One global batch, cut every way, on every engine: the same gradient, the same perturbations."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from bigbatch_ue.artefacts import read_tensors
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKER = Path(__file__).with_name("worker.py")
+WHOLE = ("96x288-delta-sgd-1", "97x291-delta-sgd-1", "96x288-delta-adam-5")
+CUT = (
+    "96x72-delta-sgd-1",
+    "96x72-engine-sgd-1",
+    "97x50-delta-sgd-1",
+    "97x50-engine-sgd-1",
+    "96x72-delta-adam-5",
+    "96x72-engine-adam-5",
+)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A launcher's configuration, how many ranks, and what must come of it."""
+
+    config: str
+    ranks: int
+    kind: str
+    bank: str
+    cases: tuple[str, ...] = CUT
+
+    def __str__(self) -> str:
+        return f"{self.config}-{self.ranks}"
+
+
+ZERO = "DeepSpeedEngine"
+LAUNCHES = (
+    Launch("ddp", 2, "ddp", "DistributedDataParallel"),
+    Launch("ddp", 3, "ddp", "DistributedDataParallel"),
+    Launch("fsdp2", 2, "fsdp2", "FSDPGeneratorBank"),
+    Launch("zero0", 2, "zero0", ZERO, CUT[:2]),
+    Launch("zero1", 2, "zero1", ZERO),
+    Launch("zero2", 2, "zero2", ZERO),
+    Launch("zero3", 2, "zero3", ZERO),
+    Launch("zero3", 3, "zero3", ZERO, CUT[2:]),
+    Launch("zero2_offload", 2, "zero2", ZERO, CUT[4:]),
+    Launch("zero3_offload", 2, "zero3", ZERO, CUT[4:]),
+)
+
+
+def start(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process makes of the whole batches, and of a batch in four micro-batches."""
+    out = tmp_path_factory.mktemp("alone")
+    done = start([sys.executable, str(WORKER), str(out), *WHOLE, *CUT])
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+@pytest.fixture(scope="module", params=LAUNCHES, ids=str)
+def launched(
+    request: pytest.FixtureRequest, alone: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Launch, Path, Path]:
+    """What the ranks of one launch made of all its cases."""
+    launch: Launch = request.param
+    if launch.kind.startswith("zero") and not (shutil.which("g++") and shutil.which("ninja")):
+        pytest.skip("DeepSpeed compiles at its first start: g++ and ninja are needed")
+    out = tmp_path_factory.mktemp(str(launch))
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch"]
+    config = ["--config_file", f"launchers/{launch.config}.yaml"]
+    ranks = ["--num_processes", str(launch.ranks), "--main_process_port", "0"]
+    done = start(
+        [*accelerate, *config, *ranks, str(WORKER), str(out), *launch.cases],
+        RESUME_ENGINE_PATH_FROM=str(alone),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return launch, out, alone
+
+
+def facts_of(path: Path) -> dict[str, object]:
+    with safe_open(path, framework="pt") as file:
+        facts: dict[str, object] = json.loads(file.metadata()["bigbatch_ue"])
+    return facts
+
+
+def whole_of(case: str) -> str:
+    """The case in which one process takes the same batch in one piece on the delta path."""
+    batch, _, training = case.split("-", 2)
+    effective = batch.split("x")[0]
+    return next(w for w in WHOLE if w.startswith(f"{effective}x") and w.endswith(training))
+
+
+def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    """Relative L2 distance of two sets of tensors, in double precision."""
+    flat = [torch.cat([t[k].double().flatten() for k in sorted(theirs)]) for t in (ours, theirs)]
+    assert flat[1].norm() > 0
+    return float((flat[0] - flat[1]).norm() / flat[1].norm())
+
+
+def check_case(case: str, folder: Path, alone: Path) -> None:
+    tensors, _ = read_tensors(folder / f"{case}.safetensors")
+    reference, _ = read_tensors(alone / f"{whole_of(case)}.safetensors")
+    assert torch.allclose(tensors["losses"], reference["losses"], rtol=1e-5)
+    if "sgd" in case:
+        moved = [{k: v for k, v in t.items() if "moved/" in k} for t in (tensors, reference)]
+        assert distance(*moved) < 1e-5
+    else:
+        assert distance({"d": tensors["delta"]}, {"d": reference["delta"]}) < 1e-3
+        assert distance({"d": tensors["resumed"]}, {"d": reference["delta"]}) < 1e-3
+
+
+@pytest.mark.parametrize("case", CUT)
+def test_invariant_3_one_process_cut_into_micro_batches(case: str, alone: Path) -> None:
+    check_case(case, alone, alone)
+    assert int(str(facts_of(alone / f"{case}.safetensors")["micro_batches"])) >= 4
+
+
+def test_invariant_1_answer_does_not_depend_on_decomposition_or_engine(
+    launched: tuple[Launch, Path, Path],
+) -> None:
+    launch, out, alone = launched
+    for case in launch.cases:
+        check_case(case, out, alone)
+
+
+def test_every_rank_knows_the_others_and_its_engine(launched: tuple[Launch, Path, Path]) -> None:
+    launch, out, _ = launched
+    for case in launch.cases:
+        facts = facts_of(out / f"{case}.safetensors")
+        assert facts["world_size"] == launch.ranks
+        assert facts["kind"] == launch.kind
+        assert facts["bank"] == launch.bank
+
+
+def test_resume_is_bit_identical(launched: tuple[Launch, Path, Path]) -> None:
+    launch, out, _ = launched
+    for case in launch.cases:
+        if case.endswith("delta-adam-5"):
+            tensors, _ = read_tensors(out / f"{case}.safetensors")
+            assert torch.equal(tensors["resumed"], tensors["delta"])
+
+
+def test_a_rank_that_believes_it_is_alone_stops(tmp_path: Path) -> None:
+    done = start([sys.executable, str(WORKER), str(tmp_path), CUT[0]], WORLD_SIZE="2")
+    assert done.returncode != 0
+    assert "it would train alone" in done.stderr
+
+
+def test_deepspeed_without_a_launcher_is_refused(tmp_path: Path) -> None:
+    done = start(
+        [sys.executable, str(WORKER), str(tmp_path), CUT[0]], ACCELERATE_USE_DEEPSPEED="true"
+    )
+    assert done.returncode != 0
+    assert "DeepSpeed needs a launcher" in done.stderr
