@@ -275,6 +275,9 @@ def _explain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         section = _section_at(location[:-1])
         return f"{key}: unknown key; allowed: {', '.join(section.model_fields)}"
+    if error["type"] == "model_type":
+        allowed = ", ".join(_section_at(location).model_fields)
+        return f"{key}={error['input']!r}: this is a section; it takes {allowed}"
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     return f"{key}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"

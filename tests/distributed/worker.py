@@ -125,7 +125,7 @@ def parameters(state: State) -> State:
 
 
 def run_case(accelerator: Accelerator, case: str, out: Path) -> None:
-    """Train once; from the middle, train once more from a state on disk, perhaps another engine's."""
+    """Train once; from the middle, train again from a state on disk, perhaps another engine's."""
     trainer = Trainer(accelerator, case)
     engine = trainer.engine()
     before = engine.state()

@@ -1,0 +1,25 @@
+# `make demo` and `make test` do all their own set-up on a machine with Python >= 3.11.
+PYTHON ?= python3
+SEED ?= 0
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+
+demo: .venv/installed
+	$(BIN)/bigbatch-ue demo --seed $(SEED)
+
+test: .venv/installed lint
+	$(BIN)/pytest --durations=15
+
+lint: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv
