@@ -1,0 +1,36 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+MakeNpz = Callable[..., Path]
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real images beside the checkout."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real images: {folder} is absent")
+    return folder
+
+
+@pytest.fixture
+def make_npz(tmp_path: Path) -> MakeNpz:
+    """Write a good npz file with MedMNIST's keys, but for the arrays given (None: left out)."""
+
+    def make(name: str = "own.npz", channels: tuple[int, ...] = (), **changed: Any) -> Path:
+        random = np.random.default_rng(0)
+        arrays: dict[str, Any] = {}
+        for part, count in (("train", 12), ("test", 6)):
+            shape = (count, 10, 9, *channels)
+            arrays[f"{part}_images"] = random.integers(256, size=shape, dtype=np.uint8)
+            arrays[f"{part}_labels"] = np.arange(count, dtype=np.uint8)[:, None] % 3
+        arrays |= changed
+        path = tmp_path / name
+        np.savez_compressed(path, **{k: v for k, v in arrays.items() if v is not None})
+        return path
+
+    return make
