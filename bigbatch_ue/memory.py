@@ -4,11 +4,11 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
+from bigbatch_ue.backbone import build_model
 from bigbatch_ue.config import Config
 from bigbatch_ue.data import prepare
 from bigbatch_ue.generator import GeneratorBank
 from bigbatch_ue.plan import make_plan
-from bigbatch_ue.surrogate import build_model
 
 _FLOAT = 4
 _MIB = 2**20

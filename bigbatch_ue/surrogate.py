@@ -1,0 +1,293 @@
+"""The frozen network whose features are clustered and misled, and how any timm network is built."""
+
+import os
+import pickle
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from bigbatch_ue.artefacts import read_tensors, write_tensors
+from bigbatch_ue.backbone import (
+    Normalised,
+    build_model,
+    checked,
+    create,
+    first_convolutions,
+    first_line,
+    is_small,
+    shrink_stem,
+)
+from bigbatch_ue.config import Augment, Surrogate, digest
+from bigbatch_ue.data import DataSet
+from bigbatch_ue.errors import UserError
+from bigbatch_ue.fit import accuracy, pixels, train_classifier, train_simclr
+from bigbatch_ue.randomness import Purpose, torch_seed
+
+_RECIPE = 1
+_SHOWN = 3
+
+
+def prepare_surrogate(
+    config: Surrogate,
+    data: DataSet,
+    *,
+    augment: Augment,
+    seed: int,
+    cache: Path,
+    device: torch.device,
+) -> Normalised:
+    """The frozen feature extractor that `config` names, and one printed line on its weights.
+
+    A fitted surrogate is trained once, by labels or, with a single class, by SimCLR, and kept in
+    `cache`; of several processes one trains and the others wait for it.
+
+    Args:
+        config: model, arguments, stem and where the weights come from.
+        data: decides channels and size, and is what `weights: fit` trains on.
+        augment: padding and flip of the training views.
+        seed: decides the weights of `fit` and `random`.
+        cache: folder for fitted weights.
+        device: where the surrogate is to be.
+
+    Returns:
+        A module in evaluation mode without gradients of its own, float [M, C, H, W] in [0, 1] to
+        pooled features [M, d].
+
+    Raises:
+        UserError: as for `build_model`; a weights file that does not hold this very network.
+    """
+    kind, _, file = config.weights.partition(":")
+    if kind == "pretrained":
+        model = _build(config, data, classes=0, pretrained=True)
+        _say(f"surrogate {config.model}: {_count(model)} pretrained tensors from timm's hub")
+    elif kind == "random":
+        model = _seeded(config, data, seed, classes=0)
+        _say(f"surrogate {config.model}: {_count(model)} random tensors (control), seed {seed}")
+    elif kind == "fit":
+        path = _fitted(config, data, augment, seed, cache, device)
+        model, count = _load(config, data, path)
+        note = read_tensors(path)[1]["accuracy"]
+        _say(f"surrogate {config.model}: {count} fitted tensors from {path}; {note}")
+    else:
+        model, count = _load(config, data, Path(file).expanduser())
+        _say(f"surrogate {config.model}: {count} tensors from {file}")
+    return model.eval().requires_grad_(False).to(device)
+
+
+def extract_features(
+    surrogate: nn.Module, images: NDArray[np.uint8], device: torch.device, batch: int = 256
+) -> Tensor:
+    """Features float32 [N, d] on the CPU of `images` uint8 [N, C, H, W], in their order."""
+    surrogate.eval()
+    features = []
+    with _progress() as progress, torch.inference_mode():
+        for start in progress.track(range(0, len(images), batch), description="features"):
+            chosen = torch.from_numpy(np.array(images[start : start + batch])).to(device)
+            features.append(surrogate(pixels(chosen)).float().cpu())
+    return torch.cat(features).clone()
+
+
+def _build(
+    config: Surrogate, data: DataSet, *, classes: int, pretrained: bool = False
+) -> Normalised:
+    _, channels, size, _ = data.train.images.shape
+    return build_model(
+        config.model,
+        channels=channels,
+        classes=classes,
+        size=size,
+        args=config.args,
+        stem=config.stem,
+        pretrained=pretrained,
+    )
+
+
+def _seeded(config: Surrogate, data: DataSet, seed: int, *, classes: int) -> Normalised:
+    """A network whose initial weights depend on the seed only."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(torch_seed(seed, Purpose.CONTROL))
+        return _build(config, data, classes=classes)
+
+
+def _fitted(
+    config: Surrogate,
+    data: DataSet,
+    augment: Augment,
+    seed: int,
+    cache: Path,
+    device: torch.device,
+) -> Path:
+    """The file of the surrogate fitted to `data`, which is made unless it is there."""
+    decisive = {
+        "recipe": _RECIPE,
+        "surrogate": config.model_dump(mode="json"),
+        "data": data.fingerprint,
+        "augment": augment.model_dump(mode="json", exclude={"perturb"}),
+        "seed": seed,
+    }
+    path = cache / f"surrogate-{digest(decisive)}.safetensors"
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            net, reached = _fit(config, data, augment, seed, device)
+            write_tensors(path, net.state_dict(), {**decisive, "accuracy": reached})
+    return path
+
+
+def _fit(
+    config: Surrogate, data: DataSet, augment: Augment, seed: int, device: torch.device
+) -> tuple[nn.Module, str]:
+    """Train a network on `data`: itself, and a phrase on how well it did."""
+    recipe = config.fit
+    images, labels = data.train.images, data.train.labels
+    supervised = len(data.classes) > 1
+    model = _seeded(config, data, seed, classes=len(data.classes) if supervised else 0)
+    with _progress() as progress:
+        task = progress.add_task("fitting the surrogate", total=recipe.epochs)
+
+        def on_epoch(*_: Any) -> None:
+            progress.advance(task)
+
+        if supervised:
+            train_classifier(
+                model,
+                images,
+                labels,
+                recipe=recipe,
+                augment=augment,
+                seed=seed,
+                device=device,
+                on_epoch=on_epoch,
+            )
+        else:
+            losses = train_simclr(
+                model,
+                images,
+                recipe=recipe,
+                augment=augment,
+                seed=seed,
+                device=device,
+                on_epoch=on_epoch,
+            )
+            return model.net, f"SimCLR loss {losses[0]:.3f} to {losses[-1]:.3f}"
+    train = accuracy(model, images, labels, device)
+    test = accuracy(model, data.test.images, data.test.labels, device)
+    return model.net, f"accuracy {train:.3f} on train, {test:.3f} on test images"
+
+
+def _load(config: Surrogate, data: DataSet, path: Path) -> tuple[Normalised, int]:
+    """Build the network and put the tensors of the file into it: itself, and how many they are."""
+    _, channels, size, _ = data.train.images.shape
+    net = create(config.model, channels, 0, config.args)
+    state = _state(path)
+    first = first_convolutions(net)
+    if is_small(config.stem, size):
+        shrink_stem(net, keep_kernel=_same_kernels(net, state, first))
+    for name in first:
+        _match_channels(state, f"{name}.weight", channels)
+    count = _fill(net, state, path, config.model)
+    return checked(Normalised(net, channels), config.model, channels, size), count
+
+
+def _state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file or of a state dict that torch saved, by plain names."""
+    if path.suffix == ".safetensors":
+        return read_tensors(path)[0]
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except Exception as error:
+        unsafe = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds more than tensors" if unsafe else first_line(error)
+        raise UserError(
+            f"{path}: not loaded as a state dict ({reason}); save model.state_dict() as safetensors"
+        ) from None
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no state dict but a {type(content).__name__}")
+    return {
+        str(key).removeprefix("module."): value
+        for key, value in content.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _same_kernels(net: nn.Module, state: Mapping[str, Tensor], first: list[str]) -> bool:
+    own = net.state_dict()
+    return all(
+        f"{name}.weight" in state
+        and state[f"{name}.weight"].shape[2:] == own[f"{name}.weight"].shape[2:]
+        for name in first
+    )
+
+
+def _match_channels(state: dict[str, Tensor], key: str, channels: int) -> None:
+    """Fold a colour network's first kernels for grey images, the way timm does."""
+    weight = state.get(key)
+    if weight is not None and weight.ndim == 4 and weight.shape[1] == 3 and channels == 1:
+        state[key] = adapt_input_conv(channels, weight)
+
+
+def _fill(net: nn.Module, state: Mapping[str, Tensor], path: Path, name: str) -> int:
+    """Load `state`, which must hold exactly the backbone of `net`: how many tensors were loaded.
+
+    The classifier may be there or not, and so may batch norm's counts of batches.
+    """
+    classifiers = net.pretrained_cfg["classifier"]  # type: ignore[index]
+    heads = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers or ())
+    ignored = tuple(f"{head}." for head in heads)
+    own = net.state_dict()
+    needed = {key for key in own if not key.endswith("num_batches_tracked")}
+    found = {key: value for key, value in state.items() if not key.startswith(ignored)}
+    problems = {
+        "missing": sorted(needed - found.keys()),
+        "unknown": sorted(found.keys() - own.keys()),
+        "of another shape": sorted(
+            key for key in found.keys() & own.keys() if found[key].shape != own[key].shape
+        ),
+    }
+    if any(problems.values()):
+        raise UserError(f"{path} does not hold {name}'s weights: {_listed(problems, len(needed))}")
+    net.load_state_dict(found, strict=False)
+    return len(needed)
+
+
+def _listed(problems: Mapping[str, list[str]], needed: int) -> str:
+    parts = []
+    for what, keys in problems.items():
+        if keys:
+            more = ", ..." if len(keys) > _SHOWN else ""
+            parts.append(f"{len(keys)} {what} ({', '.join(keys[:_SHOWN])}{more})")
+    return f"of {needed} tensors {'; '.join(parts)}"
+
+
+def _count(model: Normalised) -> int:
+    return sum(not key.endswith("num_batches_tracked") for key in model.net.state_dict())
+
+
+def _is_first_rank() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _say(line: str) -> None:
+    if _is_first_rank():
+        print(line, file=sys.stderr, flush=True)
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    shown = _is_first_rank() and console.is_terminal
+    return Progress(console=console, transient=True, disable=not shown)
