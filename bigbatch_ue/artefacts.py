@@ -78,10 +78,17 @@ def read_json(path: Path) -> Any:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write named tensors and JSON-able metadata as one safetensors file, atomically."""
+    """Write named tensors and JSON-able metadata as one safetensors file, atomically.
+
+    Raises:
+        UserError: the file cannot be written, such as on a full disk.
+    """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_file(path) as temporary:
-        save_file(contiguous, temporary, metadata={_METADATA: json.dumps(metadata)})
+        try:
+            save_file(contiguous, temporary, metadata={_METADATA: json.dumps(metadata)})
+        except SafetensorError as error:
+            raise UserError(f"{path}: cannot be written ({error})") from None
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -29,7 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bigbatch_ue.config import Optimizer
 from bigbatch_ue.errors import UserError
 
-_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+_OPTIMIZERS: dict[str, Any] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
     "sgd": torch.optim.SGD,
@@ -235,10 +235,10 @@ class Engine:
         yield from self.accelerator.unwrap_model(self.bank).named_parameters()
 
     def _torch_optimizer(self) -> torch.optim.Optimizer:
-        inner = self.optimizer
-        while not isinstance(inner, tuple(_OPTIMIZERS.values())):
-            inner = inner.optimizer
-        return inner
+        optimizer: torch.optim.Optimizer = self.optimizer
+        while hasattr(optimizer, "optimizer"):  # Accelerate's wrapper, and ZeRO's
+            optimizer = optimizer.optimizer
+        return optimizer
 
     def _state_keys(self) -> list[str]:
         entry: dict[str, Any] = next(iter(self._torch_optimizer().state.values()), {})
@@ -247,18 +247,21 @@ class Engine:
     def _shards_optimizer(self) -> bool:
         return self.kind in ("zero1", "zero2", "zero3")
 
-    def _gather(self, parameter: nn.Parameter, key: str | None = None) -> Tensor:
+    def _gather(self, parameter: Any, key: str | None = None) -> Tensor:
         """The whole parameter, or the whole of its optimizer state `key`."""
+        whole: Tensor
         if self._shards_optimizer():
             from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-            if key is not None:
-                return safe_get_full_optimizer_state(parameter, key)
-            return safe_get_full_fp32_param(parameter)
-        tensor = parameter if key is None else self._torch_optimizer().state[parameter][key]
-        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if key is None:
+                whole = safe_get_full_fp32_param(parameter)
+            else:
+                whole = safe_get_full_optimizer_state(parameter, key)
+            return whole
+        whole = parameter if key is None else self._torch_optimizer().state[parameter][key]
+        return whole.full_tensor() if isinstance(whole, DTensor) else whole
 
-    def _scatter(self, parameter: nn.Parameter, key: str, whole: Tensor) -> None:
+    def _scatter(self, parameter: Any, key: str, whole: Tensor) -> None:
         """Set the optimizer state `key` of `parameter` from the whole of it."""
         whole = whole.to(self.accelerator.device)
         if self.kind == "zero3":

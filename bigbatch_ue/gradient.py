@@ -31,7 +31,7 @@ def delta_step(engine: Engine, loss: Loss, micros: Iterator[GlobalBatch], lr: fl
         for micro in micros:
             if len(micro) > 0:
                 losses = loss(leaf, micro)
-                losses.sum().backward()
+                torch.autograd.backward(losses.sum())
                 _add_by_row(per_row, losses, micro)
         engine.backward((delta * leaf.grad).sum())
     return engine.sum_over_ranks(per_row)

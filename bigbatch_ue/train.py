@@ -13,12 +13,11 @@ The perturbations are the same, whichever of these is used (DESIGN, invariant 1)
 """
 
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -34,9 +33,21 @@ from bigbatch_ue.gradient import delta_step, engine_step
 from bigbatch_ue.objective import ClusterwiseLoss
 from bigbatch_ue.plan import BatchPlan, lr_at, make_plan
 from bigbatch_ue.run import Run, create_run, open_run
-from bigbatch_ue.sampling import GlobalBatch, Sampler
+from bigbatch_ue.sampling import Sampler
 from bigbatch_ue.surrogate import extract_features, prepare_surrogate
 from bigbatch_ue.tracking import Log
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one run trains, before any engine has it."""
+
+    config: Config
+    run: Run
+    data: DataSet
+    surrogate: nn.Module
+    clusters: Clusters
+    plan: BatchPlan
 
 
 def train(config: Config, *, resume: bool = False, download: bool = False) -> Run:
@@ -55,7 +66,7 @@ def train(config: Config, *, resume: bool = False, download: bool = False) -> Ru
             launcher asked for.
     """
     accelerator = launch()
-    console = Console(stderr=True, quiet=not accelerator.is_main_process)
+    console = Console(stderr=True, quiet=not accelerator.is_main_process, soft_wrap=True)
     try:
         data = prepare(config.data, download=download)
         run = open_run(config, data.fingerprint, resume=resume)
@@ -63,145 +74,120 @@ def train(config: Config, *, resume: bool = False, download: bool = False) -> Ru
         if run.finished:
             console.print(f"{run.folder}: finished already, nothing to do")
             return run
+        job = set_up(config, run, data, accelerator)
+        console.print(describe(job.plan, config))
+        if job.plan.warning:
+            console.print(f"[yellow]warning:[/] {job.plan.warning}")
+        engine, start = start_engine(job, accelerator)
+        began = time.perf_counter()
+        losses, delta = optimise(job, engine, start, console)
         if accelerator.is_main_process:
-            create_run(run, config, data.fingerprint)
-        surrogate = prepare_surrogate(
-            config.surrogate,
-            data,
-            augment=config.augment,
-            seed=config.seed,
-            cache=config.data.root / "surrogates",
-            device=accelerator.device,
-        )
-        clusters = prepare_clusters(config, run, data, surrogate, accelerator.device)
-        plan = make_plan(config, clusters.sizes.tolist(), accelerator.num_processes)
-        console.print(describe(plan, config))
-        if plan.warning:
-            console.print(f"[yellow]warning:[/] {plan.warning}")
-        _fit_bank(config, run, data, surrogate, clusters, plan, accelerator, console)
+            finish(job, engine, losses, delta, start, time.perf_counter() - began)
+        accelerator.wait_for_everyone()
     finally:
         accelerator.end_training()
     return run
 
 
-def prepare_clusters(
-    config: Config, run: Run, data: DataSet, surrogate: nn.Module, device: torch.device
-) -> Clusters:
-    """The clusters of the train images: made once, by whichever rank comes first."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(run.folder / ".clusters.lock"):
-        if not run.clusters.exists():
-            features = extract_features(surrogate, data.train.images, device)
-            made = cluster(features, config.clusters, config.seed)
-            made.save(run.clusters, {"answer": run.answer})
-        return Clusters.load(run.clusters)
-
-
-def describe(plan: BatchPlan, config: Config) -> str:
-    """The plan in a few lines of text."""
-    share = plan.rank_slice(plan.world_size - 1)
-    micro = max(s.stop - s.start for s in plan.micro_slices(plan.world_size - 1))
-    return (
-        f"effective batch {plan.effective} x {len(plan.per_generator)} generators "
-        f"= {plan.passes} images a step\n"
-        f"  {plan.world_size} rank(s) x {share.stop - share.start} images "
-        f"= {plan.micro_batches} micro-batch(es) of up to {micro}; "
-        f"accumulation: {config.batch.accumulation}\n"
-        f"  {plan.steps_per_epoch} step(s) an epoch, {plan.steps} steps in all "
-        f"({config.budget.kind}); learning rate {plan.lr_reason}"
+def set_up(config: Config, run: Run, data: DataSet, accelerator: Accelerator) -> Job:
+    """Surrogate, clusters and plan; the main process makes the run's folder once all is well."""
+    surrogate = prepare_surrogate(
+        config.surrogate,
+        data,
+        augment=config.augment,
+        seed=config.seed,
+        cache=config.data.root / "surrogates",
+        device=accelerator.device,
     )
+    if accelerator.is_main_process and not run.clusters.exists():
+        features = extract_features(surrogate, data.train.images, accelerator.device)
+        made = cluster(features, config.clusters, config.seed)
+        create_run(run, config, data.fingerprint)
+        made.save(run.clusters, {"answer": run.answer})
+    accelerator.wait_for_everyone()
+    clusters = Clusters.load(run.clusters)
+    plan = make_plan(config, clusters.sizes.tolist(), accelerator.num_processes)
+    return Job(config, run, data, surrogate, clusters, plan)
 
 
-def _fit_bank(
-    config: Config,
-    run: Run,
-    data: DataSet,
-    surrogate: nn.Module,
-    clusters: Clusters,
-    plan: BatchPlan,
-    accelerator: Accelerator,
-    console: Console,
-) -> None:
-    """Set up, train from the last checkpoint on, and write the result."""
-    _, channels, size, _ = data.train.images.shape
+def start_engine(job: Job, accelerator: Accelerator) -> tuple[Engine, int]:
+    """The generator bank under the launcher's engine, and the step from which it continues."""
+    config = job.config
+    _, channels, size, _ = job.data.train.images.shape
     bank = GeneratorBank(config.clusters.count, channels, size, config.generator, config.seed)
-    start, state = run.load_checkpoint()
+    start, state = job.run.load_checkpoint()
     if state:
-        bank.load_state_dict(_parameters(state), strict=False)
-    delta_path = config.batch.accumulation == "delta"
-    accumulation = 1 if delta_path else plan.micro_batches
+        bank.load_state_dict(parameters_of(state), strict=False)
+    on_delta = config.batch.accumulation == "delta"
+    accumulation = 1 if on_delta else job.plan.micro_batches
     engine = Engine(accelerator, bank, config.optimizer, accumulation)
     if state:
         engine.restore_optimizer(state, start)
+    return engine, start
+
+
+def optimise(job: Job, engine: Engine, start: int, console: Console) -> tuple[Tensor, Tensor]:
+    """Take the optimizer steps from `start` on, with checkpoints.
+
+    Returns:
+        The last step's loss of each generator [p], and the perturbations [p, C, H, W].
+    """
+    config, plan, run = job.config, job.plan, job.run
+    accelerator = engine.accelerator
     sampler = Sampler.of_clusters(
-        clusters.assignment.numpy(), plan.per_generator, config.batch, config.seed, config.augment
+        job.clusters.assignment.numpy(),
+        plan.per_generator,
+        config.batch,
+        config.seed,
+        config.augment,
     )
     loss = ClusterwiseLoss(
-        surrogate=surrogate,
-        images=data.train.images,
-        targets=clusters.targets.to(accelerator.device),
+        surrogate=job.surrogate,
+        images=job.data.train.images,
+        targets=job.clusters.targets.to(accelerator.device),
         objective=config.objective,
         augment=config.augment,
         device=accelerator.device,
     )
-    optimizer_step = delta_step if delta_path else engine_step
-    started = time.perf_counter()
-    is_main = accelerator.is_main_process
-    tracker = Log(run, start, plan.passes) if is_main else nullcontext()
-    with tracker as log, _progress(console) as progress:
+    optimizer_step = delta_step if config.batch.accumulation == "delta" else engine_step
+    parts = plan.micro_slices(accelerator.process_index)
+    tracker = Log(run, start, plan.passes) if accelerator.is_main_process else nullcontext()
+    with tracker as log, progress_bar(console) as progress:
         bar = progress.add_task("training", total=plan.steps, completed=start)
         for step in range(start, plan.steps):
             began = time.perf_counter()
+            batch = sampler.draw(step)
             lr = lr_at(step, plan, config.optimizer)
-            losses = optimizer_step(engine, loss, _share(sampler.draw(step), plan, engine), lr)
+            losses = optimizer_step(engine, loss, (batch[part] for part in parts), lr)
             progress.update(bar, advance=1, description=f"loss {losses.mean():.4f}")
             if log:
                 log.step(step, losses.tolist(), lr, time.perf_counter() - began)
             done = step + 1
             if done % config.checkpoint.every == 0 and done < plan.steps:
-                state = engine.state()
-                delta = engine.perturbations_now()
+                state, delta = engine.state(), engine.perturbations_now()
                 if log:
                     log.pictures(done, delta)
                     run.save_checkpoint(done, state, config.checkpoint.keep)
         delta = engine.perturbations_now()
         if log:
             log.pictures(plan.steps, delta)
-    seconds = time.perf_counter() - started
-    if is_main:
-        metadata = {"answer": run.answer, "eps": config.generator.eps, "steps": plan.steps}
-        write_tensors(run.perturbations, {"perturbations": delta}, metadata)
-        write_json(run.result, _result(config, data, plan, engine, losses, start, seconds))
-        run.remove_checkpoints()
-    accelerator.wait_for_everyone()
+    return losses, delta
 
 
-def _share(batch: GlobalBatch, plan: BatchPlan, engine: Engine) -> Iterator[GlobalBatch]:
-    for part in plan.micro_slices(engine.accelerator.process_index):
-        yield batch[part]
-
-
-def _parameters(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    prefix = "parameter/"
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
-def _result(
-    config: Config,
-    data: DataSet,
-    plan: BatchPlan,
-    engine: Engine,
-    losses: Tensor,
-    start: int,
-    seconds: float,
-) -> dict[str, object]:
-    return {
-        "dataset": data.name,
+def finish(
+    job: Job, engine: Engine, losses: Tensor, delta: Tensor, start: int, seconds: float
+) -> None:
+    """Write the perturbations and the result: the run is finished."""
+    config, plan = job.config, job.plan
+    metadata = {"answer": job.run.answer, "eps": config.generator.eps, "steps": plan.steps}
+    write_tensors(job.run.perturbations, {"perturbations": delta}, metadata)
+    result = {
+        "dataset": job.data.name,
         "seed": config.seed,
         "scope": config.batch.scope,
         "requested_batch": plan.requested,
         "effective_batch": plan.effective,
-        "effective_batch_per_generator": list(plan.per_generator),
+        "effective_batch_per_generator": plan.per_generator,
         "optimizer_steps": plan.steps,
         "images_seen": plan.passes * plan.steps,
         "learning_rate": plan.lr,
@@ -216,9 +202,33 @@ def _result(
         "images_per_second": round(plan.passes * (plan.steps - start) / seconds, 1),
         "versions": {"bigbatch_ue": __version__, "torch": torch.__version__},
     }
+    write_json(job.run.result, result)
+    job.run.remove_checkpoints()
 
 
-def _progress(console: Console) -> Progress:
+def describe(plan: BatchPlan, config: Config) -> str:
+    """The plan in a few lines of text."""
+    share = plan.rank_slice(plan.world_size - 1)
+    micro = max(s.stop - s.start for s in plan.micro_slices(plan.world_size - 1))
+    return (
+        f"effective batch {plan.effective} x {len(plan.per_generator)} generators "
+        f"= {plan.passes} images a step\n"
+        f"  {plan.world_size} rank(s) x {share.stop - share.start} images "
+        f"= {plan.micro_batches} micro-batch(es) of up to {micro}; "
+        f"accumulation: {config.batch.accumulation}\n"
+        f"  {plan.steps_per_epoch} step(s) an epoch, {plan.steps} steps in all "
+        f"(budget: {config.budget.kind}); learning rate {plan.lr_reason}"
+    )
+
+
+def parameters_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The bank's parameters in an engine's state, by their own names."""
+    prefix = "parameter/"
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def progress_bar(console: Console) -> Progress:
+    """A progress bar with counts and the time left."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,0 +1,118 @@
+"""The whole way on real digits in minutes: train, protect, evaluate, at three effective batches."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from bigbatch_ue import __version__
+from bigbatch_ue.artefacts import write_json
+from bigbatch_ue.config import Config, load
+from bigbatch_ue.data import prepare
+from bigbatch_ue.evaluate import Arm, arms_table, evaluate
+from bigbatch_ue.pictures import examples, picture_grid
+from bigbatch_ue.protect import load_perturbations, protect, protected_images
+from bigbatch_ue.run import load_run
+from bigbatch_ue.train import train
+
+PRESET = "digits"
+BATCHES = (8, 32, 128)
+PROTECTED = BATCHES[-1]
+SUMMARY = "summary.json"
+PICTURES = 8
+
+
+def demo(folder: Path = Path("runs/demo"), *, seed: int = 0, overrides: Sequence[str] = ()) -> Path:
+    """Train, protect and evaluate the `digits` preset at each of `BATCHES`, with equal steps.
+
+    What an earlier call has finished is not done again.
+
+    Args:
+        folder: where the runs, pictures and the summary go.
+        seed: of the runs and of the targets.
+        overrides: `key=value` on top of the preset, such as a smaller network.
+
+    Returns:
+        The path of `summary.json`: arms, seed, data set and versions.
+
+    Raises:
+        UserError: runs of other settings in `folder`.
+    """
+    console = Console(soft_wrap=True)
+    arms: list[Arm] = []
+    pictures = []
+    for batch in BATCHES:
+        config = demo_config(folder, batch, seed, overrides)
+        console.print(f"[bold]effective batch {batch}[/]: {config.run_folder}")
+        run = train(config, resume=True)
+        pictures.append(_picture(run.folder))
+        if batch == PROTECTED:
+            console.print(str(protect(run.folder, form="png", at="training")))
+        arms += [arm for arm in evaluate(run.folder, known=arms) if arm not in arms]
+    summary = folder / SUMMARY
+    write_json(summary, _summary(arms, seed))
+    console.print(arms_table(arms))
+    console.print(f"pictures: {', '.join(map(str, pictures))}")
+    console.print(f"protected images: {run.folder / 'protected'}; summary: {summary}")
+    console.print(sentence(arms))
+    return summary
+
+
+def demo_config(folder: Path, batch: int, seed: int, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of the demo's run at one effective batch."""
+    config = load(
+        preset=PRESET,
+        overrides=[*overrides, f"batch.effective={batch}", f"seed={seed}", "budget.kind=steps"],
+    )
+    return config.model_copy(update={"output": folder / f"b{batch}-s{seed}"})
+
+
+def sentence(arms: Sequence[Arm]) -> str:
+    """What the arms show, in plain words."""
+    protected = [arm for arm in arms if arm.name == "uc"]
+    reached = " / ".join(f"{arm.final_accuracy:.0%}" for arm in protected)
+    batches = " / ".join(str(arm.effective_batch) for arm in protected)
+    clean, noise = (
+        next(arm.final_accuracy for arm in arms if arm.name == name)
+        for name in ("clean", "random_noise")
+    )
+    return (
+        f"A network trained on protected digits gets {reached} of clean test digits right "
+        f"(effective batch {batches}); on unprotected ones {clean:.0%}, on digits under random "
+        f"noise of the same size {noise:.0%}."
+    )
+
+
+def _picture(folder: Path) -> Path:
+    """Draw one image of each cluster in `differences.png` of a run."""
+    config, run = load_run(folder)
+    data = prepare(config.data)
+    learnt = load_perturbations(config, run, data)
+    chosen = examples(learnt.assignment, PICTURES)
+    rows = learnt.assignment[chosen]
+    path = folder / "differences.png"
+    originals = data.train.images[chosen]
+    picture_grid(
+        path,
+        originals,
+        protected_images(originals, learnt.delta, rows, learnt.eps),
+        [
+            f"cluster {row}\nlabel {data.classes[label]}"
+            for row, label in zip(rows, data.train.labels[chosen], strict=True)
+        ],
+        f"{data.name}, effective batch {config.batch.effective}",
+    )
+    return path
+
+
+def _summary(arms: Sequence[Arm], seed: int) -> dict[str, Any]:
+    shown = ("name", "effective_batch", "final_accuracy", "peak_accuracy", "optimizer_steps")
+    return {
+        "dataset": PRESET,
+        "seed": seed,
+        "arms": [{key: asdict(arm)[key] for key in (*shown, "seconds")} for arm in arms],
+        "versions": {"bigbatch_ue": __version__, "torch": torch.__version__},
+    }
