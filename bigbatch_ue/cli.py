@@ -13,7 +13,7 @@ import typer.exceptions
 from rich.console import Console
 from rich.table import Table
 
-from bigbatch_ue.config import PRESETS, Config, load
+from bigbatch_ue.config import PRESETS, ArmName, Config, load
 from bigbatch_ue.errors import UserError
 
 app = typer.Typer(
@@ -119,13 +119,18 @@ def evaluate(
     seeds: Annotated[
         list[int] | None, typer.Option("--seed", min=0, help="repeatable; default: the run's")
     ] = None,
+    arms: Annotated[
+        list[ArmName] | None, typer.Option("--arm", help="repeatable; default: all")
+    ] = None,
     download: Download = False,
 ) -> None:
     """Train a target from scratch on clean, randomly perturbed and protected images."""
     from bigbatch_ue.evaluate import arms_table
     from bigbatch_ue.evaluate import evaluate as measure
 
-    console.print(arms_table(measure(run, seeds=seeds, download=download)))
+    console.print(
+        arms_table(measure(run, seeds=seeds, arms=arms or list(ArmName), download=download))
+    )
 
 
 @app.command()

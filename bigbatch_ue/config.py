@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
+from enum import StrEnum
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
@@ -27,7 +28,7 @@ MEDMNIST_2D = (
     "organcmnist",
     "organsmnist",
 )
-PRESETS = ("digits", "pets", "flowers102", *(n for n in MEDMNIST_2D if n != "chestmnist"))
+PRESETS = ("digits", "small", "pets", "flowers102", *(n for n in MEDMNIST_2D if n != "chestmnist"))
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -137,6 +138,14 @@ class Checkpoint(Section):
     keep: Positive = 2
 
 
+class ArmName(StrEnum):
+    """What a target network's train images were."""
+
+    CLEAN = "clean"
+    RANDOM_NOISE = "random_noise"
+    UC = "uc"
+
+
 class Target(Section):
     """The network a scraper would train; one recipe for every arm."""
 
@@ -233,7 +242,8 @@ def _preset(name: str) -> dict[str, Any]:
     family = "medmnist" if name in MEDMNIST_2D else name
     text = resources.files("bigbatch_ue").joinpath(f"presets/{family}.yaml").read_text()
     content: dict[str, Any] = yaml.safe_load(text)
-    content.setdefault("data", {})["name"] = name
+    if name != "small":
+        content.setdefault("data", {})["name"] = name
     return content
 
 

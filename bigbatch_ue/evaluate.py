@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from rich.table import Table
 
 from bigbatch_ue.artefacts import read_json, write_json
 from bigbatch_ue.backbone import build_model
-from bigbatch_ue.config import Config, digest
+from bigbatch_ue.config import ArmName, Config, digest
 from bigbatch_ue.data import DataSet, prepare
 from bigbatch_ue.engine import world_size
 from bigbatch_ue.errors import UserError
@@ -24,13 +23,10 @@ from bigbatch_ue.protect import Perturbations, load_perturbations, protected_ima
 from bigbatch_ue.randomness import Purpose, draw, torch_seed
 from bigbatch_ue.run import load_run
 
-ArmName = Literal["clean", "random_noise", "uc"]
-
-ARMS: tuple[ArmName, ...] = ("clean", "random_noise", "uc")
-LABELS: dict[ArmName, str] = {
-    "clean": "clean",
-    "random_noise": "random noise",
-    "uc": "protected",
+LABELS = {
+    ArmName.CLEAN: "clean",
+    ArmName.RANDOM_NOISE: "random noise",
+    ArmName.UC: "protected",
 }
 EVALUATION = "evaluation.json"
 _RECIPE = 1
@@ -72,19 +68,21 @@ def evaluate(
     run_folder: Path,
     *,
     seeds: Sequence[int] | None = None,
+    arms: Sequence[ArmName] = tuple(ArmName),
     download: bool = False,
     known: Sequence[Arm] = (),
 ) -> list[Arm]:
-    """Train and test every arm of a finished run, and keep the results in `evaluation.json`.
+    """Train and test the arms of a finished run, and keep the results in `evaluation.json`.
 
     Args:
         run_folder: of a finished run.
         seeds: of the target networks, by default the run's own.
+        arms: which of them; by default all.
         download: allow the data set to be downloaded.
         known: arms of other runs; one with the same inputs, such as `clean`, is not trained again.
 
     Returns:
-        For each seed, the arms in the order of `ARMS`. The file is written after each of them, so
+        For each seed, the arms in the order of `arms`. The file is written after each of them, so
         what an interrupted call has done is not done again.
 
     Raises:
@@ -102,14 +100,14 @@ def evaluate(
     kept = load_arms(path) if path.exists() else []
     wanted = []
     for seed in [config.seed] if seeds is None else seeds:
-        for name in ARMS:
+        for name in arms:
             perturbations = _perturbations(name, learnt, seed)
             inputs = _inputs(name, perturbations, data, config, seed)
             arm = next((arm for arm in (*kept, *known) if arm.inputs == inputs), None)
             if arm is None:
                 arm = train_arm(name, _images(data, perturbations), data, config, seed, device)
                 arm = replace(arm, inputs=inputs)
-            if name == "uc":
+            if name is ArmName.UC:
                 batch, steps = result["effective_batch"], result["optimizer_steps"]
                 arm = replace(arm, effective_batch=batch, optimizer_steps=steps)
             wanted.append(arm)
@@ -127,8 +125,8 @@ def load_arms(path: Path) -> list[Arm]:
     """
     records = read_json(path)
     try:
-        return [Arm(**record) for record in records]
-    except TypeError as error:
+        return [Arm(**{**record, "name": ArmName(record["name"])}) for record in records]
+    except (TypeError, KeyError, ValueError) as error:
         raise UserError(
             f"{path}: no list of arms ({error}); remove it to train them anew"
         ) from None
@@ -228,11 +226,11 @@ def arms_table(arms: Sequence[Arm]) -> Table:
 
 def _perturbations(name: ArmName, learnt: Perturbations, seed: int) -> Perturbations | None:
     match name:
-        case "clean":
+        case ArmName.CLEAN:
             return None
-        case "random_noise":
+        case ArmName.RANDOM_NOISE:
             return random_noise(learnt, seed)
-        case "uc":
+        case ArmName.UC:
             return learnt
 
 

@@ -10,14 +10,16 @@ from rich.console import Console
 from bigbatch_ue import evaluate as module
 from bigbatch_ue import fit
 from bigbatch_ue.artefacts import read_json
+from bigbatch_ue.config import ArmName
 from bigbatch_ue.data import DataSet, prepare
 from bigbatch_ue.errors import UserError
-from bigbatch_ue.evaluate import ARMS, Arm, arms_table, evaluate, random_noise, train_arm
+from bigbatch_ue.evaluate import Arm, arms_table, evaluate, random_noise, train_arm
 from bigbatch_ue.protect import Perturbations, eight_bit, load_perturbations, protected_images
 from bigbatch_ue.run import load_run
 from tests.test_protect import make_run
 
 CPU = torch.device("cpu")
+ARMS = tuple(ArmName)
 SMALL = (
     "data.name=digits",
     "data.size=8",
@@ -139,7 +141,9 @@ def test_same_seed_same_network_other_seed_another(tmp_path: Path) -> None:
     run = make_run(tmp_path, *SMALL)
     config, _ = load_run(run)
     data = prepare(config.data)
-    arms = [train_arm("clean", data.train.images, data, config, seed, CPU) for seed in (0, 0, 1)]
+    arms = [
+        train_arm(ArmName.CLEAN, data.train.images, data, config, seed, CPU) for seed in (0, 0, 1)
+    ]
     assert arms[0].accuracies == arms[1].accuracies != arms[2].accuracies
     assert arms[0].peak_accuracy == max(arms[0].accuracies)
     assert arms[0].final_accuracy == arms[0].accuracies[-1]
@@ -162,7 +166,7 @@ def test_initial_weights_depend_on_the_seed_alone_and_not_on_earlier_draws(
     for name in ARMS:
         torch.rand(3)
         train_arm(name, data.train.images, data, config, 0, CPU)
-    train_arm("clean", data.train.images, data, config, 1, CPU)
+    train_arm(ArmName.CLEAN, data.train.images, data, config, 1, CPU)
     assert torch.equal(started[0], started[1])
     assert torch.equal(started[0], started[2])
     assert not torch.equal(started[0], started[3])
