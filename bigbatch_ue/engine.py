@@ -131,6 +131,7 @@ class Engine:
                 "cuts into shards: use one process or DDP, or adam, adamw, sgd"
             )
         accelerator.gradient_accumulation_steps = accumulation
+        accelerator.step = 0  # Accelerate counts passes from here to know a step's last one
         if self.kind.startswith("zero"):
             self._fill_deepspeed_config()
         made = _OPTIMIZERS[optimizer.name](

@@ -34,7 +34,7 @@ class Launch:
     config: str
     ranks: int
     kind: str
-    bank: str
+    bank: str = ""
     cases: tuple[str, ...] = CUT
 
     def __str__(self) -> str:
@@ -67,7 +67,12 @@ def start(command: list[str], **environment: str) -> subprocess.CompletedProcess
     )
 
 
-@pytest.fixture(scope="session")
+def needs_compiler(launch: Launch) -> None:
+    if launch.kind.startswith("zero") and not (shutil.which("g++") and shutil.which("ninja")):
+        pytest.skip("DeepSpeed compiles at its first start: g++ and ninja are needed")
+
+
+@pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process makes of the whole batches, and of a batch in four micro-batches."""
     out = tmp_path_factory.mktemp("alone")
@@ -82,8 +87,7 @@ def launched(
 ) -> tuple[Launch, Path, Path]:
     """What the ranks of one launch made of all its cases."""
     launch: Launch = request.param
-    if launch.kind.startswith("zero") and not (shutil.which("g++") and shutil.which("ninja")):
-        pytest.skip("DeepSpeed compiles at its first start: g++ and ninja are needed")
+    needs_compiler(launch)
     out = tmp_path_factory.mktemp(str(launch))
     accelerate = [sys.executable, "-m", "accelerate.commands.launch"]
     config = ["--config_file", f"launchers/{launch.config}.yaml"]
