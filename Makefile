@@ -2,6 +2,8 @@
 PYTHON ?= python3
 SEED ?= 0
 BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
 
 .PHONY: demo test lint clean
 
@@ -17,6 +19,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 .venv/installed: pyproject.toml constraints.txt
+	@echo 'setting up .venv: a few minutes, 5.5 GB'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@

@@ -28,7 +28,8 @@ MEDMNIST_2D = (
     "organcmnist",
     "organsmnist",
 )
-PRESETS = ("digits", "small", "pets", "flowers102", *(n for n in MEDMNIST_2D if n != "chestmnist"))
+DATASETS = ("digits", "pets", "flowers102", *(n for n in MEDMNIST_2D if n != "chestmnist"))
+PRESETS = ("small", *DATASETS)
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -242,7 +243,7 @@ def _preset(name: str) -> dict[str, Any]:
     family = "medmnist" if name in MEDMNIST_2D else name
     text = resources.files("bigbatch_ue").joinpath(f"presets/{family}.yaml").read_text()
     content: dict[str, Any] = yaml.safe_load(text)
-    if name != "small":
+    if name in DATASETS:
         content.setdefault("data", {})["name"] = name
     return content
 

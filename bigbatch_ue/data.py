@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from bigbatch_ue.artefacts import atomic_folder, read_json, write_json
-from bigbatch_ue.config import MEDMNIST_2D, PRESETS, Data, digest
+from bigbatch_ue.config import DATASETS, MEDMNIST_2D, Data, digest
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.sources import (
     MEDMNIST_SIZES,
@@ -225,7 +225,7 @@ def catalogue(root: Path) -> list[Row]:
         Row("digits", "10 digits, 1,437 + 360", "1", "8", "in scikit-learn", True),
         Row("pets", what_pets, "3", "any", str(pets), pets.is_dir()),
         Row("flowers102", what_flowers, "3", "any", str(flowers), flowers.is_dir()),
-        *(_medmnist_row(root, flag) for flag in MEDMNIST_2D if flag in PRESETS),
+        *(_medmnist_row(root, flag) for flag in MEDMNIST_2D if flag in DATASETS),
         Row("npz:PATH", "your file with MedMNIST's keys", "1 or 3", "any", "PATH", False),
         Row("folder:PATH", "your images", "1 or 3", "any", "PATH/{train,test}/<class>/", False),
     ]

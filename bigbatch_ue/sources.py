@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from bigbatch_ue.artefacts import atomic_file, atomic_folder
-from bigbatch_ue.config import MEDMNIST_2D, PRESETS, Data
+from bigbatch_ue.config import DATASETS, MEDMNIST_2D, Data
 from bigbatch_ue.errors import UserError
 
 Pixels = NDArray[np.uint8]
@@ -292,7 +292,7 @@ def open_source(data: Data, download: bool = False) -> Source:
         return _folder(Path(place).expanduser())
     if kind == "npz" and place:
         return Npz(Path(place).expanduser())
-    allowed = ", ".join((*PRESETS, "npz:PATH", "folder:PATH"))
+    allowed = ", ".join((*DATASETS, "npz:PATH", "folder:PATH"))
     raise UserError(f"data.name={data.name!r}: unknown data set; allowed: {allowed}")
 
 
