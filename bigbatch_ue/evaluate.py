@@ -93,6 +93,8 @@ def evaluate(
         raise UserError("evaluate runs in one process for now: start it without a launcher")
     config, run = load_run(run_folder)
     data = prepare(config.data, download=download)
+    if len(data.classes) < 2:
+        raise UserError(f"{data.name} has a single class: there is nothing for a target to learn")
     learnt = load_perturbations(config, run, data)
     result = read_json(run.result)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

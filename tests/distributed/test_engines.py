@@ -13,6 +13,8 @@ import torch
 from safetensors import safe_open
 
 from bigbatch_ue.artefacts import read_tensors
+from bigbatch_ue.engine import launch
+from bigbatch_ue.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("worker.py")
@@ -163,10 +165,11 @@ def test_resume_is_bit_identical(launched: tuple[Launch, Path, Path]) -> None:
             assert torch.equal(tensors["resumed"], tensors["delta"])
 
 
-def test_a_rank_that_believes_it_is_alone_stops(tmp_path: Path) -> None:
-    done = start([sys.executable, str(WORKER), str(tmp_path), CUT[0]], WORLD_SIZE="2")
-    assert done.returncode != 0
-    assert "it would train alone" in done.stderr
+def test_a_rank_that_believes_it_is_alone_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launch().num_processes == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="it would train alone"):
+        launch()
 
 
 def test_deepspeed_without_a_launcher_is_refused(tmp_path: Path) -> None:
