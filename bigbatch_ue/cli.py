@@ -169,9 +169,7 @@ def _stop(message: str, code: int = 2) -> None:
 def _quiet() -> None:
     """Keep what dependencies say about themselves out of the user's terminal."""
     warnings.filterwarnings("ignore", category=FutureWarning)
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     logging.getLogger("accelerate").setLevel(logging.ERROR)
-    os.environ.setdefault("DS_LOG_LEVEL", "error")
 
 
 if __name__ == "__main__":

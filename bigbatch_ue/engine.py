@@ -55,6 +55,8 @@ def launch() -> Accelerator:
         UserError: a rank believes itself alone, or another engine came than was asked for.
     """
     on_cpu = not torch.cuda.is_available()
+    if on_cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it had to guess
     handlers = []
     if "LOCAL_RANK" in os.environ:
         backend = "gloo" if on_cpu else "nccl"

@@ -81,7 +81,8 @@ def prepare_surrogate(
     else:
         model, count = _load(config, data, Path(file).expanduser())
         _say(f"surrogate {config.model}: {count} tensors from {file}")
-    return model.eval().requires_grad_(False).to(device)
+    frozen: Normalised = model.eval().requires_grad_(False).to(device)
+    return frozen.to(memory_format=torch.channels_last)
 
 
 def extract_features(
