@@ -1,7 +1,6 @@
 """The command line: one command per stage, one line and exit code 2 for what the user can mend."""
 
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from bigbatch_ue.config import PRESETS, ArmName, Config, load
 from bigbatch_ue.errors import UserError
+from bigbatch_ue.progress import is_main_process
 
 app = typer.Typer(
     add_completion=False,
@@ -89,7 +89,7 @@ def train(
     from bigbatch_ue.train import train as run_training
 
     run = run_training(_resolve(preset, config, overrides), resume=resume, download=download)
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_process():
         console.print(f"perturbations: {run.perturbations}", soft_wrap=True)
         console.print(f"next: bigbatch-ue protect {run.folder}", soft_wrap=True)
 
@@ -169,6 +169,7 @@ def _stop(message: str, code: int = 2) -> None:
 def _quiet() -> None:
     """Keep what dependencies say about themselves out of the user's terminal."""
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     logging.getLogger("accelerate").setLevel(logging.ERROR)
 
 

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,12 +16,11 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
 from bigbatch_ue.artefacts import atomic_folder, read_json, write_json
 from bigbatch_ue.config import DATASETS, MEDMNIST_2D, Data, digest
 from bigbatch_ue.errors import UserError
+from bigbatch_ue.progress import progress_bar
 from bigbatch_ue.sources import (
     MEDMNIST_SIZES,
     PARTS,
@@ -158,26 +156,16 @@ def _decode_half(source: Source, part: Part, data: Data, folder: Path) -> list[s
         "fortran_order": False,
         "shape": (count, source.channels, data.size, data.size),
     }
-    with (folder / f"{part}_images.npy").open("wb") as file:
+    what = f"decoding {data.name}: {part}"
+    with (
+        (folder / f"{part}_images.npy").open("wb") as file,
+        progress_bar(transient=True) as progress,
+    ):
         np.lib.format.write_array_header_1_0(file, header)
-        for image in _shown(split.images(), count, f"{data.name}: {part}"):
+        for image in progress.track(split.images(), total=count, description=what):
             file.write(resize(image, data.size).tobytes())
     np.save(folder / f"{part}_labels.npy", split.labels, allow_pickle=False)
     return split.names
-
-
-def _shown(images: Iterator[Pixels], count: int, what: str) -> Iterator[Pixels]:
-    """`images` under a progress bar on stderr, if this is rank 0 or there are no ranks."""
-    return iter(
-        track(
-            images,
-            description=f"decoding {what}",
-            total=count,
-            console=Console(stderr=True),
-            transient=True,
-            disable=os.environ.get("RANK", "0") != "0",
-        )
-    )
 
 
 def _load(entry: Path, data: Data, fingerprint: str) -> DataSet:

@@ -8,17 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from bigbatch_ue.artefacts import read_json, write_json
-from bigbatch_ue.backbone import build_model
+from bigbatch_ue.backbone import Normalised, build_model
 from bigbatch_ue.config import ArmName, Config, digest
 from bigbatch_ue.data import DataSet, prepare
 from bigbatch_ue.engine import world_size
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.fit import batches, train_classifier
+from bigbatch_ue.progress import progress_bar
 from bigbatch_ue.protect import Perturbations, load_perturbations, protected_images
 from bigbatch_ue.randomness import Purpose, draw, torch_seed
 from bigbatch_ue.run import load_run
@@ -160,18 +159,9 @@ def train_arm(
     """
     recipe = config.target.fit
     own = torch_seed(seed, Purpose.CONTROL, 1)
-    _, channels, size, _ = images.shape
-    with torch.random.fork_rng([]):
-        torch.manual_seed(own)
-        model = build_model(
-            config.target.model,
-            channels=channels,
-            classes=len(data.classes),
-            size=size,
-            args=config.target.args,
-        )
+    model = _target(images, data, config, own)
     began = time.perf_counter()
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task(f"{name}, seed {seed}", total=recipe.epochs)
 
         def on_epoch(_: int, reached: float | None) -> None:
@@ -226,6 +216,20 @@ def arms_table(arms: Sequence[Arm]) -> Table:
     return table
 
 
+def _target(images: NDArray[np.uint8], data: DataSet, config: Config, seed: int) -> Normalised:
+    """The network of `config.target` for images of this kind, with the weights of `seed`."""
+    _, channels, size, _ = images.shape
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        return build_model(
+            config.target.model,
+            channels=channels,
+            classes=len(data.classes),
+            size=size,
+            args=config.target.args,
+        )
+
+
 def _perturbations(name: ArmName, learnt: Perturbations, seed: int) -> Perturbations | None:
     match name:
         case ArmName.CLEAN:
@@ -250,13 +254,3 @@ def _inputs(
     content = [_RECIPE, name, data.name, data.fingerprint, seed]
     recipe = [config.target.model_dump(mode="json"), config.augment.pad, config.augment.flip]
     return digest([*content, *recipe, perturbations and perturbations.fingerprint()])
-
-
-def _progress() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=Console(stderr=True))

@@ -28,6 +28,7 @@ from bigbatch_ue.clusters import Clusters
 from bigbatch_ue.config import Config, digest
 from bigbatch_ue.data import DataSet, prepare
 from bigbatch_ue.errors import UserError
+from bigbatch_ue.progress import progress_bar
 from bigbatch_ue.run import Run, load_run
 from bigbatch_ue.sources import ImageFiles, Npz, Part, Pixels, Source, decode, open_source
 
@@ -172,7 +173,7 @@ def protect(
         return _as_before(out, inputs)
     job = _Job(source, data, perturbations, form, at)
     try:
-        with atomic_folder(out) as folder, Progress(console=Console(stderr=True)) as progress:
+        with atomic_folder(out) as folder, progress_bar() as progress:
             job.write(folder, progress)
             measured = job.measure(folder, progress)
             content = {"inputs": inputs, "files": _hash(folder), "report": measured}

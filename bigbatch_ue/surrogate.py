@@ -1,6 +1,5 @@
 """The frozen network whose features are clustered and misled, and how any timm network is built."""
 
-import os
 import pickle
 import sys
 from collections.abc import Mapping
@@ -11,8 +10,6 @@ import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
@@ -31,6 +28,7 @@ from bigbatch_ue.config import Augment, Surrogate, digest
 from bigbatch_ue.data import DataSet
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.fit import accuracy, pixels, train_classifier, train_simclr
+from bigbatch_ue.progress import is_main_process, progress_bar
 from bigbatch_ue.randomness import Purpose, torch_seed
 
 _RECIPE = 1
@@ -91,7 +89,7 @@ def extract_features(
     """Features float32 [N, d] on the CPU of `images` uint8 [N, C, H, W], in their order."""
     surrogate.eval()
     features = []
-    with _progress() as progress, torch.inference_mode():
+    with progress_bar(transient=True) as progress, torch.inference_mode():
         for start in progress.track(range(0, len(images), batch), description="features"):
             chosen = torch.from_numpy(np.array(images[start : start + batch])).to(device)
             features.append(surrogate(pixels(chosen)).float().cpu())
@@ -153,7 +151,7 @@ def _fit(
     images, labels = data.train.images, data.train.labels
     supervised = len(data.classes) > 1
     model = _seeded(config, data, seed, classes=len(data.classes) if supervised else 0)
-    with _progress() as progress:
+    with progress_bar(transient=True) as progress:
         task = progress.add_task("fitting the surrogate", total=recipe.epochs)
 
         def on_epoch(*_: Any) -> None:
@@ -279,16 +277,6 @@ def _count(model: Normalised) -> int:
     return sum(not key.endswith("num_batches_tracked") for key in model.net.state_dict())
 
 
-def _is_first_rank() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _say(line: str) -> None:
-    if _is_first_rank():
+    if is_main_process():
         print(line, file=sys.stderr, flush=True)
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    shown = _is_first_rank() and console.is_terminal
-    return Progress(console=console, transient=True, disable=not shown)

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from bigbatch_ue import __version__
@@ -32,6 +31,7 @@ from bigbatch_ue.generator import GeneratorBank
 from bigbatch_ue.gradient import delta_step, engine_step
 from bigbatch_ue.objective import ClusterwiseLoss
 from bigbatch_ue.plan import BatchPlan, lr_at, make_plan
+from bigbatch_ue.progress import progress_bar
 from bigbatch_ue.run import Run, create_run, open_run
 from bigbatch_ue.sampling import Sampler
 from bigbatch_ue.surrogate import extract_features, prepare_surrogate
@@ -80,7 +80,7 @@ def train(config: Config, *, resume: bool = False, download: bool = False) -> Ru
             console.print(f"[yellow]warning:[/] {job.plan.warning}")
         engine, start = start_engine(job, accelerator)
         began = time.perf_counter()
-        losses, delta = optimise(job, engine, start, console)
+        losses, delta = optimise(job, engine, start)
         if accelerator.is_main_process:
             finish(job, engine, losses, delta, start, time.perf_counter() - began)
         accelerator.wait_for_everyone()
@@ -126,7 +126,7 @@ def start_engine(job: Job, accelerator: Accelerator) -> tuple[Engine, int]:
     return engine, start
 
 
-def optimise(job: Job, engine: Engine, start: int, console: Console) -> tuple[Tensor, Tensor]:
+def optimise(job: Job, engine: Engine, start: int) -> tuple[Tensor, Tensor]:
     """Take the optimizer steps from `start` on, with checkpoints.
 
     Returns:
@@ -152,7 +152,7 @@ def optimise(job: Job, engine: Engine, start: int, console: Console) -> tuple[Te
     optimizer_step = delta_step if config.batch.accumulation == "delta" else engine_step
     parts = plan.micro_slices(accelerator.process_index)
     tracker = Log(run, start, plan.passes) if accelerator.is_main_process else nullcontext()
-    with tracker as log, progress_bar(console) as progress:
+    with tracker as log, progress_bar() as progress:
         bar = progress.add_task("training", total=plan.steps, completed=start)
         for step in range(start, plan.steps):
             began = time.perf_counter()
@@ -225,17 +225,6 @@ def parameters_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The bank's parameters in an engine's state, by their own names."""
     prefix = "parameter/"
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
-def progress_bar(console: Console) -> Progress:
-    """A progress bar with counts and the time left."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, disable=console.quiet)
 
 
 if __name__ == "__main__":

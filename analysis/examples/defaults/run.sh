@@ -2,28 +2,28 @@
 # The measurements behind the default objective, place and bound; three seeds each.
 #
 #     analysis/examples/defaults/run.sh digits
-#     analysis/examples/defaults/run.sh small data.name=npz:blood8_28.npz data.limit=4000
+#     VARIANTS="default cosine after" analysis/examples/defaults/run.sh small \
+#         data.name=npz:blood8_28.npz data.limit=4000
 #
 # Stopped at any point, it continues where it was. `table.py` then makes results.csv of it.
 set -euo pipefail
 preset=$1
 shift
-declare -A variants=(
+declare -A settings=(
     [default]=""
-    [kl-0.1]="objective.name=kl objective.temperature=0.1"
-    [kl-1]="objective.name=kl objective.temperature=1"
+    [kl-0.1]="objective.temperature=0.1"
     [cosine]="objective.name=cosine"
     [cross-entropy-0.1]="objective.name=cross_entropy objective.temperature=0.1"
     [after]="augment.perturb=after"
     [clamp]="generator.bound=clamp"
     [random-surrogate]="surrogate.weights=random"
 )
-for seed in 0 1 2; do
-    for variant in "${!variants[@]}"; do
+for variant in ${VARIANTS:-default after clamp cosine kl-0.1 cross-entropy-0.1 random-surrogate}; do
+    for seed in 0 1 2; do
         run=runs/defaults/$preset/$variant-s$seed
         # shellcheck disable=SC2086 # each setting is a word of its own
         bigbatch-ue train --preset "$preset" --resume "$@" \
-            "seed=$seed" "output=$run" ${variants[$variant]}
+            "seed=$seed" "output=$run" ${settings[$variant]}
         arms=(--arm uc)
         if [ "$variant" = default ]; then
             arms=(--arm clean --arm random_noise --arm uc)
