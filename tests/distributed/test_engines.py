@@ -45,6 +45,7 @@ class Launch:
 
 ZERO = "DeepSpeedEngine"
 LAUNCHES = (
+    Launch("single", 1, "single", "GeneratorBank", CUT[:2]),
     Launch("ddp", 2, "ddp", "DistributedDataParallel"),
     Launch("ddp", 3, "ddp", "DistributedDataParallel"),
     Launch("fsdp2", 2, "fsdp2", "FSDPGeneratorBank"),
@@ -178,3 +179,9 @@ def test_deepspeed_without_a_launcher_is_refused(tmp_path: Path) -> None:
     )
     assert done.returncode != 0
     assert "DeepSpeed needs a launcher" in done.stderr
+
+
+def test_every_launcher_is_among_those_started() -> None:
+    assert {path.stem for path in (ROOT / "launchers").glob("*.yaml")} == {
+        launch.config for launch in LAUNCHES
+    }
