@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 import typer.exceptions
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from bigbatch_ue.config import PRESETS, ArmName, Config, load
 from bigbatch_ue.errors import UserError
@@ -46,10 +46,12 @@ def datasets(
     """List the data sets, and where their files go."""
     from bigbatch_ue.data import catalogue
 
-    table = Table("name", "what", "sizes", "files", "here")
+    table = Table("name", "what", "sizes", Column("files", overflow="fold"), "here")
     for row in catalogue(root):
-        table.add_row(row.name, row.what, row.sizes, row.place, "yes" if row.present else "no")
+        here = "yours" if ":" in row.name else "yes" if row.present else "no"
+        table.add_row(row.name, row.what, row.sizes, row.place, here)
     console.print(table)
+    console.print("MedMNIST files: <name>.npz at 28 pixels, <name>_<size>.npz above.")
 
 
 @app.command()

@@ -222,9 +222,9 @@ def catalogue(root: Path) -> list[Row]:
 def _medmnist_row(root: Path, flag: str) -> Row:
     info = medmnist_info(flag)
     counts = info["n_samples"]
-    what = f"{len(info['label'])} medical classes, {counts['train']:,} + {counts['test']:,}"
+    what = f"{len(info['label'])} classes, {counts['train']:,} + {counts['test']:,}"
     files = [medmnist_file(root, flag, size) for size in MEDMNIST_SIZES]
-    place = f"{files[0].with_suffix('')}[_<size>].npz"
-    sizes = ", ".join(map(str, MEDMNIST_SIZES))
+    place = f"{files[0].parent}/"
+    sizes = "/".join(map(str, MEDMNIST_SIZES))
     present = any(file.is_file() for file in files)
     return Row(flag, what, str(info["n_channels"]), sizes, place, present)

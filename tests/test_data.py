@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigbatch_ue.config import PRESETS, Data
+from bigbatch_ue.config import DATASETS, Data
 from bigbatch_ue.data import DataSet, catalogue, prepare, resize
 from bigbatch_ue.errors import UserError
 
@@ -280,7 +280,7 @@ def test_catalogue_lists_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "medmnist" / "bloodmnist_64.npz").touch()
     (tmp_path / "oxford-iiit-pet").mkdir()
     rows = {row.name: row for row in catalogue(tmp_path)}
-    assert set(rows) == {*PRESETS, "npz:PATH", "folder:PATH"}
+    assert set(rows) == {*DATASETS, "npz:PATH", "folder:PATH"}
     present = {name for name, row in rows.items() if row.present}
     assert present == {"digits", "pets", "bloodmnist"}
-    assert rows["bloodmnist"].place == str(tmp_path / "medmnist" / "bloodmnist[_<size>].npz")
+    assert rows["bloodmnist"].place == f"{tmp_path / 'medmnist'}/"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The measurements behind the default objective, place and bound; three seeds each.
 #
-#     analysis/examples/defaults/run.sh digits
+#     analysis/examples/defaults/run.sh digits batch.effective=32
 #     VARIANTS="default cosine after" analysis/examples/defaults/run.sh small \
 #         data.name=npz:blood8_28.npz data.limit=4000
 #
