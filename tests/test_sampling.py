@@ -49,6 +49,7 @@ def test_steps_can_be_drawn_in_any_order() -> None:
     assert np.array_equal(later.index, again.index)
     assert np.array_equal(later.views.top, again.views.top)
     assert np.array_equal(later.views.flip, again.views.flip)
+    assert not np.array_equal(later.views.top, one.draw(8).views.top), "views are drawn anew"
 
 
 def test_scope_all_shows_every_perturbation_the_same_view_of_the_same_images() -> None:
