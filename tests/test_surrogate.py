@@ -184,7 +184,7 @@ def test_pretrained_kernel_is_kept_for_small_images(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     published = timm.create_model("resnet18", in_chans=1, num_classes=0)
-    monkeypatch.setattr(surrogate, "_fetch", lambda *_: published)
+    monkeypatch.setattr(backbone, "_fetch", lambda *_: published)
     model = prepared("pretrained", tmp_path, args={})
     first = convolution(model)
     assert (first.kernel_size, first.stride) == ((7, 7), (1, 1))
@@ -366,7 +366,7 @@ def test_other_ranks_say_nothing(
 FIT_ONCE = """
 import sys
 from pathlib import Path
-from bigbatch_ue import surrogate
+from bigbatch_ue import backbone, surrogate
 from tests.test_surrogate import prepared
 
 train = surrogate.train_classifier

@@ -219,6 +219,7 @@ assert found, "the hook hears nothing"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, ";".join("|".join(c) for c in commands)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=250,

@@ -53,7 +53,7 @@ LAUNCHES = (
     Launch("zero1", 2, "zero1", ZERO),
     Launch("zero2", 2, "zero2", ZERO),
     Launch("zero3", 2, "zero3", ZERO),
-    Launch("zero3", 3, "zero3", ZERO, CUT[2:]),
+    Launch("zero3", 3, "zero3", ZERO, CUT[2:4]),
     Launch("zero2_offload", 2, "zero2", ZERO, CUT[4:]),
     Launch("zero3_offload", 2, "zero3", ZERO, CUT[4:]),
 )
