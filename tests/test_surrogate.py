@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from bigbatch_ue import fit, surrogate
+from bigbatch_ue import backbone, fit, surrogate
 from bigbatch_ue.artefacts import read_tensors
 from bigbatch_ue.backbone import Normalised, build_model
 from bigbatch_ue.config import Augment, Fit, Surrogate
