@@ -366,7 +366,7 @@ def test_other_ranks_say_nothing(
 FIT_ONCE = """
 import sys
 from pathlib import Path
-from bigbatch_ue import backbone, surrogate
+from bigbatch_ue import surrogate
 from tests.test_surrogate import prepared
 
 train = surrogate.train_classifier
