@@ -33,7 +33,6 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
     On any error the temporary file is removed and whatever was at `path` is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(path, is_file=True) as temporary:
         yield temporary
 

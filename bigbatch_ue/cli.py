@@ -12,7 +12,7 @@ import typer.exceptions
 from rich.console import Console
 from rich.table import Column, Table
 
-from bigbatch_ue.config import PRESETS, ArmName, Config, load
+from bigbatch_ue.config import PRESETS, ArmName, load
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.progress import is_main_process
 
@@ -31,10 +31,6 @@ Preset = Annotated[str | None, typer.Option(help=f"one of: {', '.join(PRESETS)}"
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="a YAML file of settings")]
 Download = Annotated[bool, typer.Option("--download", help="allow the data set to be downloaded")]
 RunFolder = Annotated[Path, typer.Argument(help="folder of a finished run")]
-
-
-def _resolve(preset: str | None, file: Path | None, overrides: list[str] | None) -> Config:
-    return load(preset, file, overrides or [])
 
 
 @app.command()
@@ -73,7 +69,7 @@ def plan(
     from bigbatch_ue.engine import world_size
     from bigbatch_ue.memory import plan_table
 
-    resolved = _resolve(preset, config, overrides)
+    resolved = load(preset, config, overrides or ())
     console.print(plan_table(resolved, ranks or world_size(), images, engine, download))
 
 
@@ -90,7 +86,7 @@ def train(
     """Train the perturbations of one data set at one effective batch."""
     from bigbatch_ue.train import train as run_training
 
-    run = run_training(_resolve(preset, config, overrides), resume=resume, download=download)
+    run = run_training(load(preset, config, overrides or ()), resume=resume, download=download)
     if is_main_process():
         console.print(f"perturbations: {run.perturbations}", soft_wrap=True)
         console.print(f"next: bigbatch-ue protect {run.folder}", soft_wrap=True)

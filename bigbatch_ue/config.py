@@ -189,11 +189,7 @@ class Config(Section):
         """The folder of this run, `output` or a name made of data set, batch and seed."""
         if self.output is not None:
             return self.output
-        dataset = (
-            self.data.name.split(":")[0]
-            if ":" not in self.data.name
-            else Path(self.data.name.split(":", 1)[1]).stem
-        )
+        dataset = Path(self.data.name.split(":", 1)[-1]).stem
         return Path("runs") / f"{dataset}-b{self.batch.effective}-s{self.seed}"
 
     def answer(self) -> dict[str, Any]:

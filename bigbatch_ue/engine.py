@@ -110,6 +110,12 @@ def kind_of(accelerator: Accelerator) -> str:
     return kind
 
 
+def parameters_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The bank's parameters in an engine's state, by their own names."""
+    prefix = "parameter/"
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
 class Engine:
     """The generator bank and its optimizer under one engine.
 

@@ -84,7 +84,7 @@ class GeneratorBank(nn.Module):
                 generators.append(ResNetGenerator(channels, config.width))
                 noise.append(torch.rand(channels, size, size))
         self.generators = nn.ModuleList(generators)
-        self.register_buffer("noise", torch.stack(noise))
+        self.register_buffer("noise", torch.stack(noise), persistent=False)
 
     def forward(self) -> Tensor:
         """All perturbations, float32 [p, C, H, W] in [-eps, eps]."""

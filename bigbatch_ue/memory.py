@@ -103,7 +103,7 @@ def plan_table(
     p = config.clusters.count
     plan = make_plan(config, [images * (c + 1) // p - images * c // p for c in range(p)], ranks)
     shares = [plan.rank_slice(rank) for rank in range(ranks)]
-    micro = max(s.stop - s.start for s in plan.micro_slices(ranks - 1))
+    micro = plan.largest_micro
     memory = expected_memory(config, channels, micro, ranks, engine)
     table = Table(show_header=False, title=f"{config.data.name}: {images:,} train images")
     rows = {

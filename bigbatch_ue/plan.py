@@ -57,6 +57,13 @@ class BatchPlan:
         return [slice(share.start + c.start, share.start + c.stop) for c in cuts]
 
     @property
+    def largest_micro(self) -> int:
+        """Images in the largest micro-batch; the last rank's share is never the smaller one."""
+        parts = self.micro_slices(self.world_size - 1)
+        largest: int = max(part.stop - part.start for part in parts)
+        return largest
+
+    @property
     def warning(self) -> str | None:
         """What the user should know about a batch as large as a generator's images."""
         smallest, largest = self.population

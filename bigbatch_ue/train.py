@@ -26,7 +26,7 @@ from bigbatch_ue.artefacts import write_json, write_tensors
 from bigbatch_ue.clusters import Clusters, cluster
 from bigbatch_ue.config import Config
 from bigbatch_ue.data import DataSet, prepare
-from bigbatch_ue.engine import Engine, launch
+from bigbatch_ue.engine import Engine, launch, parameters_of
 from bigbatch_ue.generator import GeneratorBank
 from bigbatch_ue.gradient import delta_step, engine_step
 from bigbatch_ue.objective import ClusterwiseLoss
@@ -117,7 +117,7 @@ def start_engine(job: Job, accelerator: Accelerator) -> tuple[Engine, int]:
     bank = GeneratorBank(config.clusters.count, channels, size, config.generator, config.seed)
     start, state = job.run.load_checkpoint()
     if state:
-        bank.load_state_dict(parameters_of(state), strict=False)
+        bank.load_state_dict(parameters_of(state))
     on_delta = config.batch.accumulation == "delta"
     accumulation = 1 if on_delta else job.plan.micro_batches
     engine = Engine(accelerator, bank, config.optimizer, accumulation)
@@ -209,22 +209,15 @@ def finish(
 def describe(plan: BatchPlan, config: Config) -> str:
     """The plan in a few lines of text."""
     share = plan.rank_slice(plan.world_size - 1)
-    micro = max(s.stop - s.start for s in plan.micro_slices(plan.world_size - 1))
     return (
         f"effective batch {plan.effective} x {len(plan.per_generator)} generators "
         f"= {plan.passes} images a step\n"
         f"  {plan.world_size} rank(s) x {share.stop - share.start} images "
-        f"= {plan.micro_batches} micro-batch(es) of up to {micro}; "
+        f"= {plan.micro_batches} micro-batch(es) of up to {plan.largest_micro}; "
         f"accumulation: {config.batch.accumulation}\n"
         f"  {plan.steps_per_epoch} step(s) an epoch, {plan.steps} steps in all "
         f"(budget: {config.budget.kind}); learning rate {plan.lr_reason}"
     )
-
-
-def parameters_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The bank's parameters in an engine's state, by their own names."""
-    prefix = "parameter/"
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 if __name__ == "__main__":

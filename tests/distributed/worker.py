@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from bigbatch_ue.artefacts import read_tensors, write_tensors
 from bigbatch_ue.config import Config
-from bigbatch_ue.engine import Engine, launch
+from bigbatch_ue.engine import Engine, launch, parameters_of
 from bigbatch_ue.generator import GeneratorBank
 from bigbatch_ue.gradient import delta_step, engine_step
 from bigbatch_ue.objective import ClusterwiseLoss
@@ -102,7 +102,7 @@ class Trainer:
     def engine(self, state: State | None = None, start: int = 0) -> Engine:
         bank = GeneratorBank(CLUSTERS, 3, SIZE, self.config.generator, self.config.seed)
         if state:
-            bank.load_state_dict(parameters(state), strict=False)
+            bank.load_state_dict(parameters_of(state))
         accumulation = 1 if self.delta_path else self.plan.micro_batches
         engine = Engine(self.accelerator, bank, self.config.optimizer, accumulation)
         if state:
@@ -119,11 +119,6 @@ class Trainer:
         return losses
 
 
-def parameters(state: State) -> State:
-    prefix = "parameter/"
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
 def run_case(accelerator: Accelerator, case: str, out: Path) -> None:
     """Train once; from the middle, train again from a state on disk, perhaps another engine's."""
     trainer = Trainer(accelerator, case)
@@ -135,7 +130,7 @@ def run_case(accelerator: Accelerator, case: str, out: Path) -> None:
     state = engine.state()
     losses = trainer.train(engine, middle, trainer.steps)
     after, delta = engine.state(), engine.perturbations_now()
-    moved = {f"moved/{k}": v - parameters(before)[k] for k, v in parameters(after).items()}
+    moved = {f"moved/{k}": v - parameters_of(before)[k] for k, v in parameters_of(after).items()}
     tensors = {"delta": delta, "losses": losses, **moved}
     facts = {
         "kind": engine.kind,
