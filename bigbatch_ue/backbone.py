@@ -13,6 +13,7 @@ from bigbatch_ue.errors import UserError
 Stem = Literal["auto", "small", "standard"]
 
 SMALL = 64
+SMALL_PATCH = 4
 STEM_POOLS = ("maxpool", "stem.pool", "features.pool0")
 
 
@@ -51,7 +52,8 @@ def build_model(
     Weights are drawn from torch's global random numbers, or come from the hub if `pretrained`.
     With a small-image stem (`small`, or `auto` below 64 pixels) the first convolution keeps the
     resolution, as 3x3 unless `pretrained`, and the pooling after it is gone (the CIFAR stem of
-    He et al., arXiv 1512.03385, section 4.2). Patch embeddings stay as they are.
+    He et al., arXiv 1512.03385, section 4.2). A vision transformer is made for images of `size`,
+    with patches of 4 pixels in place of that stem; `args` may say otherwise.
 
     Args:
         name: any timm model name.
@@ -69,6 +71,7 @@ def build_model(
         UserError: no such model, arguments or size that it does not take, weights that cannot be
             fetched.
     """
+    args = {**_input_args(name, size, stem), **args}
     net = create(name, channels, classes, args)
     if pretrained:
         net = _fetch(name, channels, classes, args)
@@ -91,6 +94,17 @@ def create(name: str, channels: int, classes: int, args: Mapping[str, Any]) -> n
     return net
 
 
+def _input_args(name: str, size: int, stem: Stem) -> dict[str, int]:
+    """What tells a network of fixed input size the size of the images, and of its patches."""
+    if ":" in name or not timm.is_model(name.partition(".")[0]):
+        return {}
+    known = timm.get_pretrained_cfg(name)
+    if not getattr(known, "fixed_input_size", False):
+        return {}
+    patches = known.first_conv == "patch_embed.proj" and is_small(stem, size)
+    return {"img_size": size} | ({"patch_size": SMALL_PATCH} if patches else {})
+
+
 def _fetch(name: str, channels: int, classes: int, args: Mapping[str, Any]) -> nn.Module:
     try:
         net: nn.Module = timm.create_model(
@@ -101,7 +115,7 @@ def _fetch(name: str, channels: int, classes: int, args: Mapping[str, Any]) -> n
             f"no pretrained weights for {name} ({first_line(error)}); where there is a network, "
             f"save timm.create_model({name!r}, pretrained=True).state_dict() with "
             "safetensors.torch.save_file(..., PATH), copy it here and set "
-            "surrogate.weights=file:PATH"
+            "its weights to file:PATH"
         ) from None
     return net
 

@@ -5,14 +5,14 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 import typer.exceptions
 from rich.console import Console
 from rich.table import Column, Table
 
-from bigbatch_ue.config import PRESETS, ArmName, load
+from bigbatch_ue.config import PRESETS, TARGETS, ArmName, load, revise
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.progress import is_main_process
 
@@ -113,22 +113,68 @@ def protect(
 
 @app.command()
 def evaluate(
-    run: RunFolder,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN [KEY=VALUE]...",
+            help="folder of a finished run (none with --protected), and settings such as "
+            "evaluation.countermeasures=all",
+        ),
+    ] = None,
+    protected: Annotated[
+        str | None,
+        typer.Option(
+            help="judge these instead: folder:PATH or npz:PATH beside the clean data.name"
+        ),
+    ] = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    target: Annotated[
+        str | None, typer.Option(help=f"train another network: {', '.join(TARGETS)}")
+    ] = None,
     seeds: Annotated[
-        list[int] | None, typer.Option("--seed", min=0, help="repeatable; default: the run's")
+        list[int] | None, typer.Option("--seed", min=0, help="repeatable: evaluation.seeds")
     ] = None,
     arms: Annotated[
-        list[ArmName] | None, typer.Option("--arm", help="repeatable; default: all")
+        list[ArmName] | None, typer.Option("--arm", help="repeatable: evaluation.arms")
     ] = None,
+    shard: Annotated[str, typer.Option(help="I/N: do the I-th of N parts of the arms")] = "1/1",
     download: Download = False,
 ) -> None:
-    """Train a target from scratch on clean, randomly perturbed and protected images."""
-    from bigbatch_ue.evaluate import arms_table
-    from bigbatch_ue.evaluate import evaluate as measure
+    """Train targets on clean, control and protected images; test them on clean ones."""
+    from bigbatch_ue.evaluate import evaluate as judge_run
+    from bigbatch_ue.evaluate import evaluate_foreign
+    from bigbatch_ue.report import arms_table
 
-    console.print(
-        arms_table(measure(run, seeds=seeds, arms=arms or list(ArmName), download=download))
-    )
+    given = list(arguments or ())
+    listed = {"seeds": seeds, "arms": arms}
+    short = [f"evaluation.{key}=[{', '.join(map(str, v))}]" for key, v in listed.items() if v]
+    how: Any = {"shard": _shard(shard), "download": download, "command": _command()}
+    if protected is None:
+        if not given or preset or config:
+            raise UserError(
+                "name the folder of a finished run; --preset and --config go with --protected"
+            )
+        folder = Path(given.pop(0))
+        found = judge_run(folder, target=target, overrides=[*short, *given], **how)
+    else:
+        resolved = revise(load(preset, config, given), target, short)
+        found = evaluate_foreign(resolved, protected, **how)
+    if is_main_process():
+        console.print(arms_table(found))
+
+
+@app.command()
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(help="evaluation folders, such as runs/a/evaluation")
+    ],
+    out: Annotated[Path, typer.Option(help="where the page and the records go")],
+) -> None:
+    """Put several evaluations on one page, and their records into one results.json."""
+    from bigbatch_ue.report import write_report
+
+    console.print(f"report: {write_report(folders, out)}", soft_wrap=True)
 
 
 @app.command()
@@ -157,6 +203,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop(f"{error.filename or 'output'}: {error.strerror}")
     except (KeyboardInterrupt, typer.Abort):
         _stop("interrupted; what was finished is kept", code=130)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """`text` of the form I/N as (I, N), 1 <= I <= N."""
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise UserError(f"--shard {text}: expected I/N with I from 1 to N, such as 2/4")
+    return int(index), int(count)
+
+
+def _command() -> list[str]:
+    """What the user typed, without the way to their home folder."""
+    home = str(Path.home())
+    return ["bigbatch-ue", *(word.replace(home, "~") for word in sys.argv[1:])]
 
 
 def _stop(message: str, code: int = 2) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bigbatch_ue.artefacts import atomic_file
 from bigbatch_ue.errors import UserError
@@ -31,6 +31,16 @@ MEDMNIST_2D = (
 DATASETS = ("digits", "pets", "flowers102", *(n for n in MEDMNIST_2D if n != "chestmnist"))
 PRESETS = ("small", *DATASETS)
 
+TARGETS = (
+    "resnet18",
+    "resnet50",
+    "efficientnet_b1",
+    "regnetx_016",
+    "densenet121",
+    "vit_small",
+)
+LABELLINGS = r"^(own|map:.+|random:[1-9]\d*|prototypes:[1-9]\d*)$"
+
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -50,10 +60,16 @@ class Data(Section):
     limit: Positive | None = Field(None, description="use only the first this many train images")
     root: Path = Field(Path("data"), description="downloads and decoded images are kept here")
 
+    @property
+    def title(self) -> str:
+        """The name of the data set without its place: `npz:mine/cells.npz` is `cells`."""
+        return Path(self.name.partition(":")[2] or self.name).stem
+
 
 class Fit(Section):
-    """How a network is trained from scratch: SGD with Nesterov momentum, one-cycle rate."""
+    """How a network is trained: SGD with Nesterov momentum, or AdamW, at a one-cycle rate."""
 
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     epochs: Positive = 20
     batch: Positive = 128
     lr: Rate = 0.1
@@ -139,20 +155,89 @@ class Checkpoint(Section):
     keep: Positive = 2
 
 
+class Target(Section):
+    """The network a scraper would train; one recipe for every arm."""
+
+    model: str = Field("resnet18", description="any timm model name")
+    args: dict[str, Any] = Field({}, description="extra arguments for timm.create_model")
+    weights: str = Field(
+        "scratch",
+        pattern=r"^(scratch|pretrained|simclr|file:.+)$",
+        description="simclr: a frozen encoder trained on the arm's images, and a linear probe",
+    )
+    fit: Fit = Fit(epochs=30)
+
+
 class ArmName(StrEnum):
     """What a target network's train images were."""
 
     CLEAN = "clean"
     RANDOM_NOISE = "random_noise"
+    SHUFFLED = "shuffled"
+    RANDOM_SURROGATE = "random_surrogate"
+    UNPROTECTED = "unprotected"
     UC = "uc"
+    PROTECTED = "protected"
 
 
-class Target(Section):
-    """The network a scraper would train; one recipe for every arm."""
+class Countermeasure(StrEnum):
+    """What a scraper does against perturbations, before or while training."""
 
-    model: str = "resnet18"
-    args: dict[str, Any] = {}
-    fit: Fit = Fit(epochs=30)
+    NONE = "none"
+    CUTOUT = "cutout"
+    MIXUP = "mixup"
+    CUTMIX = "cutmix"
+    RANDAUGMENT = "randaugment"
+    JPEG75 = "jpeg75"
+    JPEG10 = "jpeg10"
+    GREY = "grey"
+    BLUR = "blur"
+    BIT_DEPTH = "bit_depth"
+    LOW_PASS = "low_pass"
+    ADVERSARIAL = "adversarial"
+    CLUSTER_AVERAGE = "cluster_average"
+    PROJECTION = "projection"
+
+
+class Adversarial(Section):
+    """Adversarial training by projected gradient descent within L-inf `eps`."""
+
+    eps: Annotated[float, Field(gt=0, le=1)] = 8 / 255
+    steps: Positive = 3
+
+
+class Evaluation(Section):
+    """Which targets are trained to judge the perturbations."""
+
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0, 1, 2), min_length=1)
+    arms: tuple[ArmName, ...] = tuple(name for name in ArmName if name != ArmName.PROTECTED)
+    fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (0.8, 1.0), description="shares of the train images that are protected"
+    )
+    countermeasures: tuple[Countermeasure, ...] = Field((), description="a list, or `all`")
+    countered: tuple[ArmName, ...] = Field(
+        (ArmName.CLEAN, ArmName.UC), description="arms under countermeasures and other labels"
+    )
+    labels: tuple[Annotated[str, Field(pattern=LABELLINGS)], ...] = Field(
+        ("own",), description="own, map:FILE, random:M, prototypes:M"
+    )
+    adversarial: Adversarial = Adversarial()
+    share: Literal["arms", "batches"] = Field(
+        "arms", description="ranks train arms of their own, or each batch together (DDP)"
+    )
+
+    @field_validator("countermeasures", mode="before")
+    @classmethod
+    def _all(cls, given: Any) -> Any:
+        return tuple(Countermeasure) if given == "all" else given
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        for key in ("seeds", "arms", "fractions", "countermeasures", "countered", "labels"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"evaluation.{key}: names something twice")
+        return self
 
 
 class Config(Section):
@@ -171,6 +256,7 @@ class Config(Section):
     optimizer: Optimizer = Optimizer()
     checkpoint: Checkpoint = Checkpoint()
     target: Target = Target()
+    evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -189,12 +275,13 @@ class Config(Section):
         """The folder of this run, `output` or a name made of data set, batch and seed."""
         if self.output is not None:
             return self.output
-        dataset = Path(self.data.name.split(":", 1)[-1]).stem
-        return Path("runs") / f"{dataset}-b{self.batch.effective}-s{self.seed}"
+        return Path("runs") / f"{self.data.title}-b{self.batch.effective}-s{self.seed}"
 
     def answer(self) -> dict[str, Any]:
         """What decides the answer: everything but places, decomposition and later stages."""
-        content = self.model_dump(mode="json", exclude={"output", "checkpoint", "target"})
+        content = self.model_dump(
+            mode="json", exclude={"output", "checkpoint", "target", "evaluation"}
+        )
         del content["data"]["root"], content["batch"]["micro"], content["batch"]["accumulation"]
         return content
 
@@ -225,6 +312,28 @@ def load(
         content = _preset(preset)
     elif file is not None:
         content = _read_yaml(file)
+    return _resolve(content, overrides)
+
+
+def revise(config: Config, target: str | None = None, overrides: Iterable[str] = ()) -> Config:
+    """`config` with the target preset of `TARGETS`, then `key=value` overrides, for evaluation.
+
+    Raises:
+        UserError: as for `load`, or an override that would make another run of it.
+    """
+    content = config.model_dump(mode="json")
+    if target is not None:
+        if target not in TARGETS:
+            raise UserError(f"unknown target {target!r}; allowed: {', '.join(TARGETS)}")
+        text = resources.files("bigbatch_ue").joinpath("presets/targets.yaml").read_text()
+        content["target"] = yaml.safe_load(text)[target]
+    revised = _resolve(content, overrides)
+    if revised.answer() != config.answer() or revised.output != config.output:
+        raise UserError("only target.*, evaluation.* and data.root can change for an evaluation")
+    return revised
+
+
+def _resolve(content: dict[str, Any], overrides: Iterable[str]) -> Config:
     for override in overrides:
         _apply(content, override)
     try:

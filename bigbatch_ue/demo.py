@@ -1,7 +1,6 @@
 """The whole way on real digits in minutes: train, protect, evaluate, at three effective batches."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +8,18 @@ import torch
 from rich.console import Console
 
 from bigbatch_ue import __version__
+from bigbatch_ue.arms import Arm
 from bigbatch_ue.artefacts import write_json
 from bigbatch_ue.config import Config, load
-from bigbatch_ue.data import prepare
-from bigbatch_ue.evaluate import Arm, arms_table, evaluate
-from bigbatch_ue.pictures import examples, picture_grid
-from bigbatch_ue.protect import load_perturbations, protect, protected_images
-from bigbatch_ue.run import load_run
+from bigbatch_ue.evaluate import evaluate
+from bigbatch_ue.protect import protect
+from bigbatch_ue.report import arms_table, write_report
 from bigbatch_ue.train import train
 
 PRESET = "digits"
 BATCHES = (8, 32, 128)
 PROTECTED = BATCHES[-1]
 SUMMARY = "summary.json"
-PICTURES = 8
 
 
 def demo(folder: Path = Path("runs/demo"), *, seed: int = 0, overrides: Sequence[str] = ()) -> Path:
@@ -43,19 +40,19 @@ def demo(folder: Path = Path("runs/demo"), *, seed: int = 0, overrides: Sequence
     """
     console = Console(soft_wrap=True)
     arms: list[Arm] = []
-    pictures = []
+    evaluations = []
     for batch in BATCHES:
         config = demo_config(folder, batch, seed, overrides)
         console.print(f"[bold]effective batch {batch}[/]: {config.run_folder}")
         run = train(config, resume=True)
-        pictures.append(_picture(run.folder))
         if batch == PROTECTED:
             console.print(str(protect(run.folder, form="png", at="training")))
-        arms += [arm for arm in evaluate(run.folder, known=arms) if arm not in arms]
+        arms += [arm for arm in evaluate(run.folder, overrides=_protocol(seed)) if arm not in arms]
+        evaluations.append(run.folder / "evaluation")
     summary = folder / SUMMARY
     write_json(summary, _summary(arms, seed))
     console.print(arms_table(arms))
-    console.print(f"pictures: {', '.join(map(str, pictures))}")
+    console.print(f"report: {write_report(evaluations, folder)}")
     console.print(f"protected images: {run.folder / 'protected'}; summary: {summary}")
     console.print(sentence(arms))
     return summary
@@ -70,13 +67,22 @@ def demo_config(folder: Path, batch: int, seed: int, overrides: Sequence[str] = 
     return config.model_copy(update={"output": folder / f"b{batch}-s{seed}"})
 
 
+def _protocol(seed: int) -> list[str]:
+    """The least that shows it: three arms, one seed."""
+    return [
+        f"evaluation.seeds=[{seed}]",
+        "evaluation.arms=[clean, random_noise, uc]",
+        "evaluation.fractions=[1.0]",
+    ]
+
+
 def sentence(arms: Sequence[Arm]) -> str:
     """What the arms show, in plain words."""
-    protected = [arm for arm in arms if arm.name == "uc"]
+    protected = [arm for arm in arms if arm.arm == "uc"]
     reached = " / ".join(f"{arm.final_accuracy:.0%}" for arm in protected)
     batches = " / ".join(str(arm.effective_batch) for arm in protected)
     clean, noise = (
-        next(arm.final_accuracy for arm in arms if arm.name == name)
+        next(arm.final_accuracy for arm in arms if arm.arm == name)
         for name in ("clean", "random_noise")
     )
     return (
@@ -86,33 +92,11 @@ def sentence(arms: Sequence[Arm]) -> str:
     )
 
 
-def _picture(folder: Path) -> Path:
-    """Draw one image of each cluster in `differences.png` of a run."""
-    config, run = load_run(folder)
-    data = prepare(config.data)
-    learnt = load_perturbations(config, run, data)
-    chosen = examples(learnt.assignment, PICTURES)
-    rows = learnt.assignment[chosen]
-    path = folder / "differences.png"
-    originals = data.train.images[chosen]
-    picture_grid(
-        path,
-        originals,
-        protected_images(originals, learnt.delta, rows, learnt.eps),
-        [
-            f"cluster {row}\nlabel {data.classes[label]}"
-            for row, label in zip(rows, data.train.labels[chosen], strict=True)
-        ],
-        f"{data.name}, effective batch {config.batch.effective}",
-    )
-    return path
-
-
 def _summary(arms: Sequence[Arm], seed: int) -> dict[str, Any]:
-    shown = ("name", "effective_batch", "final_accuracy", "peak_accuracy", "optimizer_steps")
+    shown = ("effective_batch", "final_accuracy", "peak_accuracy", "optimizer_steps", "seconds")
     return {
         "dataset": PRESET,
         "seed": seed,
-        "arms": [{key: asdict(arm)[key] for key in (*shown, "seconds")} for arm in arms],
+        "arms": [{"name": arm.arm, **{key: getattr(arm, key) for key in shown}} for arm in arms],
         "versions": {"bigbatch_ue": __version__, "torch": torch.__version__},
     }

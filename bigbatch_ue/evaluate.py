@@ -1,256 +1,332 @@
-"""Train the network that a scraper would, on clean and on protected images, by one recipe."""
+"""Train the networks that a scraper would, and test them on clean images: every arm by one recipe.
 
-import time
+What one target needs hours for is done once: an arm is kept in `<data.root>/targets` under a digest
+of what decides its answer, whoever asks for it, so that an interrupted evaluation continues, ranks
+and jobs share the arms among them, and runs at other batch sizes share their controls.
+"""
+
+import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from rich.table import Table
 
+from bigbatch_ue import __version__
+from bigbatch_ue.arms import Arm, Case, cases, load_arms, save_arms
 from bigbatch_ue.artefacts import read_json, write_json
-from bigbatch_ue.backbone import Normalised, build_model
-from bigbatch_ue.config import ArmName, Config, digest
+from bigbatch_ue.board import write_board
+from bigbatch_ue.config import ArmName, Config, revise
+from bigbatch_ue.countermeasures import applies
 from bigbatch_ue.data import DataSet, prepare
-from bigbatch_ue.engine import world_size
+from bigbatch_ue.engine import kind_of, launch
 from bigbatch_ue.errors import UserError
-from bigbatch_ue.fit import batches, train_classifier
-from bigbatch_ue.progress import progress_bar
-from bigbatch_ue.protect import Perturbations, load_perturbations, protected_images
-from bigbatch_ue.randomness import Purpose, draw, torch_seed
-from bigbatch_ue.run import load_run
+from bigbatch_ue.foreign import load_foreign
+from bigbatch_ue.pictures import examples, picture_grid
+from bigbatch_ue.protect import MANIFEST, Perturbations, load_perturbations, protected_images
+from bigbatch_ue.report import write_report
+from bigbatch_ue.run import Run, load_run
+from bigbatch_ue.subject import Subject, protected_part, train_arm
+from bigbatch_ue.surrogate import extract_features, prepare_surrogate
+from bigbatch_ue.train import train_on
+from bigbatch_ue.visibility import visibility
 
-LABELS = {
-    ArmName.CLEAN: "clean",
-    ArmName.RANDOM_NOISE: "random noise",
-    ArmName.UC: "protected",
-}
-EVALUATION = "evaluation.json"
-_RECIPE = 1
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One target network, trained from scratch and tested on the whole clean test set.
-
-    Attributes:
-        name: what the train images were: `clean`, under `random_noise` of the same bound with the
-            same clusters, or protected (`uc`).
-        seed: decides initial weights, order and views, alike in every arm.
-        final_accuracy: fraction of the test set, after the last epoch.
-        peak_accuracy: after the best epoch.
-        accuracies: after each epoch.
-        target: the timm model.
-        train_steps: optimizer steps of the target network.
-        seconds: of the target's training, tests included.
-        effective_batch: of the generators; None but for `uc`.
-        optimizer_steps: of the generators; 0 but for `uc`.
-        inputs: digest of what decides the answer.
-    """
-
-    name: ArmName
-    seed: int
-    final_accuracy: float
-    peak_accuracy: float
-    accuracies: list[float]
-    target: str
-    train_steps: int
-    seconds: float
-    effective_batch: int | None = None
-    optimizer_steps: int = 0
-    inputs: str = ""
+RESULTS = "results.json"
+PICTURES = 10
+MEASURED = 1000
 
 
 def evaluate(
     run_folder: Path,
     *,
-    seeds: Sequence[int] | None = None,
-    arms: Sequence[ArmName] = tuple(ArmName),
+    target: str | None = None,
+    overrides: Sequence[str] = (),
+    shard: tuple[int, int] = (1, 1),
     download: bool = False,
-    known: Sequence[Arm] = (),
+    command: Sequence[str] = (),
 ) -> list[Arm]:
-    """Train and test the arms of a finished run, and keep the results in `evaluation.json`.
+    """Judge the perturbations of a finished run by the targets that its `evaluation` names.
+
+    Writes `evaluation/` in the run's folder: `results.json` after each arm; at the end TensorBoard,
+    pictures and `report.html`. Under a launcher, ranks share the arms, or each batch.
 
     Args:
         run_folder: of a finished run.
-        seeds: of the target networks, by default the run's own.
-        arms: which of them; by default all.
+        target: a preset of `config.TARGETS`, by default the run's own target.
+        overrides: `key=value` settings of `target`, `evaluation` and `data.root`.
+        shard: (i, n) with 1 <= i <= n: do the i-th of n parts of the arms.
         download: allow the data set to be downloaded.
-        known: arms of other runs; one with the same inputs, such as `clean`, is not trained again.
+        command: what the user typed, for the report.
 
     Returns:
-        For each seed, the arms in the order of `arms`. The file is written after each of them, so
-        what an interrupted call has done is not done again.
+        The arms that were asked for, of all shards, as far as they are finished.
 
     Raises:
-        UserError: no finished run, a data set that has changed, training that diverges, or more
-            than one process.
+        UserError: no finished run, a data set that has changed, settings that do not fit, training
+            that diverges.
     """
-    if world_size() > 1:
-        raise UserError("evaluate runs in one process for now: start it without a launcher")
     config, run = load_run(run_folder)
-    data = prepare(config.data, download=download)
-    if len(data.classes) < 2:
-        raise UserError(f"{data.name} has a single class: there is nothing for a target to learn")
-    learnt = load_perturbations(config, run, data)
-    result = read_json(run.result)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    path = run.folder / EVALUATION
-    kept = load_arms(path) if path.exists() else []
-    wanted = []
-    for seed in [config.seed] if seeds is None else seeds:
-        for name in arms:
-            perturbations = _perturbations(name, learnt, seed)
-            inputs = _inputs(name, perturbations, data, config, seed)
-            arm = next((arm for arm in (*kept, *known) if arm.inputs == inputs), None)
-            if arm is None:
-                arm = train_arm(name, _images(data, perturbations), data, config, seed, device)
-                arm = replace(arm, inputs=inputs)
-            if name is ArmName.UC:
-                batch, steps = result["effective_batch"], result["optimizer_steps"]
-                arm = replace(arm, effective_batch=batch, optimizer_steps=steps)
-            wanted.append(arm)
-            if arm not in kept:
-                kept = [old for old in kept if (old.name, old.seed) != (name, seed)] + [arm]
-                write_json(path, [asdict(arm) for arm in kept])
-    return wanted
-
-
-def load_arms(path: Path) -> list[Arm]:
-    """The arms in an `evaluation.json`.
-
-    Raises:
-        UserError: a file that is missing, torn or of another kind.
-    """
-    records = read_json(path)
+    config = revise(config, target, overrides)
+    accelerator = launch()
     try:
-        return [Arm(**{**record, "name": ArmName(record["name"])}) for record in records]
-    except (TypeError, KeyError, ValueError) as error:
-        raise UserError(
-            f"{path}: no list of arms ({error}); remove it to train them anew"
-        ) from None
+        subject = _of_run(config, run, accelerator, download)
+        return judge(subject, run.folder / "evaluation", shard, accelerator, command)
+    finally:
+        accelerator.end_training()
 
 
-def train_arm(
-    name: ArmName,
-    images: NDArray[np.uint8],
-    data: DataSet,
+def evaluate_foreign(
     config: Config,
-    seed: int,
-    device: torch.device,
-) -> Arm:
-    """Train `config.target` from scratch on `images` with the labels of `data.train`.
-
-    Initial weights, order and views depend on `seed` only, and differ from those of a surrogate
-    that was fitted with the same seed: a scraper would not have that very network.
+    place: str,
+    *,
+    shard: tuple[int, int] = (1, 1),
+    download: bool = False,
+    command: Sequence[str] = (),
+) -> list[Arm]:
+    """Judge images that another program has perturbed, as `evaluate` does.
 
     Args:
-        name: of the arm.
-        images: uint8 [N, C, H, W], what the scraper got.
-        data: gives the labels, and the clean test set.
-        config: of the run; its `target` and the padding and flip of `augment` are the recipe.
-        seed: of the target.
-        device: where to train.
+        config: its `data` is the clean original; `target` and `evaluation` say what is trained. The
+            folder is `output`, or one below `runs/` named after both.
+        place: `folder:PATH` or `npz:PATH` of the perturbed train images, as for `load_foreign`.
+        shard: as for `evaluate`.
+        download: allow the clean data set to be downloaded.
+        command: what the user typed, for the report.
 
     Returns:
-        The arm, without what only its run knows: `effective_batch`, `optimizer_steps`, `inputs`.
+        As for `evaluate`.
+
+    Raises:
+        UserError: images that do not belong together, and as for `evaluate`.
     """
-    recipe = config.target.fit
-    own = torch_seed(seed, Purpose.CONTROL, 1)
-    model = _target(images, data, config, own)
-    began = time.perf_counter()
-    with progress_bar() as progress:
-        task = progress.add_task(f"{name}, seed {seed}", total=recipe.epochs)
-
-        def on_epoch(_: int, reached: float | None) -> None:
-            progress.update(task, advance=1, description=f"{name}, seed {seed}: {reached:.1%}")
-
-        accuracies = train_classifier(
-            model,
-            images,
+    accelerator = launch()
+    try:
+        data = prepare(config.data, download=download)
+        perturbed = load_foreign(place, data, config.data)
+        change = (perturbed.astype(np.int16) - data.train.images).astype(np.float32) / 255
+        learnt = Perturbations(change, np.arange(len(change)), float(np.abs(change).max()))
+        subject = Subject(
+            ArmName.PROTECTED,
+            config,
+            data,
+            learnt,
             data.train.labels,
-            recipe=recipe,
+            lambda: _flat(data.train.images),
+        )
+        name = f"{config.data.title}-{Path(place.partition(':')[2] or place).stem}"
+        folder = (config.output or Path("runs") / name) / "evaluation"
+        return judge(subject, folder, shard, accelerator, command)
+    finally:
+        accelerator.end_training()
+
+
+def judge(
+    subject: Subject,
+    folder: Path,
+    shard: tuple[int, int],
+    accelerator: Accelerator,
+    command: Sequence[str] = (),
+) -> list[Arm]:
+    """Train what is missing of this shard's arms, then report on all that are there."""
+    if len(subject.data.classes) < 2:
+        raise UserError(f"{subject.data.name} has a single class: nothing for a target to learn")
+    wanted, notes = _wanted(subject)
+    index, count = shard
+    mine = wanted[index - 1 :: count]
+    together = subject.config.evaluation.share == "batches" and accelerator.num_processes > 1
+    if together:
+        _train_together(mine, subject, folder, accelerator)
+    else:
+        _train_apart(mine, subject, folder, accelerator.device)
+    accelerator.wait_for_everyone()
+    ranks = accelerator.num_processes if together else 1
+    arms = [arm for case in wanted if (arm := _finished(case, subject, ranks))]
+    if accelerator.is_main_process:
+        about = {"wanted": len(wanted), "notes": notes, "command": shlex.join(command)}
+        _report(folder, subject, arms, about)
+    accelerator.wait_for_everyone()
+    return arms
+
+
+def _of_run(config: Config, run: Run, accelerator: Accelerator, download: bool) -> Subject:
+    data = prepare(config.data, download=download)
+    learnt = load_perturbations(config, run, data)
+    result = read_json(run.result)
+
+    def features() -> NDArray[np.float32]:
+        surrogate = prepare_surrogate(
+            config.surrogate,
+            data,
             augment=config.augment,
-            seed=own,
-            device=device,
-            test=(data.test.images, data.test.labels),
-            on_epoch=on_epoch,
+            seed=config.seed,
+            cache=config.data.root / "surrogates",
+            device=accelerator.device,
         )
-    return Arm(
-        name=name,
-        seed=seed,
-        final_accuracy=accuracies[-1],
-        peak_accuracy=max(accuracies),
-        accuracies=accuracies,
-        target=config.target.model,
-        train_steps=recipe.epochs * len(batches(np.arange(len(images)), recipe.batch)),
-        seconds=round(time.perf_counter() - began, 3),
-    )
+        return extract_features(surrogate, data.train.images, accelerator.device).numpy()
+
+    control = None
+    asked = ArmName.RANDOM_SURROGATE in config.evaluation.arms
+    if asked and config.surrogate.weights != "random":
+        control = _random_surrogate(config, run, data, accelerator)
+    facts = {
+        "run_seed": config.seed,
+        "effective_batch": result["effective_batch"],
+        "optimizer_steps": result["optimizer_steps"],
+    }
+    return Subject(ArmName.UC, config, data, learnt, learnt.assignment, features, control, facts)
 
 
-def random_noise(learnt: Perturbations, seed: int) -> Perturbations:
-    """The control: `+eps` or `-eps` at random in each pixel of each cluster's perturbation."""
-    signs = 2 * draw(seed, Purpose.CONTROL).integers(2, size=learnt.delta.shape) - 1
-    return replace(learnt, delta=(learnt.eps * signs).astype(np.float32))
+def _random_surrogate(
+    config: Config, run: Run, data: DataSet, accelerator: Accelerator
+) -> Perturbations:
+    """The perturbations of the same run with a surrogate of random weights, trained if need be."""
+    output = run.folder / "controls" / ArmName.RANDOM_SURROGATE
+    surrogate = config.surrogate.model_copy(update={"weights": "random"})
+    config = config.model_copy(update={"output": output, "surrogate": surrogate})
+    output.parent.mkdir(exist_ok=True)
+    lock = FileLock(output.with_suffix(".lock")) if accelerator.is_main_process else nullcontext()
+    with lock:
+        if not Run(output, "").finished:
+            train_on(accelerator, config, resume=True)
+            accelerator.free_memory()
+    config, control = load_run(output)
+    return load_perturbations(config, control, data)
 
 
-def arms_table(arms: Sequence[Arm]) -> Table:
-    """A table of the arms, a row each, that fits in 80 columns."""
-    table = Table(title="accuracy on the clean test set", title_justify="left")
-    table.add_column("train images")
-    for heading in ("B", "steps", "seed", "final %", "peak %", "seconds"):
-        table.add_column(heading, justify="right")
-    for arm in arms:
-        is_uc = arm.effective_batch is not None
-        table.add_row(
-            LABELS[arm.name],
-            f"{arm.effective_batch:,}" if is_uc else "-",
-            f"{arm.optimizer_steps:,}" if is_uc else "-",
-            str(arm.seed),
-            f"{arm.final_accuracy:.1%}"[:-1],
-            f"{arm.peak_accuracy:.1%}"[:-1],
-            f"{arm.seconds:.1f}",
-        )
-    return table
+def _wanted(subject: Subject) -> tuple[list[Case], list[str]]:
+    """The arms that are asked for and make sense, and why others do not."""
+    wanted, notes = [], []
+    channels = subject.data.train.images.shape[1]
+    for case in cases(subject.config.evaluation, subject.name):
+        if not applies(case.countermeasure, channels):
+            notes.append(f"{case.countermeasure}: the images are grey already")
+        elif case.arm is ArmName.RANDOM_SURROGATE and subject.control is None:
+            notes.append("random surrogate: this run's own surrogate is random")
+        else:
+            wanted.append(case)
+    return wanted, list(dict.fromkeys(notes))
 
 
-def _target(images: NDArray[np.uint8], data: DataSet, config: Config, seed: int) -> Normalised:
-    """The network of `config.target` for images of this kind, with the weights of `seed`."""
-    _, channels, size, _ = images.shape
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        return build_model(
-            config.target.model,
-            channels=channels,
-            classes=len(data.classes),
-            size=size,
-            args=config.target.args,
-        )
+def _train_apart(
+    mine: Sequence[Case], subject: Subject, folder: Path, device: torch.device
+) -> None:
+    """Train arms that no other process has or is at; then wait for those that others are at."""
+    for blocking in (False, True):
+        for number, case in enumerate(mine, 1):
+            path = _place(case, subject)
+            try:
+                with FileLock(path.with_suffix(".lock"), blocking=blocking):
+                    if not path.exists():
+                        arm = train_arm(case, subject, device, title=f"{number}/{len(mine)}")
+                        save_arms(path, [arm])
+            except Timeout:
+                continue
+            _record(folder, case, subject)
 
 
-def _perturbations(name: ArmName, learnt: Perturbations, seed: int) -> Perturbations | None:
-    match name:
-        case ArmName.CLEAN:
-            return None
-        case ArmName.RANDOM_NOISE:
-            return random_noise(learnt, seed)
-        case ArmName.UC:
-            return learnt
+def _train_together(
+    mine: Sequence[Case], subject: Subject, folder: Path, accelerator: Accelerator
+) -> None:
+    """Train arm after arm, all ranks the same one."""
+    if kind_of(accelerator) != "ddp":
+        raise UserError("evaluation.share=batches needs launchers/ddp.yaml; or use share=arms")
+    ranks = accelerator.num_processes
+    for number, case in enumerate(mine, 1):
+        path = _place(case, subject, ranks)
+        if broadcast_object_list([not path.exists()])[0]:
+            title = f"{number}/{len(mine)}"
+            arm = train_arm(case, subject, accelerator.device, title=title, ranks=accelerator)
+            if accelerator.is_main_process:
+                save_arms(path, [arm])
+        if accelerator.is_main_process:
+            _record(folder, case, subject, ranks)
 
 
-def _images(data: DataSet, perturbations: Perturbations | None) -> NDArray[np.uint8]:
-    """What the scraper gets, uint8 [N, C, H, W]."""
-    if perturbations is None:
-        return data.train.images
-    return protected_images(data.train.images, **vars(perturbations))
+def _place(case: Case, subject: Subject, ranks: int = 1) -> Path:
+    """The file of an arm, whether it is there or not."""
+    kept = subject.config.data.root / "targets"
+    kept.mkdir(parents=True, exist_ok=True)
+    return kept / f"{subject.inputs(case, ranks)}.json"
 
 
-def _inputs(
-    name: ArmName, perturbations: Perturbations | None, data: DataSet, config: Config, seed: int
-) -> str:
-    """Digest of what decides an arm's answer."""
-    content = [_RECIPE, name, data.name, data.fingerprint, seed]
-    recipe = [config.target.model_dump(mode="json"), config.augment.pad, config.augment.flip]
-    return digest([*content, *recipe, perturbations and perturbations.fingerprint()])
+def _finished(case: Case, subject: Subject, ranks: int = 1) -> Arm | None:
+    """The arm as this evaluation tells it, if it has been trained."""
+    path = _place(case, subject, ranks)
+    return subject.own(load_arms(path)[0]) if path.exists() else None
+
+
+def _record(folder: Path, case: Case, subject: Subject, ranks: int = 1) -> None:
+    """Put a finished arm into `results.json`, in the place of an older one of the same name."""
+    arm = _finished(case, subject, ranks)
+    assert arm is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / RESULTS
+    with FileLock(path.with_suffix(".lock")):
+        kept = load_arms(path) if path.exists() else []
+        if arm not in kept:
+            save_arms(path, [old for old in kept if old.key != arm.key] + [arm])
+
+
+def _report(folder: Path, subject: Subject, arms: Sequence[Arm], about: dict[str, Any]) -> None:
+    """Write whatever is shown of the results that the folder holds."""
+    config, data = subject.config, subject.data
+    with FileLock((folder / RESULTS).with_suffix(".lock")):
+        keys = [arm.key for arm in arms]
+        others = [arm for arm in load_arms(folder / RESULTS) if arm.key not in keys]
+        save_arms(folder / RESULTS, [*others, *arms])
+        for fraction in config.evaluation.fractions:
+            for seed in config.evaluation.seeds if fraction < 1 else ():
+                chosen = protected_part(len(data.train), fraction, seed).tolist()
+                write_json(folder / f"protected-{fraction:g}-s{seed}.json", chosen)
+        settings = config.model_dump(mode="json", include={"seed", "data", "target", "evaluation"})
+        versions = {"bigbatch_ue": __version__, "torch": torch.__version__}
+        about |= {"dataset": config.data.title, "settings": settings, "versions": versions}
+        write_json(folder / "about.json", about | _visibility(folder, subject))
+        _pictures(folder / "differences.png", subject)
+        write_board(folder / "tensorboard", load_arms(folder / RESULTS))
+        write_report([folder], folder)
+
+
+def _visibility(folder: Path, subject: Subject) -> dict[str, Any]:
+    """How much the images were changed: as measured on the written files, if there are any."""
+    manifest = folder.parent / "protected" / MANIFEST
+    if manifest.exists():
+        measured = read_json(manifest)["report"]["visibility"]
+        return {"visibility": measured, "measured_on": "the written files"}
+    images = subject.data.train.images
+    some = np.linspace(0, len(images) - 1, min(len(images), MEASURED)).astype(np.int64)
+    pairs = zip(images[some], _protected(subject, some), strict=True)
+    return {"visibility": asdict(visibility(pairs)), "measured_on": "the images at training size"}
+
+
+def _pictures(path: Path, subject: Subject) -> None:
+    """Draw one image of each group: clean, protected, and the difference."""
+    chosen = examples(subject.groups, PICTURES)
+    data = subject.data
+    kind = "cluster" if subject.name is ArmName.UC else "class"
+    titles = [
+        f"{kind} {group}\n{data.classes[label]}"
+        for group, label in zip(subject.groups[chosen], data.train.labels[chosen], strict=True)
+    ]
+    batch = subject.facts.get("effective_batch")
+    heading = subject.config.data.title + (f", effective batch {batch}" if batch else "")
+    originals = data.train.images[chosen]
+    picture_grid(path, originals, _protected(subject, chosen), titles, heading)
+
+
+def _protected(subject: Subject, chosen: NDArray[np.int64]) -> NDArray[np.uint8]:
+    learnt = subject.learnt
+    images = subject.data.train.images[chosen]
+    return protected_images(images, learnt.delta, learnt.assignment[chosen], learnt.eps)
+
+
+def _flat(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Images as rows of float32 in [0, 1]: features of a set that has no surrogate."""
+    return images.reshape(len(images), -1).astype(np.float32) / np.float32(255)

@@ -7,12 +7,15 @@ one batch at a time.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import broadcast
 from numpy.typing import NDArray
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
@@ -24,10 +27,20 @@ from bigbatch_ue.randomness import Purpose, draw, torch_seed
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
+Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
+LEAST = 2
 WARM_UP = 0.3
 TEMPERATURE = 0.5
 PROJECTION = 128
+
+
+class Curve(NamedTuple):
+    """After each epoch: accuracy on the test set (empty without one), and the mean train loss."""
+
+    accuracies: list[float]
+    losses: list[float]
 
 
 def train_classifier(
@@ -41,42 +54,60 @@ def train_classifier(
     device: torch.device,
     test: tuple[Images, Labels] | None = None,
     on_epoch: Callable[[int, float | None], None] | None = None,
-) -> list[float]:
+    transform: Transform | None = None,
+    attack: Attack | None = None,
+    ranks: Accelerator | None = None,
+) -> Curve:
     """Train `model` in place with cross-entropy; leaves it on `device` in evaluation mode.
 
     Args:
         model: maps float [M, C, H, W] in [0, 1] to logits [M, classes].
         images: uint8 [N, C, H, W], may be a memory map.
         labels: int64 [N] in 0 ... classes - 1.
-        recipe: SGD with Nesterov momentum 0.9, epochs, batch, peak of the one-cycle rate, decay.
+        recipe: SGD with Nesterov momentum 0.9 or AdamW, epochs, batch, peak of the one-cycle rate,
+            decay. Parameters that are frozen stay so.
         augment: padding of the random crop and flip; one view per image and epoch.
         seed: decides shuffles, views and dropout, together with nothing else.
         device: where to train; bfloat16 autocast on CUDA, float32 elsewhere.
         test: images and labels on which the accuracy is measured after each epoch, each image once.
         on_epoch: called with (epoch from 0, test accuracy or None) after each epoch.
-
-    Returns:
-        The test accuracy after each epoch, a fraction; empty without `test`.
+        transform: what is done to each batch of views, uint8 [M, C, H, W], and its labels, int64
+            [M]; gives images, uint8 or float in [0, 1], and labels or shares [M, classes].
+        attack: maps (model, images, targets) to the images that are learned instead: adversarial
+            training.
+        ranks: whose processes train each batch together, by DDP; alone if None. Batch norm sees the
+            whole batch on GPUs, a rank's part of it on CPUs.
 
     Raises:
-        UserError: fewer than two images or a batch of one, or a loss that is no longer finite.
+        UserError: fewer than two images or a batch of one for each rank, or a loss that is no
+            longer finite.
     """
 
-    def loss(batch: Tensor, chosen: NDArray[np.int64]) -> Tensor:
-        return F.cross_entropy(model(batch), torch.from_numpy(labels[chosen]).to(device))
+    def loss(trained: nn.Module, chosen: NDArray[np.int64], random: np.random.Generator) -> Tensor:
+        batch, targets = load(images[chosen], device), load(labels[chosen], device)
+        batch = apply_views(batch, draw_views(random, len(batch), augment), augment.pad)
+        if transform is not None or attack is not None:
+            torch.manual_seed(int(random.integers(2**63 - 1)))
+        if transform is not None:
+            batch, targets = transform(batch, targets)
+        part = _part(len(chosen), ranks)
+        batch, targets = _laid_out(pixels(batch[part])), targets[part]
+        if attack is not None:
+            batch = attack(model, batch, targets)
+        with _autocast(device):
+            mean: Tensor = F.cross_entropy(trained(batch), targets)
+        return mean * (len(targets) / len(chosen))
 
-    def view(batch: Tensor, random: np.random.Generator) -> Tensor:
-        return pixels(apply_views(batch, draw_views(random, len(batch), augment), augment.pad))
-
-    accuracies = []
+    curve = Curve([], [])
     with _reproducible(seed, recipe, device):
-        for epoch, _ in _epochs(model, images, view, loss, recipe, seed, device):
+        for epoch, mean_loss in _epochs(model, len(images), loss, recipe, seed, device, ranks):
+            curve.losses.append(mean_loss)
             if test is not None:
-                accuracies.append(accuracy(model, *test, device))
+                curve.accuracies.append(accuracy(model, *test, device, ranks))
             if on_epoch is not None:
-                on_epoch(epoch, accuracies[-1] if accuracies else None)
+                on_epoch(epoch, curve.accuracies[-1] if curve.accuracies else None)
     model.eval()
-    return accuracies
+    return curve
 
 
 def train_simclr(
@@ -111,18 +142,18 @@ def train_simclr(
     """
     transform = simclr_views(images.shape[1], images.shape[-1], augment.flip)
 
-    def view(batch: Tensor, _: np.random.Generator) -> Tensor:
-        return torch.stack([transform(image) for image in (*batch, *batch)])
-
-    def loss(batch: Tensor, _: NDArray[np.int64]) -> Tensor:
-        return nt_xent(trained(batch), TEMPERATURE)
+    def loss(trained: nn.Module, chosen: NDArray[np.int64], _: np.random.Generator) -> Tensor:
+        batch = load(images[chosen], device)
+        views = torch.stack([transform(image) for image in (*batch, *batch)])
+        with _autocast(device):
+            return nt_xent(trained(_laid_out(views)), TEMPERATURE)
 
     losses = []
     with _reproducible(seed, recipe, device):
-        width = _feature_size(model, images, device)
+        width = _outputs(model, images, device)
         head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, PROJECTION))
-        trained = nn.Sequential(model, head)
-        for epoch, mean_loss in _epochs(trained, images, view, loss, recipe, seed, device):
+        both = nn.Sequential(model, head)
+        for epoch, mean_loss in _epochs(both, len(images), loss, recipe, seed, device):
             losses.append(mean_loss)
             if on_epoch is not None:
                 on_epoch(epoch, mean_loss)
@@ -165,31 +196,50 @@ def nt_xent(projections: Tensor, temperature: float) -> Tensor:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, images: Images, device: torch.device, batch: int = 512) -> Tensor:
-    """The class that `model` finds for each of `images` uint8 [N, C, H, W]: int64 [N] on the CPU.
+def predict(
+    model: nn.Module,
+    images: Images,
+    device: torch.device,
+    ranks: Accelerator | None = None,
+    batch: int = 256,
+) -> Tensor:
+    """The probability that `model` gives each class, for `images` uint8 [N, C, H, W].
 
-    Leaves `model` in evaluation mode.
+    Batches are cut in one way, whatever the ranks, and each is done by one of them. Leaves `model`
+    in evaluation mode.
+
+    Returns:
+        float32 [N, classes] on the CPU, in the order of the images, the same on every rank.
     """
     model.eval()
-    found = []
-    for start in range(0, len(images), batch):
+    rank, world = (ranks.process_index, ranks.num_processes) if ranks else (0, 1)
+    for buffer in model.buffers() if world > 1 else ():
+        broadcast(buffer)
+    whole = torch.zeros(len(images), _outputs(model, images, device), device=device)
+    for start in list(range(0, len(images), batch))[rank::world]:
+        part = slice(start, start + batch)
         with _autocast(device):
-            logits = model(_laid_out(pixels(_load(images[start : start + batch], device))))
-        found.append(logits.argmax(1).cpu())
-    return torch.cat(found)
+            logits = model(_laid_out(pixels(load(images[part], device))))
+        whole[part] = logits.float().softmax(1)
+    return (ranks.reduce(whole, "sum") if ranks else whole).cpu()
 
 
-def accuracy(model: nn.Module, images: Images, labels: Labels, device: torch.device) -> float:
+def accuracy(
+    model: nn.Module,
+    images: Images,
+    labels: Labels,
+    device: torch.device,
+    ranks: Accelerator | None = None,
+) -> float:
     """The fraction of all `images` [N, C, H, W] that `model` gives their label, each once."""
-    predicted, expected = predict(model, images, device), torch.from_numpy(np.array(labels))
-    classes = max(int(predicted.max()), int(expected.max()), 1) + 1
-    metric = MulticlassAccuracy(num_classes=classes, average="micro")
-    return float(metric(predicted, expected))
+    found, expected = predict(model, images, device, ranks), torch.from_numpy(np.array(labels))
+    metric = MulticlassAccuracy(num_classes=found.shape[1], average="micro")
+    return float(metric(found.argmax(1), expected))
 
 
 def pixels(images: Tensor) -> Tensor:
-    """Images uint8 as float32 in [0, 1]."""
-    return images.float() / 255
+    """Images as float32 in [0, 1]: uint8 is divided by 255, float is left alone."""
+    return images if images.is_floating_point() else images.float() / 255
 
 
 def one_cycle(step: int, steps: int) -> float:
@@ -203,57 +253,85 @@ def one_cycle(step: int, steps: int) -> float:
     return (1 + math.cos(math.pi * (position - peak) / (steps + 1 - peak))) / 2
 
 
-def batches(order: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    """Cut `order` into runs of `size`; a last run of one image joins the run before it.
+def batches(order: NDArray[np.int64], size: int, least: int = LEAST) -> list[NDArray[np.int64]]:
+    """Cut `order` into runs of `size`; a last run of less than `least` joins the run before it.
 
     One image has no variance for batch norm to divide by.
     """
     cuts = list(range(size, len(order), size))
-    if cuts and len(order) - cuts[-1] == 1:
+    if cuts and len(order) - cuts[-1] < least:
         cuts.pop()
     return np.split(order, cuts)
 
 
 def _epochs(
     model: nn.Module,
-    images: Images,
-    view: Callable[[Tensor, np.random.Generator], Tensor],
-    loss: Callable[[Tensor, NDArray[np.int64]], Tensor],
+    count: int,
+    loss: Callable[[nn.Module, NDArray[np.int64], np.random.Generator], Tensor],
     recipe: Fit,
     seed: int,
     device: torch.device,
+    ranks: Accelerator | None = None,
 ) -> Iterator[tuple[int, float]]:
-    """Train `model` and yield (epoch, mean loss) after each epoch."""
-    if min(len(images), recipe.batch) < 2:
+    """Train `model` on `count` images and yield (epoch, mean loss) after each epoch."""
+    world = ranks.num_processes if ranks else 1
+    if min(count, recipe.batch) < LEAST * world:
         raise UserError(
-            f"{len(images)} images in batches of {recipe.batch}: training needs at least 2 in each"
+            f"{count} images in batches of {recipe.batch}: training needs at least {LEAST} in each"
+            + (f" on each of {world} ranks" if world > 1 else "")
         )
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(
-        model.parameters(), momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
-    )
-    steps = recipe.epochs * len(batches(np.arange(len(images)), recipe.batch))
+    trained = _distributed(model, ranks)
+    optimizer = _optimizer(model, recipe)
+    steps = recipe.epochs * len(batches(np.arange(count), recipe.batch, LEAST * world))
     step = 0
     for epoch in range(recipe.epochs):
         random = draw(seed, Purpose.FIT, epoch)
-        model.train()
+        trained.train()
         total = torch.zeros((), device=device)
-        for chosen in batches(random.permutation(len(images)), recipe.batch):
-            batch = _laid_out(view(_load(images[chosen], device), random))
-            with _autocast(device):
-                value = loss(batch, chosen)
-            optimizer.param_groups[0]["lr"] = recipe.lr * one_cycle(step, steps)
+        for chosen in batches(random.permutation(count), recipe.batch, LEAST * world):
+            value = loss(trained, chosen, random)
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr * one_cycle(step, steps)
             optimizer.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
+            mean = value * world  # DDP averages over ranks
+            mean.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total += value.detach() * len(chosen)
             step += 1
-        mean_loss = float(total) / len(images)
+        mean_loss = float(ranks.reduce(total, "sum") if ranks else total) / count
         if not math.isfinite(mean_loss):
             raise UserError(
                 f"training diverged in epoch {epoch + 1}: lower fit.lr (now {recipe.lr:g})"
             )
         yield epoch, mean_loss
+    if ranks:
+        ranks.free_memory()
+
+
+def _optimizer(model: nn.Module, recipe: Fit) -> torch.optim.Optimizer:
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(learned, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(learned, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay)
+
+
+def _distributed(model: nn.Module, ranks: Accelerator | None) -> nn.Module:
+    """`model` as all `ranks` train it together."""
+    if ranks is None:
+        return model
+    if ranks.device.type == "cuda":
+        convert_sync_batchnorm(model)
+    wrapped: nn.Module = ranks.prepare_model(model)
+    return wrapped
+
+
+def _part(count: int, ranks: Accelerator | None) -> slice:
+    """This rank's part of a batch of `count` images."""
+    if ranks is None:
+        return slice(count)
+    cuts = [count * rank // ranks.num_processes for rank in range(ranks.num_processes + 1)]
+    return slice(*cuts[ranks.process_index : ranks.process_index + 2])
 
 
 @contextmanager
@@ -269,12 +347,13 @@ def _reproducible(seed: int, recipe: Fit, device: torch.device) -> Iterator[None
 
 
 @torch.inference_mode()
-def _feature_size(model: nn.Module, images: Images, device: torch.device) -> int:
-    return int(model.to(device).eval()(pixels(_load(images[:1], device))).shape[1])
+def _outputs(model: nn.Module, images: Images, device: torch.device) -> int:
+    return int(model.to(device).eval()(pixels(load(images[:1], device))).shape[1])
 
 
-def _load(images: Images, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.array(images)).to(device)
+def load(array: NDArray[Any], device: torch.device) -> Tensor:
+    """A copy of `array` on `device`."""
+    return torch.from_numpy(np.array(array)).to(device)
 
 
 def _laid_out(images: Tensor) -> Tensor:

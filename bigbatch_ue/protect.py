@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from bigbatch_ue.artefacts import atomic_folder, read_json, read_tensors, require, write_json
 from bigbatch_ue.clusters import Clusters
@@ -31,43 +30,29 @@ from bigbatch_ue.errors import UserError
 from bigbatch_ue.progress import progress_bar
 from bigbatch_ue.run import Run, load_run
 from bigbatch_ue.sources import ImageFiles, Npz, Part, Pixels, Source, decode, open_source
+from bigbatch_ue.visibility import Visibility, visibility
 
 Form = Literal["png", "npz"]
 At = Literal["training", "original"]
 
 MANIFEST = "protected.json"
-_FORMAT = 1
+_FORMAT = 2
 _CHUNK = 1024
 _OTHERS = ("val_images", "val_labels", "test_images", "test_labels")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured on the written 8-bit files, against the originals of the same size.
-
-    `linf` is the largest change of any pixel in 1/255, `unchanged` of the `images` have none. PSNR
-    is in dB, over the others (None if there are none), SSIM over images of 3 x 3 pixels or more.
-    """
+    """What was measured on the written 8-bit files, against the originals of the same size."""
 
     folder: Path
     form: Form
     at: At
-    images: int
-    unchanged: int
-    linf: int
-    psnr_mean: float | None
-    psnr_min: float | None
-    ssim_mean: float | None
+    visibility: Visibility
 
     def __str__(self) -> str:
-        psnr = (
-            "-" if self.psnr_mean is None else f"{self.psnr_mean:.2f} dB (min {self.psnr_min:.2f})"
-        )
-        ssim = "-" if self.ssim_mean is None else f"{self.ssim_mean:.4f}"
-        return (
-            f"{self.folder}: {self.images:,} images as {self.form} at {self.at} size; "
-            f"L-inf {self.linf}/255, PSNR {psnr}, SSIM {ssim}"
-        )
+        images = f"{self.visibility.images:,} images as {self.form} at {self.at} size"
+        return f"{self.folder}: {images}; {self.visibility}"
 
 
 @dataclass(frozen=True)
@@ -131,7 +116,7 @@ def protected_images(
     protected = np.empty(images.shape, np.uint8)
     for start in range(0, len(images), _CHUNK):
         part = slice(start, start + _CHUNK)
-        protected[part] = np.clip(images[part] + units[assignment[part]], 0, 255)
+        protected[part] = _add(images[part], units[assignment[part]])
     return protected
 
 
@@ -159,7 +144,8 @@ def protect(
 
     Raises:
         UserError: no finished run, a data set that has changed, an `out` that exists or touches
-            the source, images that the form cannot hold, or a disk that fails.
+            the source, images that the form cannot hold, a disk that fails, or a damaged file of
+            weights for LPIPS.
     """
     config, run = load_run(run_folder)
     source = open_source(config.data, download)
@@ -175,27 +161,14 @@ def protect(
     try:
         with atomic_folder(out) as folder, progress_bar() as progress:
             job.write(folder, progress)
-            measured = job.measure(folder, progress)
+            report = Report(out, form, at, job.measure(folder, progress))
+            measured = {"form": form, "at": at, "visibility": asdict(report.visibility)}
             content = {"inputs": inputs, "files": _hash(folder), "report": measured}
             about = {"dataset": data.name, "answer": run.answer, "eps": perturbations.eps}
             write_json(folder / MANIFEST, {**about, **content})
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(f"{out}: nothing was written ({error})") from None
-    return Report(out, **measured)
-
-
-def compare(original: Pixels, protected: Pixels) -> tuple[int, float | None, float | None]:
-    """L-inf in 1/255, PSNR (None if nothing changed), SSIM (None below 3 x 3) of uint8 [C, h, w].
-
-    SSIM is that of Wang et al. (2004) over windows of 7 x 7 pixels, or as large as the image takes.
-    """
-    linf = int(np.abs(original.astype(np.int16) - protected).max())
-    psnr = peak_signal_noise_ratio(original, protected, data_range=255) if linf else None
-    window = min(7, (min(original.shape[1:]) - 1) // 2 * 2 + 1)
-    if window < 3:
-        return linf, psnr, None
-    options = {"win_size": window, "data_range": 255, "channel_axis": 0}
-    return linf, psnr, float(structural_similarity(original, protected, **options))
+    return report
 
 
 def png_names(names: Sequence[str], labels: NDArray[np.int64], classes: Sequence[str]) -> list[str]:
@@ -255,23 +228,11 @@ class _Job:
             _add_array(archive, "train_labels", self._column("train"))
             self._add_others(archive)
 
-    def measure(self, folder: Path, progress: Progress) -> dict[str, Any]:
-        """The report's numbers, of what `write` left below `folder`."""
+    def measure(self, folder: Path, progress: Progress) -> Visibility:
+        """How visible the perturbations are in what `write` left below `folder`."""
         pairs = zip(self._originals("train"), self._written(folder), strict=True)
-        shown = progress.track(pairs, total=len(self.data.train), description="measuring")
-        measures = [compare(original, written) for original, written in shown]
-        psnr = [value for _, value, _ in measures if value is not None]
-        ssim = [value for _, _, value in measures if value is not None]
-        return {
-            "form": self.form,
-            "at": self.at,
-            "images": len(measures),
-            "unchanged": len(measures) - len(psnr),
-            "linf": max(value for value, _, _ in measures),
-            "psnr_mean": float(np.mean(psnr)) if psnr else None,
-            "psnr_min": float(np.min(psnr)) if psnr else None,
-            "ssim_mean": float(np.mean(ssim)) if ssim else None,
-        }
+        total = len(self.data.train)
+        return visibility(progress.track(pairs, total=total, description="measuring"))
 
     def _originals(self, part: Part) -> Iterator[Pixels]:
         """The images of `part` as they were, uint8 [C, h, w]."""
@@ -284,7 +245,7 @@ class _Job:
         learnt = self.perturbations
         for image, row in zip(self._originals("train"), learnt.assignment, strict=True):
             units = eight_bit(_resized(learnt.delta[row], *image.shape[1:]), learnt.eps)
-            yield np.clip(image + units, 0, 255).astype(np.uint8)
+            yield _add(image, units)
 
     def _pngs(self, folder: Path) -> Iterator[Path]:
         train = self.data.train
@@ -322,6 +283,11 @@ class _Job:
             return
         _add_images(archive, "test_images", self._originals("test"), len(self.data.test))
         _add_array(archive, "test_labels", self._column("test"))
+
+
+def _add(images: Pixels, units: NDArray[np.int16]) -> Pixels:
+    """uint8 images changed by `units` of 1/255 and clipped; both have the same shape."""
+    return np.asarray(np.clip(images + units, 0, 255), np.uint8)
 
 
 def _resized(delta: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
@@ -384,7 +350,8 @@ def _as_before(out: Path, inputs: str) -> Report:
     if content["files"] != _hash(out):
         raise UserError(f"{out}: its files have been changed since; remove it to have it anew")
     Console(stderr=True).print(f"{out}: protected already, nothing to do")
-    return Report(out, **content["report"])
+    report = content["report"]
+    return Report(out, report["form"], report["at"], Visibility(**report["visibility"]))
 
 
 def _hash(folder: Path) -> str:

@@ -1,8 +1,6 @@
 """The frozen network whose features are clustered and misled, and how any timm network is built."""
 
-import pickle
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,29 +8,18 @@ import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from bigbatch_ue.artefacts import read_tensors, write_tensors
-from bigbatch_ue.backbone import (
-    Normalised,
-    build_model,
-    checked,
-    create,
-    first_convolutions,
-    first_line,
-    is_small,
-    shrink_stem,
-)
+from bigbatch_ue.backbone import Normalised, build_model
 from bigbatch_ue.config import Augment, Surrogate, digest
 from bigbatch_ue.data import DataSet
-from bigbatch_ue.errors import UserError
 from bigbatch_ue.fit import accuracy, pixels, train_classifier, train_simclr
 from bigbatch_ue.progress import is_main_process, progress_bar
 from bigbatch_ue.randomness import Purpose, torch_seed
+from bigbatch_ue.weights import load_body
 
 _RECIPE = 1
-_SHOWN = 3
 
 
 def prepare_surrogate(
@@ -185,92 +172,10 @@ def _fit(
 
 
 def _load(config: Surrogate, data: DataSet, path: Path) -> tuple[Normalised, int]:
-    """Build the network and put the tensors of the file into it: itself, and how many they are."""
     _, channels, size, _ = data.train.images.shape
-    net = create(config.model, channels, 0, config.args)
-    state = _state(path)
-    first = first_convolutions(net)
-    if is_small(config.stem, size):
-        shrink_stem(net, keep_kernel=_same_kernels(net, state, first))
-    for name in first:
-        _match_channels(state, f"{name}.weight", channels)
-    count = _fill(net, state, path, config.model)
-    return checked(Normalised(net, channels), config.model, channels, size), count
-
-
-def _state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or of a state dict that torch saved, by plain names."""
-    if path.suffix == ".safetensors":
-        return read_tensors(path)[0]
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except Exception as error:
-        unsafe = isinstance(error, pickle.UnpicklingError)
-        reason = "it holds more than tensors" if unsafe else first_line(error)
-        raise UserError(
-            f"{path}: not loaded as a state dict ({reason}); save model.state_dict() as safetensors"
-        ) from None
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no state dict but a {type(content).__name__}")
-    return {
-        str(key).removeprefix("module."): value
-        for key, value in content.items()
-        if isinstance(value, Tensor)
-    }
-
-
-def _same_kernels(net: nn.Module, state: Mapping[str, Tensor], first: list[str]) -> bool:
-    own = net.state_dict()
-    return all(
-        f"{name}.weight" in state
-        and state[f"{name}.weight"].shape[2:] == own[f"{name}.weight"].shape[2:]
-        for name in first
+    return load_body(
+        path, config.model, channels=channels, size=size, args=config.args, stem=config.stem
     )
-
-
-def _match_channels(state: dict[str, Tensor], key: str, channels: int) -> None:
-    """Fold a colour network's first kernels for grey images, the way timm does."""
-    weight = state.get(key)
-    if weight is not None and weight.ndim == 4 and weight.shape[1] == 3 and channels == 1:
-        state[key] = adapt_input_conv(channels, weight)
-
-
-def _fill(net: nn.Module, state: Mapping[str, Tensor], path: Path, name: str) -> int:
-    """Load `state`, which must hold exactly the backbone of `net`: how many tensors were loaded.
-
-    The classifier may be there or not, and so may batch norm's counts of batches.
-    """
-    classifiers = net.pretrained_cfg["classifier"]  # type: ignore[index]
-    heads = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers or ())
-    ignored = tuple(f"{head}." for head in heads)
-    own = net.state_dict()
-    needed = {key for key in own if not key.endswith("num_batches_tracked")}
-    found = {key: value for key, value in state.items() if not key.startswith(ignored)}
-    problems = {
-        "missing": sorted(needed - found.keys()),
-        "unknown": sorted(found.keys() - own.keys()),
-        "of another shape": sorted(
-            key for key in found.keys() & own.keys() if found[key].shape != own[key].shape
-        ),
-    }
-    if any(problems.values()):
-        raise UserError(f"{path} does not hold {name}'s weights: {_listed(problems, len(needed))}")
-    net.load_state_dict(found, strict=False)
-    return len(needed)
-
-
-def _listed(problems: Mapping[str, list[str]], needed: int) -> str:
-    parts = []
-    for what, keys in problems.items():
-        if keys:
-            more = ", ..." if len(keys) > _SHOWN else ""
-            parts.append(f"{len(keys)} {what} ({', '.join(keys[:_SHOWN])}{more})")
-    return f"of {needed} tensors {'; '.join(parts)}"
 
 
 def _count(model: Normalised) -> int:

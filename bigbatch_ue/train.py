@@ -66,26 +66,33 @@ def train(config: Config, *, resume: bool = False, download: bool = False) -> Ru
             launcher asked for.
     """
     accelerator = launch()
-    console = Console(stderr=True, quiet=not accelerator.is_main_process, soft_wrap=True)
     try:
-        data = prepare(config.data, download=download)
-        run = open_run(config, data.fingerprint, resume=resume)
-        accelerator.wait_for_everyone()
-        if run.finished:
-            console.print(f"{run.folder}: finished already, nothing to do")
-            return run
-        job = set_up(config, run, data, accelerator)
-        console.print(describe(job.plan, config))
-        if job.plan.warning:
-            console.print(f"[yellow]warning:[/] {job.plan.warning}")
-        engine, start = start_engine(job, accelerator)
-        began = time.perf_counter()
-        losses, delta = optimise(job, engine, start)
-        if accelerator.is_main_process:
-            finish(job, engine, losses, delta, start, time.perf_counter() - began)
-        accelerator.wait_for_everyone()
+        return train_on(accelerator, config, resume=resume, download=download)
     finally:
         accelerator.end_training()
+
+
+def train_on(
+    accelerator: Accelerator, config: Config, *, resume: bool = False, download: bool = False
+) -> Run:
+    """`train` on an engine that is launched already."""
+    console = Console(stderr=True, quiet=not accelerator.is_main_process, soft_wrap=True)
+    data = prepare(config.data, download=download)
+    run = open_run(config, data.fingerprint, resume=resume)
+    accelerator.wait_for_everyone()
+    if run.finished:
+        console.print(f"{run.folder}: finished already, nothing to do")
+        return run
+    job = set_up(config, run, data, accelerator)
+    console.print(describe(job.plan, config))
+    if job.plan.warning:
+        console.print(f"[yellow]warning:[/] {job.plan.warning}")
+    engine, start = start_engine(job, accelerator)
+    began = time.perf_counter()
+    losses, delta = optimise(job, engine, start)
+    if accelerator.is_main_process:
+        finish(job, engine, losses, delta, start, time.perf_counter() - began)
+    accelerator.wait_for_everyone()
     return run
 
 

@@ -25,6 +25,7 @@ from bigbatch_ue.fit import (
     train_classifier,
     train_simclr,
 )
+from bigbatch_ue.randomness import Purpose, draw
 
 CPU = torch.device("cpu")
 Split = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -94,7 +95,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def test_digits_are_learned_and_reported_each_epoch(digits: tuple[Split, Split]) -> None:
     reports: list[tuple[int, float | None]] = []
     model = network()
-    accuracies = train_classifier(
+    accuracies, losses = train_classifier(
         model,
         *digits[0],
         recipe=Fit(epochs=6, batch=32, lr=0.05),
@@ -105,6 +106,8 @@ def test_digits_are_learned_and_reported_each_epoch(digits: tuple[Split, Split])
         on_epoch=lambda epoch, reached: reports.append((epoch, reached)),
     )
     assert accuracies[-1] > 0.85
+    assert len(losses) == 6
+    assert losses[-1] < 0.5 * losses[0]
     assert reports == list(enumerate(accuracies))
     assert not model.training
     assert accuracies[-1] == pytest.approx(accuracy(model, *digits[1], CPU))
@@ -194,10 +197,89 @@ def test_one_cycle_rises_to_its_peak_and_falls(steps: int) -> None:
 def test_prediction_counts_each_image_once(digits: tuple[Split, Split], batch: int) -> None:
     images, labels = digits[1][0][:20], digits[1][1][:20]
     model = network().eval()
-    expected = model(pixels(torch.from_numpy(images))).argmax(1)
-    assert torch.equal(predict(model.train(), images, CPU, batch), expected)
-    share = (expected.numpy() == labels).mean()
+    expected = model(pixels(torch.from_numpy(images))).softmax(1)
+    found = predict(model.train(), images, CPU, batch=batch)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found.sum(1), torch.ones(20))
+    share = (expected.argmax(1).numpy() == labels).mean()
     assert accuracy(model, images, labels, CPU) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_only_what_is_not_frozen_is_learned(digits: tuple[Split, Split], optimizer: str) -> None:
+    model = network()
+    first = model.get_submodule("0").requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    recipe = Fit.model_validate({"optimizer": optimizer, "epochs": 2, "batch": 64, "lr": 0.01})
+    curve = train_classifier(
+        model, *digits[0], recipe=recipe, augment=Augment(), seed=0, device=CPU, test=digits[1]
+    )
+    assert curve.accuracies[-1] > 0.3
+    assert torch.equal(first.weight, before["0.weight"])  # type: ignore[arg-type]
+    assert not torch.equal(model.state_dict()["3.weight"], before["3.weight"])
+
+
+def test_adamw_is_another_optimizer(digits: tuple[Split, Split]) -> None:
+    with_sgd = trained(digits[0], lr=1e-3)
+    model = network()
+    recipe = Fit(optimizer="adamw", epochs=1, batch=64, lr=1e-3)
+    train_classifier(model, *digits[0], recipe=recipe, augment=Augment(pad=1), seed=0, device=CPU)
+    assert not same(with_sgd, model.state_dict())
+
+
+def test_transform_and_attack_decide_what_is_learned(digits: tuple[Split, Split]) -> None:
+    """The network sees what the attack made of what the transform gave, with its targets."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def inverted(batch: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        assert batch.dtype == torch.uint8
+        return 255 - batch, F.one_hot(labels, 10).float().roll(1, dims=1)
+
+    def halved(model: nn.Module, batch: Tensor, targets: Tensor) -> Tensor:
+        seen.append((batch, targets))
+        return batch / 2
+
+    model = network()
+    given: list[Tensor] = []
+    model.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    train_classifier(
+        model,
+        digits[0][0][:64],
+        digits[0][1][:64],
+        recipe=Fit(epochs=1, batch=32, lr=0.05),
+        augment=Augment(),
+        seed=0,
+        device=CPU,
+        transform=inverted,
+        attack=halved,
+    )
+    order = draw(0, Purpose.FIT, 0).permutation(64)[:32]
+    batch, targets = seen[0]
+    torch.testing.assert_close(batch, 1 - pixels(torch.from_numpy(digits[0][0][order])))
+    assert targets.argmax(1).tolist() == ((digits[0][1][order] + 1) % 10).tolist()
+    torch.testing.assert_close(given[0], batch / 2)
+
+
+def test_random_transforms_are_seeded(digits: tuple[Split, Split]) -> None:
+    def states(seed: int) -> dict[str, Tensor]:
+        torch.rand(7)
+        model = network()
+        train_classifier(
+            model,
+            *digits[0],
+            recipe=Fit(epochs=1, batch=64),
+            augment=Augment(),
+            seed=seed,
+            device=CPU,
+            transform=lambda batch, labels: (
+                batch * (torch.rand(len(batch), 1, 1, 1) < 0.5),
+                labels,
+            ),
+        )
+        return model.state_dict()
+
+    assert same(states(0), states(0))
+    assert not same(states(0), states(1))
 
 
 def test_nt_xent_is_the_papers_sum() -> None:

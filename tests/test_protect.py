@@ -16,9 +16,10 @@ from bigbatch_ue.clusters import Clusters
 from bigbatch_ue.config import Config, load
 from bigbatch_ue.data import prepare
 from bigbatch_ue.errors import UserError
-from bigbatch_ue.protect import compare, eight_bit, png_names, protect, protected_images
+from bigbatch_ue.protect import eight_bit, png_names, protect, protected_images
 from bigbatch_ue.run import create_run, open_run
 from bigbatch_ue.sources import open_source
+from bigbatch_ue.visibility import Visibility, visibility
 from tests.conftest import MakeNpz
 
 COUNT = 3
@@ -108,34 +109,6 @@ def test_protected_images_add_each_clusters_rounded_perturbation_and_clip() -> N
     np.testing.assert_array_equal(protected, expected)
 
 
-# -- the measures --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_compare_equals_the_formulas(channels: int) -> None:
-    random = np.random.default_rng(0)
-    a = random.integers(256, size=(channels, 12, 15), dtype=np.uint8)
-    b = np.clip(a + random.integers(-16, 17, a.shape), 0, 255).astype(np.uint8)
-    linf, psnr, ssim = compare(a, b)
-    x, y = a.astype(float), b.astype(float)
-    assert linf == np.abs(x - y).max()
-    assert psnr == pytest.approx(10 * np.log10(255**2 / np.mean((x - y) ** 2)))
-    window, (c1, c2) = (7, 7), ((0.01 * 255) ** 2, (0.03 * 255) ** 2)
-    wx, wy = (np.lib.stride_tricks.sliding_window_view(v, window, (1, 2)) for v in (x, y))
-    axes = (-2, -1)
-    mx, my = wx.mean(axes), wy.mean(axes)
-    vx, vy = wx.var(axes, ddof=1), wy.var(axes, ddof=1)
-    cov = ((wx - mx[..., None, None]) * (wy - my[..., None, None])).sum(axes) / 48
-    map_ = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-    assert ssim == pytest.approx(map_.mean(), rel=1e-6)
-
-
-def test_compare_of_equal_and_of_tiny_images() -> None:
-    image = np.full((1, 8, 8), 7, np.uint8)
-    assert compare(image, image) == (0, None, 1.0)
-    assert compare(image[:, :2], image[:, :2] + np.uint8(1))[2] is None
-
-
 # -- names ---------------------------------------------------------------------------------------
 
 
@@ -189,11 +162,15 @@ def test_written_files_hold_the_bound(
     assert after.shape == before.shape
     assert after.dtype == np.uint8
     difference = np.abs(after - before)
-    assert report.linf == difference.max() == math.floor(255 * eps + 1e-6)
-    assert (report.images, report.unchanged) == (12, 0)
-    assert report.psnr_mean is not None
-    assert 20 < report.psnr_mean < 40
-    assert read_json(out / "protected.json")["report"]["linf"] == report.linf
+    found = report.visibility
+    assert found.linf == difference.max() == math.floor(255 * eps + 1e-6)
+    assert (found.images, found.unchanged) == (12, 0)
+    assert found.psnr_mean is not None
+    assert 20 < found.psnr_mean < 40
+    assert f"12 images as {form} at original size; L-inf {found.linf}/255, PSNR" in str(report)
+    kept = read_json(out / "protected.json")["report"]
+    assert (kept["form"], kept["at"]) == (form, "original")
+    assert Visibility(**kept["visibility"]) == found
 
 
 def test_npz_keeps_medmnists_keys_and_everything_that_is_not_protected(
@@ -236,9 +213,7 @@ def test_digits_at_training_size_are_what_the_target_sees(tmp_path: Path, form: 
         ]
         found = np.stack([np.asarray(Image.open(path)) for path in paths])
     np.testing.assert_array_equal(found, expected[:, 0])
-    measures = [compare(*pair) for pair in zip(data.train.images, expected, strict=True)]
-    assert report.ssim_mean == pytest.approx(np.mean([ssim for _, _, ssim in measures]))
-    assert report.psnr_min == pytest.approx(min(psnr for _, psnr, _ in measures))
+    assert report.visibility == visibility(zip(data.train.images, expected, strict=True))
 
 
 def learnt(run: Path) -> tuple[Config, Any, NDArray[np.float32], NDArray[np.int64]]:
@@ -254,8 +229,8 @@ def test_originals_of_mixed_sizes_get_the_resized_perturbation(tmp_path: Path) -
     run = make_run(tmp_path, f"data.name=folder:{source}", "data.size=16")
     report = protect(run)
     config, data, delta, assignment = learnt(run)
-    assert (report.images, report.form, report.at) == (8, "png", "original")
-    assert report.linf == 16
+    assert (report.form, report.at) == ("png", "original")
+    assert (report.visibility.images, report.visibility.linf) == (8, 16)
     for name, row in zip(data.train.names, assignment, strict=True):
         before = np.asarray(Image.open(source / "train" / name)).astype(int)
         after = np.asarray(Image.open(run / "protected" / "train" / name)).astype(int)
@@ -467,8 +442,9 @@ def test_zero_perturbation_reports_unchanged_images(tmp_path: Path, make_npz: Ma
     source = make_npz()
     run = make_run(tmp_path, f"data.name=npz:{source}", "data.size=9", scale=0.0)
     report = protect(run)
-    assert (report.linf, report.unchanged, report.psnr_mean) == (0, 12, None)
-    assert report.ssim_mean == pytest.approx(1)
+    found = report.visibility
+    assert (found.linf, found.unchanged, found.l2_mean, found.psnr_mean) == (0, 12, 0, None)
+    assert found.ssim_mean == pytest.approx(1)
     assert "PSNR -" in str(report)
     with np.load(source) as old:
         np.testing.assert_array_equal(read_train(run / "protected"), old["train_images"])

@@ -168,9 +168,18 @@ def test_arguments_that_do_not_fit_are_an_error(args: dict[str, Any]) -> None:
         built(args=args)
 
 
+def test_vision_transformer_is_made_for_the_images_size() -> None:
+    small = built("vit_tiny_patch16_224", size=32, args={"depth": 1})
+    assert convolution(small, "patch_embed.proj").kernel_size == (4, 4)
+    large = built("vit_tiny_patch16_224", size=96, args={"depth": 1})
+    assert convolution(large, "patch_embed.proj").kernel_size == (16, 16)
+    own = built("vit_tiny_patch16_224", size=32, args={"depth": 1, "patch_size": 8})
+    assert convolution(own, "patch_embed.proj").kernel_size == (8, 8)
+
+
 def test_size_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(UserError, match=r"does not take 32 pixel images .*img_size"):
-        built("vit_tiny_patch16_224", size=32, args={"depth": 1})
+        built("vit_tiny_patch16_224", size=32, args={"depth": 1, "img_size": 64})
 
 
 def test_hub_out_of_reach_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
