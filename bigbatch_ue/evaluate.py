@@ -110,7 +110,7 @@ def evaluate_foreign(
     try:
         data = prepare(config.data, download=download)
         perturbed = load_foreign(place, data, config.data)
-        change = (perturbed.astype(np.int16) - data.train.images).astype(np.float32) / 255
+        change = (perturbed.astype(np.float32) - data.train.images) / np.float32(255)
         learnt = Perturbations(change, np.arange(len(change)), float(np.abs(change).max()))
         subject = Subject(
             ArmName.PROTECTED,
@@ -148,7 +148,7 @@ def judge(
     accelerator.wait_for_everyone()
     ranks = accelerator.num_processes if together else 1
     arms = [arm for case in wanted if (arm := _finished(case, subject, ranks))]
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and arms:
         about = {"wanted": len(wanted), "notes": notes, "command": shlex.join(command)}
         _report(folder, subject, arms, about)
     accelerator.wait_for_everyone()

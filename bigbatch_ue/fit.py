@@ -195,7 +195,6 @@ def nt_xent(projections: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(similarity, partner)
 
 
-@torch.inference_mode()
 def predict(
     model: nn.Module,
     images: Images,
@@ -215,13 +214,13 @@ def predict(
     rank, world = (ranks.process_index, ranks.num_processes) if ranks else (0, 1)
     for buffer in model.buffers() if world > 1 else ():
         broadcast(buffer)
-    whole = torch.zeros(len(images), _outputs(model, images, device), device=device)
-    for start in list(range(0, len(images), batch))[rank::world]:
-        part = slice(start, start + batch)
-        with _autocast(device):
+    with torch.no_grad(), _autocast(device):
+        whole = torch.zeros(len(images), _outputs(model, images, device), device=device)
+        for start in list(range(0, len(images), batch))[rank::world]:
+            part = slice(start, start + batch)
             logits = model(_laid_out(pixels(load(images[part], device))))
-        whole[part] = logits.float().softmax(1)
-    return (ranks.reduce(whole, "sum") if ranks else whole).cpu()
+            whole[part] = logits.float().softmax(1)
+    return whole.cpu() if ranks is None else ranks.reduce(whole, "sum").cpu()
 
 
 def accuracy(
@@ -346,7 +345,7 @@ def _reproducible(seed: int, recipe: Fit, device: torch.device) -> Iterator[None
         yield
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _outputs(model: nn.Module, images: Images, device: torch.device) -> int:
     return int(model.to(device).eval()(pixels(load(images[:1], device))).shape[1])
 

@@ -90,7 +90,7 @@ def tail(accuracies: Sequence[float]) -> tuple[float, float]:
     Raises:
         ValueError: there are no accuracies.
     """
-    last = accuracies[-math.floor(len(accuracies) / _TAIL) :]
+    last = accuracies[-math.ceil(len(accuracies) / _TAIL) :]
     return fmean(last), pstdev(last)
 
 

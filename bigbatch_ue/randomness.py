@@ -19,6 +19,7 @@ class Purpose(IntEnum):
     KMEANS = 5
     FIT = 6
     CONTROL = 7
+    LABELS = 8
 
 
 def draw(seed: int, purpose: Purpose, index: int = 0, subindex: int = 0) -> np.random.Generator:

@@ -373,14 +373,15 @@ def _folder(path: Path) -> ImageFiles:
     classes = _class_folders(path)
     samples: dict[Part, list[tuple[Path, int]]] = {}
     for part, folder in folders.items():
-        found = ImageFolder(folder, is_valid_file=_may_be_image, allow_empty=True)
+        found = ImageFolder(folder, is_valid_file=may_be_image, allow_empty=True)
         samples[part] = [(Path(file), label) for file, label in found.samples]
         for empty in sorted(set(range(len(classes))) - set(found.targets)):
             raise UserError(f"{folder / classes[empty]}: holds no image")
     return ImageFiles(classes, folders, samples)
 
 
-def _may_be_image(file: str) -> bool:
+def may_be_image(file: str) -> bool:
+    """Whether the suffix of `file` is that of an image format that PIL reads."""
     return Image.registered_extensions().get(Path(file).suffix.lower()) in Image.OPEN
 
 

@@ -1,34 +1,35 @@
-from dataclasses import replace
+"""`evaluate`: each arm once, whoever trains it, and everything that is written of the results."""
+
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bigbatch_ue import evaluate as module
-from bigbatch_ue import fit
+from bigbatch_ue.arms import Arm, Case
 from bigbatch_ue.artefacts import read_json
-from bigbatch_ue.config import ArmName
-from bigbatch_ue.data import DataSet, prepare
+from bigbatch_ue.config import load
 from bigbatch_ue.errors import UserError
-from bigbatch_ue.evaluate import Arm, arms_table, evaluate, random_noise, train_arm
-from bigbatch_ue.protect import Perturbations, eight_bit, load_perturbations, protected_images
-from bigbatch_ue.run import load_run
-from tests.test_protect import make_run
+from bigbatch_ue.evaluate import evaluate, evaluate_foreign
+from bigbatch_ue.protect import protect
+from bigbatch_ue.subject import protected_part, train_arm
+from tests.conftest import MakeNpz
+from tests.test_protect import make_images, make_run
+from tests.test_subject import SMALL
 
-CPU = torch.device("cpu")
-ARMS = tuple(ArmName)
-SMALL = (
-    "data.name=digits",
-    "data.size=8",
-    "data.limit=160",
-    "target.model=resnet18",
-    "target.args={channels: [4, 4, 8, 8]}",
-    "target.fit={epochs: 2, batch: 32, lr: 0.05}",
-    "augment={pad: 1}",
+QUICK = (
+    *SMALL,
+    "target.fit.epochs=1",
+    "evaluation.seeds=[0]",
+    "evaluation.fractions=[1.0]",
+    "evaluation.arms=[clean, random_noise, uc]",
 )
+ARMS = ["clean", "random_noise", "uc"]
 
 
 @pytest.fixture(autouse=True)
@@ -41,196 +42,213 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The arms trained in this test, in order."""
     names: list[str] = []
 
-    def counting(name: Any, *rest: Any) -> Arm:
-        names.append(name)
-        return train_arm(name, *rest)
+    def counting(case: Case, *rest: Any, **more: Any) -> Arm:
+        names.append(case.arm)
+        return train_arm(case, *rest, **more)
 
     monkeypatch.setattr(module, "train_arm", counting)
     return names
 
 
-def the_arm(**changed: Any) -> Arm:
-    arm = Arm("uc", 0, 0.412, 0.55, [0.55, 0.412], "resnet18", 345, 12.34, 1024, 60, "digest")
-    return replace(arm, **changed)
+def test_all_that_is_written(tmp_path: Path) -> None:
+    run = make_run(tmp_path, *QUICK, "evaluation.fractions=[0.4, 1.0]")
+    arms = evaluate(
+        run,
+        overrides=["evaluation.arms=[clean, unprotected, uc]", "evaluation.seeds=[0, 1]"],
+        command=["bigbatch-ue", "evaluate", "a run"],
+    )
+    assert [(arm.arm, arm.fraction, arm.seed) for arm in arms[:4]] == [
+        ("clean", 0.0, 0),
+        ("unprotected", 0.4, 0),
+        ("uc", 0.4, 0),
+        ("uc", 1.0, 0),
+    ]
+    folder = run / "evaluation"
+    records = read_json(folder / "results.json")
+    asked = {"dataset", "arm", "countermeasure", "seed", "target"}
+    asked |= {"final_accuracy", "peak_accuracy", "steps"}
+    assert all(asked <= record.keys() for record in records)
+    assert len(records) == len(arms) == 8
+    chosen = read_json(folder / "protected-0.4-s1.json")
+    assert chosen == protected_part(160, 0.4, 1).tolist()
+    about = read_json(folder / "about.json")
+    assert about["command"] == "bigbatch-ue evaluate 'a run'"
+    assert about["wanted"] == 8
+    assert about["visibility"]["linf"] == 16
+    assert about["measured_on"] == "the images at training size"
+    page = (folder / "report.html").read_text()
+    assert "data:image/" in page
+    assert len(list((folder / "tensorboard").iterdir())) == 8
+    board = EventAccumulator(str(sorted((folder / "tensorboard").iterdir())[0])).Reload()
+    assert "accuracy/test" in board.Tags()["scalars"]
+    left = {path.name for path in folder.iterdir()}
+    assert not [name for name in left if name.startswith(".")]
 
 
-def test_invariant_5_every_arm_has_one_recipe(tmp_path: Path) -> None:
-    """Protected with no perturbation at all, a network is the clean one, bit for bit."""
-    run = make_run(tmp_path, *SMALL, scale=0.0)
-    arms = {arm.name: arm for arm in evaluate(run)}
-    assert arms["uc"].accuracies == arms["clean"].accuracies
-    assert arms["random_noise"].accuracies != arms["clean"].accuracies
-    assert len({arm.train_steps for arm in arms.values()}) == 1
-
-
-def test_invariant_5_every_test_image_counts_once_and_is_clean(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = make_run(tmp_path, *SMALL, "target.fit.epochs=1")
-    data = prepare(load_run(run)[0].data)
-    seen: list[np.ndarray[Any, Any]] = []
-    predict = fit.predict
-
-    def watching(model: Any, images: Any, device: Any) -> torch.Tensor:
-        seen.append(np.array(images))
-        return predict(model, images, device)
-
-    monkeypatch.setattr(fit, "predict", watching)
-    for arm in evaluate(run):
-        hits = arm.final_accuracy * len(data.test)
-        assert hits == pytest.approx(round(hits), abs=1e-3)
-    assert len(data.test) == 360
-    assert len(seen) == len(ARMS)
-    for images in seen:
-        np.testing.assert_array_equal(images, data.test.images)
+def test_written_files_are_what_is_measured_where_there_are_any(tmp_path: Path) -> None:
+    run = make_run(tmp_path, *QUICK)
+    protect(run)
+    evaluate(run, overrides=["evaluation.arms=[uc]"])
+    about = read_json(run / "evaluation" / "about.json")
+    assert about["measured_on"] == "the written files"
+    manifest = read_json(run / "protected" / "protected.json")
+    assert about["visibility"] == manifest["report"]["visibility"]
 
 
 def test_arms_are_resumed_one_by_one(
     tmp_path: Path, trainings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = make_run(tmp_path, *SMALL, "target.fit.epochs=1")
+    run = make_run(tmp_path, *QUICK)
     through = module.train_arm
 
-    def interrupted(name: Any, *rest: Any) -> Arm:
-        if name == "uc":
+    def interrupted(case: Case, *rest: Any, **more: Any) -> Arm:
+        if case.arm == "uc":
             raise KeyboardInterrupt
-        return through(name, *rest)
+        return through(case, *rest, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "train_arm", interrupted)
         with pytest.raises(KeyboardInterrupt):
             evaluate(run)
-    assert [record["name"] for record in read_json(run / "evaluation.json")] == list(ARMS[:2])
+    results = run / "evaluation" / "results.json"
+    assert [record["arm"] for record in read_json(results)] == ARMS[:2]
     arms = evaluate(run)
-    assert trainings == list(ARMS)
-    before = (run / "evaluation.json").stat().st_mtime_ns
+    assert trainings == ARMS
+    assert [record["arm"] for record in read_json(results)] == ARMS
     assert evaluate(run) == arms
-    assert trainings == list(ARMS)
-    assert (run / "evaluation.json").stat().st_mtime_ns == before
-    evaluate(run, seeds=[0, 1])
+    assert trainings == ARMS
+    evaluate(run, overrides=["evaluation.seeds=[0, 1]"])
     assert trainings == [*ARMS, *ARMS]
-    records = read_json(run / "evaluation.json")
-    assert [(r["seed"], r["name"]) for r in records] == [(s, n) for s in (0, 1) for n in ARMS]
+    records = read_json(results)
+    assert [(r["seed"], r["arm"]) for r in records] == [(s, n) for s in (0, 1) for n in ARMS]
     assert [r["effective_batch"] for r in records[:3]] == [None, None, 4]
     assert [r["optimizer_steps"] for r in records[:3]] == [0, 0, 7]
 
 
-def test_other_perturbations_train_only_what_depends_on_them(
-    tmp_path: Path, trainings: list[str]
-) -> None:
-    run = make_run(tmp_path, *SMALL, "target.fit.epochs=1")
-    evaluate(run)
-    make_run(tmp_path, *SMALL, "target.fit.epochs=1", scale=0.5)
-    arms = evaluate(run)
+def test_runs_share_what_they_have_in_common(tmp_path: Path, trainings: list[str]) -> None:
+    """Other perturbations: their own arm is trained, the controls are those of the other run."""
+    first = make_run(tmp_path / "a", *QUICK, f"data.root={tmp_path / 'cache'}")
+    second = make_run(tmp_path / "b", *QUICK, f"data.root={tmp_path / 'cache'}", scale=0.5)
+    one, other = evaluate(first), evaluate(second)
     assert trainings == [*ARMS, "uc"]
-    assert len(read_json(run / "evaluation.json")) == len(arms) == 3
+    assert one[:2] == other[:2]
+    assert one[2] != other[2]
+    assert len(read_json(second / "evaluation" / "results.json")) == 3
 
 
-def test_known_arms_are_not_trained_again(tmp_path: Path, trainings: list[str]) -> None:
-    first = make_run(tmp_path / "a", *SMALL, "target.fit.epochs=1")
-    second = make_run(tmp_path / "b", *SMALL, "target.fit.epochs=1", scale=0.5)
-    known = evaluate(first)
-    arms = evaluate(second, known=known)
-    assert trainings == [*ARMS, "uc"]
-    assert arms[:2] == known[:2]
-    assert arms[2] != known[2]
-    assert len(read_json(second / "evaluation.json")) == 3
+def test_other_target_stands_beside_the_first(tmp_path: Path, trainings: list[str]) -> None:
+    run = make_run(tmp_path, *QUICK)
+    evaluate(run, overrides=["evaluation.arms=[uc]"])
+    wider = ["evaluation.arms=[uc]", "target.model=resnet34", "target.args={channels: [4,4,4,4]}"]
+    evaluate(run, overrides=wider)
+    records = read_json(run / "evaluation" / "results.json")
+    assert [record["target"] for record in records] == ["resnet18", "resnet34"]
+    evaluate(run, overrides=["evaluation.arms=[uc]", "target.fit.lr=0.01"])
+    records = read_json(run / "evaluation" / "results.json")
+    assert [record["target"] for record in records] == ["resnet34", "resnet18"]
+    assert len(trainings) == 3
 
 
-def test_same_seed_same_network_other_seed_another(tmp_path: Path) -> None:
-    run = make_run(tmp_path, *SMALL)
-    config, _ = load_run(run)
-    data = prepare(config.data)
-    arms = [
-        train_arm(ArmName.CLEAN, data.train.images, data, config, seed, CPU) for seed in (0, 0, 1)
-    ]
-    assert arms[0].accuracies == arms[1].accuracies != arms[2].accuracies
-    assert arms[0].peak_accuracy == max(arms[0].accuracies)
-    assert arms[0].final_accuracy == arms[0].accuracies[-1]
-    assert arms[0].train_steps == 2 * 5
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_shards_together_are_the_whole(tmp_path: Path, trainings: list[str], count: int) -> None:
+    run = make_run(tmp_path, *QUICK)
+    overrides = ["evaluation.seeds=[0, 1]"]
+    sizes = []
+    for index in range(count, 0, -1):
+        found = evaluate(run, overrides=overrides, shard=(index, count))
+        sizes.append(len(found))
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == len(trainings) == 6
+    together = read_json(run / "evaluation" / "results.json")
+    alone = make_run(tmp_path / "alone", *QUICK)
+    evaluate(alone, overrides=overrides)
+    expected = read_json(alone / "evaluation" / "results.json")
+    assert [same(record) for record in together] == [same(record) for record in expected]
 
 
-def test_initial_weights_depend_on_the_seed_alone_and_not_on_earlier_draws(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def same(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != "seconds"}
+
+
+def test_random_surrogate_is_trained_once_with_the_runs_own_settings(tmp_path: Path) -> None:
+    overrides = (*QUICK, "clusters.count=3", "generator.width=4", "budget.kind=steps")
+    overrides += ("budget.steps=1", "surrogate.model=resnet18", "batch.effective=8")
+    run = make_run(tmp_path, *overrides, "surrogate.args={channels: [4, 4, 4, 4]}")
+    arms = evaluate(run, overrides=["evaluation.arms=[uc, random_surrogate]"])
+    assert [arm.arm for arm in arms] == ["random_surrogate", "uc"]
+    assert arms[0].accuracies != arms[1].accuracies
+    control = run / "controls" / "random_surrogate"
+    assert load(file=control / "config.yaml").surrogate.weights == "random"
+    before = (control / "result.json").stat().st_mtime_ns
+    evaluate(run, overrides=["evaluation.arms=[uc, random_surrogate]"])
+    assert (control / "result.json").stat().st_mtime_ns == before
+
+
+def test_what_makes_no_sense_is_left_out_and_said(tmp_path: Path) -> None:
+    run = make_run(tmp_path, *QUICK, "surrogate.weights=random")
+    arms = evaluate(
+        run,
+        overrides=[
+            "evaluation.arms=[uc, random_surrogate]",
+            "evaluation.countermeasures=[grey, bit_depth]",
+        ],
+    )
+    assert [(arm.arm, arm.countermeasure) for arm in arms] == [("uc", "none"), ("uc", "bit_depth")]
+    notes = " ".join(read_json(run / "evaluation" / "about.json")["notes"])
+    assert "grey" in notes
+    assert "random surrogate" in notes
+
+
+def test_settings_of_the_run_cannot_change(tmp_path: Path) -> None:
+    run = make_run(tmp_path, *QUICK)
+    with pytest.raises(UserError, match=r"only target\.\*"):
+        evaluate(run, overrides=["batch.effective=9"])
+    assert not (run / "evaluation").exists()
+
+
+def own_png(folder: Path, make_npz: MakeNpz) -> tuple[list[str], Path]:
+    return [f"data.name=folder:{make_images(folder / 'own', [(12, 12)] * 6)}"], folder
+
+
+def own_npz(folder: Path, make_npz: MakeNpz) -> tuple[list[str], Path]:
+    return [f"data.name=npz:{make_npz(channels=(3,))}"], folder
+
+
+@pytest.mark.parametrize("make", [own_png, own_npz])
+def test_foreign_images_are_judged_like_our_own(
+    tmp_path: Path, make_npz: MakeNpz, make: Callable[..., tuple[list[str], Path]]
 ) -> None:
-    run = make_run(tmp_path, *SMALL)
-    config, _ = load_run(run)
-    data = prepare(config.data)
-    started: list[torch.Tensor] = []
-
-    def not_training(model: torch.nn.Module, *_: Any, **__: Any) -> list[float]:
-        started.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
-        return [0.5]
-
-    monkeypatch.setattr(module, "train_classifier", not_training)
-    for name in ARMS:
-        torch.rand(3)
-        train_arm(name, data.train.images, data, config, 0, CPU)
-    train_arm(ArmName.CLEAN, data.train.images, data, config, 1, CPU)
-    assert torch.equal(started[0], started[1])
-    assert torch.equal(started[0], started[2])
-    assert not torch.equal(started[0], started[3])
-
-
-@pytest.mark.parametrize("eps", [16 / 255, 0.05])
-def test_control_is_eps_of_random_sign_with_the_same_clusters(eps: float) -> None:
-    delta = np.zeros((4, 3, 32, 32), np.float32)
-    learnt = Perturbations(delta, np.arange(8) % 4, eps)
-    noise = random_noise(learnt, 0)
-    units = eight_bit(noise.delta, eps)
-    assert set(np.unique(units)) == {-int(255 * eps + 1e-6), int(255 * eps + 1e-6)}
-    assert abs(np.sign(units).mean()) < 0.05
-    assert noise.assignment is learnt.assignment
-    grey = np.full((8, 3, 32, 32), 128, np.uint8)
-    images = protected_images(grey, **vars(noise))
-    np.testing.assert_array_equal(images[0], images[4])
-    assert (images[0] != images[1]).any()
-    assert (random_noise(learnt, 1).delta != noise.delta).any()
-    np.testing.assert_array_equal(random_noise(learnt, 0).delta, noise.delta)
+    """The files that `protect` wrote, taken for someone else's: the same target, bit for bit."""
+    name, _ = make(tmp_path, make_npz)
+    settings = [*QUICK, *name, "data.limit=null", "data.size=12", "target.fit.batch=6"]
+    run = make_run(tmp_path, *settings)
+    written = protect(run, at="training")
+    (ours,) = evaluate(run, overrides=["evaluation.arms=[uc]"])
+    config = load(
+        overrides=[
+            *settings,
+            f"data.root={tmp_path / 'cache'}",
+            f"output={tmp_path / 'theirs'}",
+            "evaluation.arms=[clean, random_noise, shuffled, random_surrogate, uc]",
+        ]
+    )
+    place = next(written.folder.glob("*.npz"), written.folder)
+    kind = "npz" if place.suffix == ".npz" else "folder"
+    theirs = {arm.arm: arm for arm in evaluate_foreign(config, f"{kind}:{place}")}
+    assert list(theirs) == ["clean", "random_noise", "shuffled", "protected"]
+    assert theirs["protected"].accuracies == ours.accuracies
+    assert theirs["protected"].losses == ours.losses
+    assert theirs["protected"].effective_batch is None
+    about = json.loads((tmp_path / "theirs" / "evaluation" / "about.json").read_text())
+    assert about["visibility"]["linf"] == 16
+    assert np.isfinite(about["visibility"]["psnr_mean"])
 
 
-def test_protected_images_are_what_the_uc_arm_trains_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = make_run(tmp_path, *SMALL)
-    config, finished = load_run(run)
-    data = prepare(config.data)
-    given: dict[str, Any] = {}
-
-    def not_training(name: Any, images: Any, data: DataSet, *_: Any) -> Arm:
-        given[name] = np.array(images)
-        return the_arm(name=name)
-
-    monkeypatch.setattr(module, "train_arm", not_training)
-    evaluate(run)
-    learnt = load_perturbations(config, finished, data)
-    np.testing.assert_array_equal(given["clean"], data.train.images)
-    expected = protected_images(data.train.images, **vars(learnt))
-    np.testing.assert_array_equal(given["uc"], expected)
-    change = given["random_noise"].astype(int) - data.train.images
-    assert np.abs(change).max() == np.abs(given["uc"].astype(int) - data.train.images).max() == 16
-
-
-def test_more_than_one_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="one process"):
-        evaluate(tmp_path)
-
-
-def test_torn_or_foreign_records_are_a_user_error(tmp_path: Path) -> None:
-    run = make_run(tmp_path, *SMALL)
-    for content in ('[{"name": "clean"', '[{"name": "clean"}]', "3"):
-        (run / "evaluation.json").write_text(content)
-        with pytest.raises(UserError, match=r"evaluation\.json"):
-            evaluate(run)
-
-
-def test_table_is_readable_in_80_columns() -> None:
-    console = Console(width=80, record=True)
-    console.print(arms_table([the_arm(), the_arm(name="clean", effective_batch=None)]))
-    text = console.export_text()
-    assert max(map(len, text.splitlines())) <= 80
-    row = next(line for line in text.splitlines() if "protected" in line)
-    for shown in ("1,024", "60", "41.2", "55.0", "12.3"):
-        assert shown in row
-    assert "…" not in text
+def test_single_class_is_refused(tmp_path: Path, make_npz: MakeNpz) -> None:
+    labels = {
+        f"{part}_labels": np.zeros(count, np.uint8) for part, count in (("train", 12), ("test", 6))
+    }
+    npz = make_npz(**labels)
+    run = make_run(tmp_path, *QUICK, f"data.name=npz:{npz}", "data.limit=null")
+    with pytest.raises(UserError, match="single class"):
+        evaluate(run)

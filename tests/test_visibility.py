@@ -41,13 +41,13 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Save:
 
 
 @pytest.fixture(scope="module")
-def features() -> torch.nn.Module:
+def features() -> torch.nn.Sequential:
     torch.manual_seed(0)
-    net: torch.nn.Module = alexnet(weights=None).features
+    net: torch.nn.Sequential = alexnet(weights=None).features
     return net.eval().requires_grad_(False)
 
 
-def weights(features: torch.nn.Module) -> dict[str, Tensor]:
+def weights(features: torch.nn.Sequential) -> dict[str, Tensor]:
     return {f"features.{name}": value for name, value in features.state_dict().items()}
 
 
@@ -58,7 +58,7 @@ def pair(*shape: int, seed: int = 0) -> tuple[Pixels, Pixels]:
     return original, changed.astype(np.uint8)
 
 
-def zhang(features: torch.nn.Module, a: Tensor, b: Tensor) -> float:
+def zhang(features: torch.nn.Sequential, a: Tensor, b: Tensor) -> float:
     """The distance of equation 1 of Zhang et al. (2018), of float [1, 3, H, W] in [-1, 1]."""
     file = Path(lpips.__file__).with_name("lpips_models") / "alex.pth"
     linear = torch.load(file, map_location="cpu", weights_only=True)
@@ -149,7 +149,7 @@ def as_input(image: NDArray[np.uint8]) -> Tensor:
 
 @pytest.mark.parametrize("shape", [(3, 40, 33), (1, LEAST_LPIPS, LEAST_LPIPS)])
 def test_lpips_equals_the_formula(
-    checkpoint: Save, features: torch.nn.Module, shape: tuple[int, int, int]
+    checkpoint: Save, features: torch.nn.Sequential, shape: tuple[int, int, int]
 ) -> None:
     checkpoint(weights(features))
     original, changed = pair(*shape)
@@ -166,7 +166,7 @@ def test_lpips_equals_the_formula(
 @pytest.mark.parametrize(("shape", "size"), [((1, 28, 28), (64, 64)), ((3, 16, 40), (64, 160))])
 def test_lpips_of_small_images_is_that_of_enlarged_ones(
     checkpoint: Save,
-    features: torch.nn.Module,
+    features: torch.nn.Sequential,
     shape: tuple[int, int, int],
     size: tuple[int, int],
 ) -> None:
@@ -176,7 +176,7 @@ def test_lpips_of_small_images_is_that_of_enlarged_ones(
     assert visibility([images]).lpips_mean == pytest.approx(zhang(features, a, b), rel=1e-4)
 
 
-def test_smaller_images_do_not_fit_alexnet(features: torch.nn.Module) -> None:
+def test_smaller_images_do_not_fit_alexnet(features: torch.nn.Sequential) -> None:
     images = torch.zeros(1, 3, LEAST_LPIPS, LEAST_LPIPS)
     first = torch.nn.Sequential(*list(features)[:12])
     first(images)
@@ -185,7 +185,7 @@ def test_smaller_images_do_not_fit_alexnet(features: torch.nn.Module) -> None:
 
 
 def test_lpips_leaves_torchs_random_numbers_alone(
-    checkpoint: Save, features: torch.nn.Module
+    checkpoint: Save, features: torch.nn.Sequential
 ) -> None:
     checkpoint(weights(features))
     before = torch.get_rng_state()
@@ -212,7 +212,7 @@ def test_weights_that_are_a_program_are_not_run(checkpoint: Save, tmp_path: Path
 
 @pytest.mark.parametrize("kind", ["cut", "empty", "list", "incomplete", "of another shape"])
 def test_damaged_weights_are_refused(
-    checkpoint: Save, features: torch.nn.Module, kind: str
+    checkpoint: Save, features: torch.nn.Sequential, kind: str
 ) -> None:
     content = weights(features)
     if kind == "incomplete":

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# The evaluation in this folder: four data sets, three seeds of surrogate, perturbations and target.
+#
+#     analysis/examples/evaluation/run.sh DATA [I/N]
+#
+# DATA holds medmnist/breastmnist.npz, medmnist/pneumoniamnist.npz (the official files at 28 pixels)
+# and blood8.npz (see README.md beside this script). Stopped at any point, it continues where it was;
+# I/N does a part of the arms, so that several processes share them.
+set -euo pipefail
+data=$1
+shard=${2:-1/1}
+narrow='target.args={channels: [8, 16, 32, 64]}'
+controls='evaluation.fractions=[0.8, 1.0]'
+partial='evaluation.fractions=[0.2, 0.4, 0.6, 0.8, 1.0]'
+attacks='evaluation.countermeasures=[cutout, mixup, randaugment, jpeg75, jpeg10, blur, cluster_average, projection]'
+all='evaluation.countermeasures=all'
+protected='evaluation.countered=[uc]'
+
+evaluate() { # name, settings of the run, "--", settings of the evaluation
+    local name=$1 settings=() seed run
+    shift
+    while [ "$1" != -- ]; do
+        settings+=("$1")
+        shift
+    done
+    shift
+    for seed in 0 1 2; do
+        run=runs/evaluation/$name-s$seed
+        bigbatch-ue train --resume "${settings[@]}" "data.root=$data" "seed=$seed" "output=$run"
+        bigbatch-ue evaluate "$run" --shard "$shard" --seed "$seed" "$@"
+    done
+}
+
+evaluate digits --preset digits -- "$partial" "$all"
+evaluate breastmnist --preset small data.name=breastmnist clusters.count=3 \
+    surrogate.fit.epochs=20 target.fit.epochs=20 "$narrow" -- "$controls" "$attacks" "$protected"
+evaluate pneumoniamnist --preset small data.name=pneumoniamnist data.limit=2000 clusters.count=3 \
+    target.fit.epochs=10 "$narrow" -- "$controls" "$attacks" "$protected"
+evaluate blood8 --preset small "data.name=npz:$data/blood8.npz" data.limit=2000 \
+    target.fit.epochs=10 "$narrow" -- "$controls" "$attacks" "$protected"
+
+bigbatch-ue report runs/evaluation/*/evaluation --out analysis/examples/evaluation

@@ -1,0 +1,123 @@
+"""Labels of a scraper's own: the classes grouped anew, for train and test images alike.
+
+The label-agnostic setting of Zhang et al. (CVPR 2023, arXiv 2301.01217): who protects images does
+not know with what labels they will be used.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from bigbatch_ue.data import DataSet, ImageSet
+from bigbatch_ue.errors import UserError
+from bigbatch_ue.randomness import Purpose, draw
+
+_LONGEST = 60
+
+
+def relabel(
+    labels: str, data: DataSet, features: Callable[[], NDArray[np.floating[Any]]], seed: int
+) -> DataSet:
+    """`data` under other labels, its images untouched.
+
+    Args:
+        labels: `own`; `map:FILE`, a YAML or JSON file from every class's name to a new one;
+            `random:M`, M groups of classes whose sizes differ by at most one; `prototypes:M`,
+            k-means of the classes' mean features.
+        data: what is relabelled.
+        features: gives float [N, d] of the train images, in their order; called for prototypes.
+        seed: decides the groups.
+
+    Returns:
+        The set with M or fewer new classes; `data` itself for `own`.
+
+    Raises:
+        UserError: a file that is no such mapping, or a number of groups that is impossible.
+    """
+    kind, _, value = labels.partition(":")
+    match kind:
+        case "own":
+            return data
+        case "map":
+            return _with_names(data, _mapped(Path(value).expanduser(), data.classes))
+        case "random":
+            groups = _random_groups(len(data.classes), _count(labels, data), seed)
+        case _:
+            groups = _nearby_groups(data, features(), _count(labels, data), seed)
+    names = ["+".join(_members(data.classes, groups, group)) for group in groups]
+    short = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..." for name in names]
+    unique = [f"{group} {name}" for group, name in zip(groups, short, strict=True)]
+    return _with_names(data, short if len(set(short)) == len(set(names)) else unique)
+
+
+def _with_names(data: DataSet, names: list[str]) -> DataSet:
+    """`data` with each class renamed; classes of one name become one."""
+    classes = list(dict.fromkeys(names))
+    index = np.array([classes.index(name) for name in names])
+
+    def half(images: ImageSet) -> ImageSet:
+        return replace(images, labels=index[images.labels])
+
+    return replace(data, classes=classes, train=half(data.train), test=half(data.test))
+
+
+def _mapped(path: Path, classes: list[str]) -> list[str]:
+    """The new name of each class, as the file says."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected `old class: new class`, a line for each class")
+    given = {str(old): str(new) for old, new in content.items()}
+    for problem, names in (
+        ("gives no new name to", [name for name in classes if name not in given]),
+        ("names unknown", [name for name in given if name not in classes]),
+    ):
+        if names:
+            raise UserError(f"{path}: {problem} {', '.join(names[:5])}")
+    if len(set(given.values())) < 2:
+        raise UserError(f"{path}: leaves a single class; give at least two new names")
+    return [given[name] for name in classes]
+
+
+def _count(labels: str, data: DataSet) -> int:
+    count = int(labels.partition(":")[2])
+    if not 2 <= count <= len(data.classes):
+        raise UserError(
+            f"evaluation.labels={labels}: {data.name} has {len(data.classes)} classes, so from 2 "
+            f"to {len(data.classes)} groups can be made of them"
+        )
+    return count
+
+
+def _random_groups(classes: int, count: int, seed: int) -> list[int]:
+    order = draw(seed, Purpose.LABELS).permutation(classes)
+    return (order % count).tolist()  # type: ignore[no-any-return]
+
+
+def _nearby_groups(
+    data: DataSet, features: NDArray[np.floating[Any]], count: int, seed: int
+) -> list[int]:
+    labels = data.train.labels
+    absent = sorted(set(range(len(data.classes))) - set(labels.tolist()))
+    if absent:
+        raise UserError(f"class {data.classes[absent[0]]} has no train image: no prototype of it")
+    prototypes = np.stack([features[labels == c].mean(0) for c in range(len(data.classes))])
+    state = int(draw(seed, Purpose.LABELS).integers(2**32))
+    with threadpool_limits(1):
+        found = KMeans(count, n_init=10, random_state=state).fit_predict(prototypes)
+    return found.tolist()  # type: ignore[no-any-return]
+
+
+def _members(classes: list[str], groups: list[int], group: int) -> list[str]:
+    return [name for name, its in zip(classes, groups, strict=True) if its == group]

@@ -1,0 +1,71 @@
+"""One rank of the evaluation tests: tests one trained target, and trains another with the others.
+
+Usage: accelerate launch --config_file launchers/ddp.yaml evaluation_worker.py RUN WEIGHTS OUT
+"""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from bigbatch_ue.artefacts import read_tensors, write_json, write_tensors
+from bigbatch_ue.backbone import build_model
+from bigbatch_ue.config import ArmName, revise
+from bigbatch_ue.data import prepare
+from bigbatch_ue.engine import launch
+from bigbatch_ue.evaluate import judge
+from bigbatch_ue.fit import predict
+from bigbatch_ue.metrics import measure
+from bigbatch_ue.protect import load_perturbations
+from bigbatch_ue.run import load_run
+from bigbatch_ue.subject import Subject
+
+NARROW = {"channels": [4, 4, 8, 8]}
+TRANSFORMER = (  # no batch norm, so that a rank's part of a batch is like the whole of it
+    "target.model=vit_tiny_patch16_224",
+    "target.args={depth: 1, embed_dim: 32, num_heads: 2}",
+    "target.fit={optimizer: adamw, epochs: 2, batch: 31, lr: 0.001}",
+    "evaluation.share=batches",
+    "evaluation.seeds=[0]",
+    "evaluation.arms=[clean, uc]",
+    "evaluation.fractions=[1.0]",
+    "evaluation.countermeasures=[cutmix]",
+    "evaluation.countered=[uc]",
+)
+
+
+def network() -> torch.nn.Module:
+    """A target with batch norm, untrained."""
+    return build_model("resnet18", channels=1, classes=10, size=8, args=NARROW)
+
+
+def main(run_folder: Path, weights: Path, out: Path) -> None:
+    accelerator = launch()
+    config, run = load_run(run_folder)
+    config = revise(config, overrides=[*TRANSFORMER, f"data.root={out / 'data'}"])
+    data = prepare(config.data)
+    model = network()
+    state, _ = read_tensors(weights)
+    if not accelerator.is_main_process:  # DDP leaves each rank its own running statistics
+        state = {k: v + 1 if "running" in k else v for k, v in state.items()}
+    model.load_state_dict(state, strict=False)
+    scores = predict(model, data.test.images, accelerator.device, accelerator, batch=50)
+    subject = Subject(
+        ArmName.UC,
+        config,
+        data,
+        load_perturbations(config, run, data),
+        data.train.labels,
+        lambda: data.train.images.reshape(len(data.train), -1).astype("float32"),
+    )
+    arms = judge(subject, out / "evaluation", (1, 1), accelerator)
+    if accelerator.is_main_process:
+        write_tensors(out / "scores.safetensors", {"scores": scores}, {})
+        write_json(out / "measures.json", asdict(measure(scores, data.test.labels)))
+        write_json(out / "arms.json", [asdict(arm) for arm in arms])
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

@@ -1,0 +1,85 @@
+"""Evaluation on two real ranks: the results of one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bigbatch_ue.artefacts import read_json, read_tensors, write_tensors
+from tests.distributed.evaluation_worker import network
+from tests.distributed.test_engines import ROOT
+from tests.test_evaluate import QUICK, same
+from tests.test_protect import make_run
+
+DDP = ("-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file")
+WORKER = str(Path(__file__).with_name("evaluation_worker.py"))
+
+
+def start(*command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("run"), *QUICK)
+
+
+@pytest.fixture(scope="module")
+def outs(run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """What the worker wrote as one process and as two ranks, of the same trained target."""
+    folder = tmp_path_factory.mktemp("worker")
+    torch.manual_seed(0)
+    model = network()
+    for _ in range(3):
+        model(torch.rand(16, 1, 8, 8))  # running statistics that are not the initial ones
+    weights = folder / "weights.safetensors"
+    write_tensors(weights, model.state_dict(), {})
+    names = ("one", "two")
+    for name, launcher in zip(names, ((), (*DDP, "launchers/ddp.yaml")), strict=True):
+        start(*launcher, WORKER, str(run), str(weights), str(folder / name))
+    return [folder / name for name in names]
+
+
+def test_invariant_5_one_and_two_ranks_agree_exactly_on_a_trained_target(outs: list[Path]) -> None:
+    one, two = (read_tensors(out / "scores.safetensors")[0]["scores"] for out in outs)
+    assert one.shape == (360, 10)
+    assert torch.equal(one, two)
+    assert len(one.argmax(1).unique()) > 1
+    assert read_json(outs[0] / "measures.json") == read_json(outs[1] / "measures.json")
+
+
+def test_target_trained_by_two_ranks_together_is_that_of_one(outs: list[Path]) -> None:
+    one, two = (read_json(out / "arms.json") for out in outs)
+    assert [arm["countermeasure"] for arm in two] == ["none", "none", "cutmix"]
+    for alone, shared in zip(one, two, strict=True):
+        assert (alone["ranks"], shared["ranks"]) == (1, 2)
+        assert shared["steps"] == alone["steps"] == 2 * 6
+        assert shared["losses"] == pytest.approx(alone["losses"], rel=1e-3)
+        assert shared["final_accuracy"] == pytest.approx(alone["final_accuracy"], abs=0.02)
+        hits = shared["final_accuracy"] * 360
+        assert hits == pytest.approx(round(hits), abs=1e-3)
+
+
+def test_two_ranks_share_the_arms_with_the_results_of_one(run: Path, tmp_path: Path) -> None:
+    def records(name: str, *launcher: str) -> list[dict[str, Any]]:
+        command = ("-m", "bigbatch_ue", "evaluate", str(run), "evaluation.seeds=[0, 1]")
+        start(*launcher, *command, f"data.root={tmp_path / name}")
+        records = read_json(run / "evaluation" / "results.json")
+        (run / "evaluation" / "results.json").unlink()
+        return [same(record) for record in records]
+
+    one = records("one")
+    assert len(one) == 6
+    assert records("two", *DDP, "launchers/ddp.yaml") == one

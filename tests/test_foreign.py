@@ -1,0 +1,112 @@
+"""Images that others have perturbed: found, matched with their originals, or refused in a line."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bigbatch_ue.config import load
+from bigbatch_ue.data import prepare
+from bigbatch_ue.errors import UserError
+from bigbatch_ue.foreign import load_foreign
+from bigbatch_ue.protect import load_perturbations, protect, protected_images
+from bigbatch_ue.run import load_run
+from tests.conftest import MakeNpz
+from tests.test_protect import make_images, make_run
+
+SIZES = [(12, 14), (9, 10), (20, 8)]
+
+
+def read(place: str, *overrides: str) -> np.ndarray[Any, Any]:
+    config = load(overrides=overrides).data
+    return load_foreign(place, prepare(config), config)
+
+
+@pytest.mark.parametrize("form", ["png", "npz"])
+@pytest.mark.parametrize("source", ["digits", "folder", "npz"])
+def test_what_protect_wrote_is_read_back_bit_for_bit(
+    tmp_path: Path, make_npz: MakeNpz, source: str, form: Any
+) -> None:
+    name = {
+        "digits": "digits",
+        "folder": f"folder:{make_images(tmp_path / 'own', SIZES)}",
+        "npz": f"npz:{make_npz(channels=(3,))}",
+    }[source]
+    settings = [f"data.name={name}", "data.size=10", f"data.root={tmp_path / 'cache'}"]
+    run_folder = make_run(tmp_path, *settings)
+    config, run = load_run(run_folder)
+    data = prepare(config.data)
+    expected = protected_images(data.train.images, **vars(load_perturbations(config, run, data)))
+    written = protect(run_folder, out=tmp_path / "theirs", form=form, at="training").folder
+    place = next(written.glob("*.npz"), written)
+    np.testing.assert_array_equal(read(str(place), *settings), expected)
+    prefix = "npz" if form == "npz" else "folder"
+    few = read(f"{prefix}:{place}", *settings, "data.limit=3")
+    np.testing.assert_array_equal(few, expected[:3])
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path, list[str]]:
+    """A clean folder, and its train images inverted as BMP in another, classes at the top."""
+    clean, theirs = make_images(tmp_path / "own", SIZES), tmp_path / "theirs"
+    for file in (clean / "train").rglob("*.png"):
+        copy = theirs / file.relative_to(clean / "train").with_suffix(".bmp")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(255 - np.asarray(Image.open(file))).save(copy)
+    return clean, theirs, [f"data.name=folder:{clean}", "data.size=16", f"data.root={tmp_path}/c"]
+
+
+def test_other_suffixes_and_class_folders_at_the_top_are_found(
+    folders: tuple[Path, Path, list[str]],
+) -> None:
+    _, theirs, settings = folders
+    clean = prepare(load(overrides=settings).data).train.images
+    found = read(str(theirs), *settings)
+    assert np.abs(found.astype(int) - (255 - clean.astype(int))).max() <= 1
+    assert not list(theirs.rglob("*.npy"))
+
+
+def test_every_mismatch_is_one_clear_error(folders: tuple[Path, Path, list[str]]) -> None:
+    clean, theirs, settings = folders
+    extra = theirs / "cat" / "more.png"
+    shutil.copy(theirs / "cat" / "image0.bmp", extra.with_suffix(".bmp"))
+    with pytest.raises(UserError, match=r"1 images have no clean original, such as cat/more"):
+        read(str(theirs), *settings)
+    read(str(theirs), *settings, "data.limit=5")
+    extra.with_suffix(".bmp").unlink()
+    Image.open(theirs / "dog" / "image1.bmp").save(theirs / "dog" / "image1.png")
+    with pytest.raises(UserError, match=r"image1\.bmp is there too"):
+        read(str(theirs), *settings)
+    (theirs / "dog" / "image1.png").unlink()
+    (theirs / "dog" / "image1.bmp").write_bytes(b"BM no image")
+    with pytest.raises(UserError, match=r"image1\.bmp: not a readable image"):
+        read(str(theirs), *settings)
+    (theirs / "dog" / "image1.bmp").unlink()
+    with pytest.raises(UserError, match=r"1 of 6 train images are missing, such as dog/image1"):
+        read(str(theirs), *settings)
+    with pytest.raises(UserError, match="identical to the clean ones"):
+        read(f"folder:{clean}", *settings)
+    with pytest.raises(UserError, match="no such file or folder"):
+        read("folder:nowhere", *settings)
+
+
+def test_npz_in_another_order_or_of_another_kind_is_refused(
+    tmp_path: Path, make_npz: MakeNpz
+) -> None:
+    clean = [f"data.name=npz:{make_npz()}", "data.size=10", f"data.root={tmp_path / 'cache'}"]
+    random = np.random.default_rng(5)
+    good = random.integers(256, size=(12, 10, 9), dtype=np.uint8)
+    assert read(f"npz:{make_npz('a.npz', train_images=good)}", *clean).shape == (12, 1, 10, 10)
+    labels = np.arange(12, dtype=np.uint8)[::-1, None] % 3
+    for name, changed, message in (
+        ("b", {"train_images": good, "train_labels": labels}, "in another order"),
+        ("c", {"train_images": good[:5], "train_labels": labels[:5]}, "holds 5 train images"),
+        ("d", {"train_images": np.repeat(good[..., None], 3, 3)}, "C = 3, the clean ones 1"),
+        ("e", {"train_images": good.astype(float)}, "expected uint8"),
+        ("f", {"train_images": None}, "holds no array 'train_images'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read(str(make_npz(f"{name}.npz", **changed)), *clean)
