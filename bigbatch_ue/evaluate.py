@@ -278,9 +278,10 @@ def _report(folder: Path, subject: Subject, arms: Sequence[Arm], about: dict[str
     """Write whatever is shown of the results that the folder holds."""
     config, data = subject.config, subject.data
     with FileLock((folder / RESULTS).with_suffix(".lock")):
-        keys = [arm.key for arm in arms]
-        others = [arm for arm in load_arms(folder / RESULTS) if arm.key not in keys]
-        save_arms(folder / RESULTS, [*others, *arms])
+        kept, keys = load_arms(folder / RESULTS), [arm.key for arm in arms]
+        sorted_arms = [*(arm for arm in kept if arm.key not in keys), *arms]
+        if sorted_arms != kept:
+            save_arms(folder / RESULTS, sorted_arms)
         for fraction in config.evaluation.fractions:
             for seed in config.evaluation.seeds if fraction < 1 else ():
                 chosen = protected_part(len(data.train), fraction, seed).tolist()
@@ -290,7 +291,7 @@ def _report(folder: Path, subject: Subject, arms: Sequence[Arm], about: dict[str
         about |= {"dataset": config.data.title, "settings": settings, "versions": versions}
         write_json(folder / "about.json", about | _visibility(folder, subject))
         _pictures(folder / "differences.png", subject)
-        write_board(folder / "tensorboard", load_arms(folder / RESULTS))
+        write_board(folder / "tensorboard", sorted_arms)
         write_report([folder], folder)
 
 

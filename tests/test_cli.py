@@ -184,6 +184,17 @@ def test_bad_input_is_one_line_and_exit_code_2(
         (["protect", "nowhere"], "no run here"),
         (["evaluate", "nowhere"], "no run here"),
         (["evaluate", "nowhere", "--seed", "-1"], "seed"),
+        (["evaluate"], "name the folder of a finished run"),
+        (["evaluate", "nowhere", "--preset", "digits"], "go with --protected"),
+        (["evaluate", "nowhere", "--shard", "0/2"], "expected I/N"),
+        (["evaluate", "nowhere", "--shard", "3/2"], "expected I/N"),
+        (["evaluate", "nowhere", "--shard", "1"], "expected I/N"),
+        (
+            ["evaluate", "--protected", "folder:nowhere", "data.name=digits"],
+            "no such file or folder",
+        ),
+        (["evaluate", "--protected", "x", "--target", "resnet19"], "unknown target 'resnet19'"),
+        (["report", "nowhere", "--out", "page"], "nowhere"),
     ],
 )
 def test_wrong_words_are_one_line(arguments: list[str], part: str, cli: Cli) -> None:
@@ -245,5 +256,5 @@ def test_datasets_are_listed_with_their_places(cli: Cli, tmp_path: Path) -> None
 def test_help_lists_the_stages(cli: Cli) -> None:
     code, out, _ = cli("--help")
     assert code == 0
-    for command in ("datasets", "plan", "train", "protect", "evaluate", "demo"):
+    for command in ("datasets", "plan", "train", "protect", "evaluate", "report", "demo"):
         assert command in out

@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 
 from bigbatch_ue import demo as module
+from bigbatch_ue.arms import Arm
 from bigbatch_ue.demo import BATCHES, demo, demo_config, sentence
-from bigbatch_ue.evaluate import Arm
 from bigbatch_ue.pictures import ROWS, examples, picture_grid
+from tests.test_arms import arm as record
 
 
 def tiny(root: Path) -> list[str]:
@@ -55,15 +56,16 @@ def test_demo_does_it_all_and_only_once(
     assert all(arm["seconds"] > 0 for arm in arms)
     assert len(list((folder / "b32-s1" / "protected").rglob("*.png"))) == 150
     for batch in (2, 8, 32):
-        Image.open(folder / f"b{batch}-s1" / "differences.png").verify()
+        Image.open(folder / f"b{batch}-s1" / "evaluation" / "differences.png").verify()
+    assert len(json.loads((folder / "results.json").read_text())) == 5
     first = capsys.readouterr().out
     assert "A network trained on protected digits" in first
-    assert str(folder / "b2-s1" / "differences.png") in first
+    assert str(folder / "report.html") in first
 
     kept = (
         "result.json",
         "perturbations.safetensors",
-        "evaluation.json",
+        "evaluation/results.json",
         "protected/protected.json",
     )
     files = [folder / f"b{batch}-s1" / name for batch in (2, 8, 32) for name in kept[:3]]
@@ -76,7 +78,7 @@ def test_demo_does_it_all_and_only_once(
 
 def test_sentence_says_what_the_arms_show() -> None:
     def arm(name: str, accuracy: float, batch: int | None = None) -> Arm:
-        return Arm(name, 0, accuracy, accuracy, [accuracy], "resnet18", 1, 1.0, batch)  # type: ignore[arg-type]
+        return record(arm=name, final_accuracy=accuracy, effective_batch=batch)
 
     said = sentence(
         [arm("clean", 0.981), arm("random_noise", 0.97), arm("uc", 0.41, 8), arm("uc", 0.3, 128)]
@@ -99,9 +101,9 @@ def test_picture_shows_clean_over_protected_over_amplified_difference(
     protected = originals.copy()
     protected[:, :, :4] += 16
     shown: list[np.ndarray] = []
-    rows = module.picture_grid.__globals__["_rows"]
+    rows = picture_grid.__globals__["_rows"]
     monkeypatch.setitem(
-        module.picture_grid.__globals__, "_rows", lambda image: shown.append(image) or rows(image)
+        picture_grid.__globals__, "_rows", lambda image: shown.append(image) or rows(image)
     )
     path = tmp_path / "picture.png"
     picture_grid(path, originals, protected, ["a", "b", "c"], "heading")

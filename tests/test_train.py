@@ -215,7 +215,7 @@ assert found, "the hook hears nothing"
         ["train", "--preset", "digits", *settings],
         ["train", "--preset", "digits", "--resume", *settings],
         ["protect", str(output)],
-        ["evaluate", str(output)],
+        ["evaluate", str(output), "--seed", "0", "evaluation.countermeasures=all"],
     )
     done = subprocess.run(
         [sys.executable, "-c", script, ";".join("|".join(c) for c in commands)],
