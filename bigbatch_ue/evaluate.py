@@ -34,8 +34,8 @@ from bigbatch_ue.protect import MANIFEST, Perturbations, load_perturbations, pro
 from bigbatch_ue.report import write_report
 from bigbatch_ue.run import Run, load_run
 from bigbatch_ue.subject import Subject, protected_part, train_arm
-from bigbatch_ue.surrogate import extract_features, prepare_surrogate
-from bigbatch_ue.train import train_on
+from bigbatch_ue.surrogate import extract_features
+from bigbatch_ue.train import surrogate_of, train_on
 from bigbatch_ue.visibility import visibility
 
 RESULTS = "results.json"
@@ -161,14 +161,7 @@ def _of_run(config: Config, run: Run, accelerator: Accelerator, download: bool) 
     result = read_json(run.result)
 
     def features() -> NDArray[np.float32]:
-        surrogate = prepare_surrogate(
-            config.surrogate,
-            data,
-            augment=config.augment,
-            seed=config.seed,
-            cache=config.data.root / "surrogates",
-            device=accelerator.device,
-        )
+        surrogate = surrogate_of(config, data, accelerator.device)
         return extract_features(surrogate, data.train.images, accelerator.device).numpy()
 
     control = None

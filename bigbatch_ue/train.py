@@ -98,14 +98,7 @@ def train_on(
 
 def set_up(config: Config, run: Run, data: DataSet, accelerator: Accelerator) -> Job:
     """Surrogate, clusters and plan; the main process makes the run's folder once all is well."""
-    surrogate = prepare_surrogate(
-        config.surrogate,
-        data,
-        augment=config.augment,
-        seed=config.seed,
-        cache=config.data.root / "surrogates",
-        device=accelerator.device,
-    )
+    surrogate = surrogate_of(config, data, accelerator.device)
     if accelerator.is_main_process and not run.clusters.exists():
         features = extract_features(surrogate, data.train.images, accelerator.device)
         made = cluster(features, config.clusters, config.seed)
@@ -115,6 +108,18 @@ def set_up(config: Config, run: Run, data: DataSet, accelerator: Accelerator) ->
     clusters = Clusters.load(run.clusters)
     plan = make_plan(config, clusters.sizes.tolist(), accelerator.num_processes)
     return Job(config, run, data, surrogate, clusters, plan)
+
+
+def surrogate_of(config: Config, data: DataSet, device: torch.device) -> nn.Module:
+    """The frozen surrogate of a run, its fitted weights kept beside the data."""
+    return prepare_surrogate(
+        config.surrogate,
+        data,
+        augment=config.augment,
+        seed=config.seed,
+        cache=config.data.root / "surrogates",
+        device=device,
+    )
 
 
 def start_engine(job: Job, accelerator: Accelerator) -> tuple[Engine, int]:

@@ -15,6 +15,7 @@ from rich.console import Console
 from bigbatch_ue.arms import Arm, load_arms, save_arms
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.report import arms_table, write_report
+from tests.test_arms import arm as record
 
 VISIBILITY: dict[str, Any] = {
     "images": 1000,
@@ -37,14 +38,7 @@ def an_arm(final: float = 0.2, *, classes: int = 10, epochs: int = 6, **changed:
     accuracies[-1] = final
     confusion = random.integers(3, size=(classes, classes)) + (20 * final * np.eye(classes))
     last = accuracies[-max(epochs // 4, 1) :]
-    arm = Arm(
-        dataset="digits",
-        arm="uc",
-        countermeasure="none",
-        fraction=1.0,
-        labels="own",
-        target="resnet18",
-        seed=0,
+    arm = record(
         final_accuracy=final,
         peak_accuracy=max(accuracies),
         tail_mean=float(np.mean(last)),
@@ -55,9 +49,10 @@ def an_arm(final: float = 0.2, *, classes: int = 10, epochs: int = 6, **changed:
         accuracies=accuracies,
         losses=(2.3 * (1 - 0.9 * rise)).tolist(),
         confusion=confusion.astype(int).tolist(),
-        steps=120,
-        images=1437,
-        seconds=12.3,
+        run_seed=None,
+        effective_batch=None,
+        optimizer_steps=0,
+        inputs="",
     )
     return replace(arm, **changed)
 
