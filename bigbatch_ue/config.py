@@ -237,6 +237,8 @@ class Evaluation(Section):
             values = getattr(self, key)
             if len(set(values)) < len(values):
                 raise ValueError(f"evaluation.{key}: names something twice")
+        if ArmName.UNPROTECTED in self.countered:
+            raise ValueError("evaluation.countered: takes whole sets, not the unprotected part")
         return self
 
 

@@ -293,8 +293,8 @@ def _epochs(
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * one_cycle(step, steps)
             optimizer.zero_grad()
-            mean = value * world  # DDP averages over ranks
-            mean.backward()  # type: ignore[no-untyped-call]
+            summed = value * world  # DDP averages over ranks
+            summed.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total += value.detach() * len(chosen)
             step += 1

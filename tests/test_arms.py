@@ -100,6 +100,7 @@ def test_foreign_perturbations_have_no_random_surrogate() -> None:
         ("evaluation.labels=['random:0']", "evaluation.labels"),
         ("evaluation.labels=[map]", "evaluation.labels"),
         ("evaluation.arms=[noise]", "evaluation.arms"),
+        ("evaluation.countered=[unprotected]", "evaluation.countered: takes whole sets"),
         ("evaluation.adversarial.eps=0", "evaluation.adversarial.eps"),
     ],
 )

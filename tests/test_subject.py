@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from bigbatch_ue import subject as module
 from bigbatch_ue.arms import Arm, Case
 from bigbatch_ue.config import ArmName, Countermeasure, revise
 from bigbatch_ue.data import prepare
+from bigbatch_ue.fit import train_classifier
 from bigbatch_ue.protect import Perturbations, eight_bit, load_perturbations, protected_images
 from bigbatch_ue.run import load_run
 from bigbatch_ue.subject import Subject, protected_part, random_noise, train_arm
@@ -162,6 +164,25 @@ def test_same_seed_same_network_other_seed_another(subject: Subject) -> None:
     assert one.final_accuracy == pytest.approx(correct)
     assert one.steps == 2 * 5
     assert one.images == 160
+
+
+def test_unprotected_part_keeps_its_own_labels(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def watching(model: Any, images: Any, labels: Any, **rest: Any) -> Any:
+        given.append((images, labels))
+        return train_classifier(model, images, labels, **rest)
+
+    monkeypatch.setattr(module, "train_classifier", watching)
+    arm = trained(subject, "unprotected", fraction=0.4)
+    _, kept = subject.train_images(case("unprotected", 0.4))
+    images, labels = given[0]
+    np.testing.assert_array_equal(images, subject.data.train.images[kept])
+    np.testing.assert_array_equal(labels, subject.data.train.labels[kept])
+    assert arm.images == 96
+    assert arm.steps == 2 * 3
 
 
 @pytest.mark.parametrize("countermeasure", ["mixup", "jpeg10", "adversarial", "projection"])
