@@ -5,7 +5,9 @@ of what decides its answer, whoever asks for it, so that an interrupted evaluati
 and jobs share the arms among them, and runs at other batch sizes share their controls.
 """
 
+import json
 import shlex
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -279,13 +281,23 @@ def _report(folder: Path, subject: Subject, arms: Sequence[Arm], about: dict[str
             for seed in config.evaluation.seeds if fraction < 1 else ():
                 chosen = protected_part(len(data.train), fraction, seed).tolist()
                 write_json(folder / f"protected-{fraction:g}-s{seed}.json", chosen)
-        settings = config.model_dump(mode="json", include={"seed", "data", "target", "evaluation"})
+        settings = config.model_dump_json(include={"seed", "data", "target", "evaluation"})
         versions = {"bigbatch_ue": __version__, "torch": torch.__version__}
-        about |= {"dataset": config.data.title, "settings": settings, "versions": versions}
+        about |= {
+            "dataset": config.data.title,
+            "settings": _homeless(settings),
+            "versions": versions,
+        }
         write_json(folder / "about.json", about | _visibility(folder, subject))
         _pictures(folder / "differences.png", subject)
         write_board(folder / "tensorboard", sorted_arms)
-        write_report([folder], folder)
+        page = write_report([folder], folder)
+    print(f"report: {page}", file=sys.stderr)
+
+
+def _homeless(settings: str) -> Any:
+    """JSON without the way to the user's home folder, read."""
+    return json.loads(settings.replace(str(Path.home()), "~"))
 
 
 def _visibility(folder: Path, subject: Subject) -> dict[str, Any]:

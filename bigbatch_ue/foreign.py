@@ -1,5 +1,7 @@
 """Train images that another program has perturbed, beside their clean originals."""
 
+import os
+import zipfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -11,7 +13,7 @@ from bigbatch_ue.data import DataSet, resize
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.progress import progress_bar
 from bigbatch_ue.protect import png_names
-from bigbatch_ue.sources import Npz, Pixels, decode, may_be_image
+from bigbatch_ue.sources import ImageFiles, Npz, Pixels, may_be_image
 
 
 def load_foreign(place: str, clean: DataSet, config: Data) -> Pixels:
@@ -20,74 +22,126 @@ def load_foreign(place: str, clean: DataSet, config: Data) -> Pixels:
     Args:
         place: `folder:PATH`, or only PATH, with `train/<class>/<name>` or `<class>/<name>`: names
             are those of the clean images, or those that `bigbatch-ue protect` gives, whatever the
-            suffix. `npz:PATH`, or only PATH, with `train_images` and `train_labels` in the order of
-            the clean ones, as MedMNIST has them.
-        clean: the original, from `prepare`.
-        config: says at which size images are compared, and how many of them.
+            suffix. `npz:PATH`, or only PATH, with `train_images` in the order of the clean ones, as
+            MedMNIST has them, and perhaps `train_labels`.
+        clean: the original, from `prepare(config)`.
+        config: with a `limit`, more images than the clean ones are no error.
 
     Returns:
         uint8 [N, C, H, W] in memory, in the order and at the size of `clean.train`.
 
     Raises:
-        UserError: images that are missing, superfluous, unreadable, of another kind or unchanged.
+        UserError: images that are missing, superfluous, there twice, unreadable, of another kind,
+            in another order or unchanged.
     """
-    kind, colon, rest = place.partition(":")
-    path = Path(rest if colon and kind in ("folder", "npz") else place).expanduser()
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder; give folder:PATH or npz:PATH")
+    path = _located(place)
     limited = config.limit is not None
-    found = _from_folder(path, clean, limited) if path.is_dir() else _from_npz(path, clean, limited)
+    read = _from_folder if path.is_dir() else _from_npz
+    channels, images = read(path, clean, limited)
     originals = clean.train.images
+    count, expected, _, size = originals.shape
+    if channels != expected:
+        kind = "grey" if expected == 1 else "RGB"
+        found = f"its images have C = {channels}, the clean ones {expected}"
+        raise UserError(f"{path}: {found}; save them as {kind}")
     perturbed = np.empty(originals.shape, np.uint8)
     with progress_bar(transient=True) as progress:
-        shown = progress.track(found, total=len(originals), description=f"reading {path.name}")
+        shown = progress.track(images, total=count, description=f"reading {path.name}")
         for index, image in enumerate(shown):
-            perturbed[index] = resize(image, originals.shape[-1])
+            perturbed[index] = resize(image, size)
     if np.array_equal(perturbed, originals):
-        raise UserError(f"{path}: not perturbed, its images are identical to the clean ones")
+        reason = "not perturbed: its images are identical to the clean ones"
+        raise UserError(f"{path}: {reason}; give the perturbed ones")
     return perturbed
 
 
-def _from_folder(path: Path, clean: DataSet, limited: bool) -> Iterator[Pixels]:
-    """The image files of a folder, in the order of the clean images."""
+def _located(place: str) -> Path:
+    """The folder or npz file that `place` means."""
+    kind, colon, rest = place.partition(":")
+    if colon and kind in ("folder", "npz"):
+        path = Path(rest).expanduser()
+        if not rest or not (path.is_dir() if kind == "folder" else path.is_file()):
+            what = "folder" if kind == "folder" else "file"
+            raise UserError(f"{path}: no such {what}; give folder:PATH or npz:PATH")
+        return path
+    path = Path(place).expanduser()
+    if not (path.is_dir() or (path.is_file() and path.suffix == ".npz")):
+        raise UserError(f"{path}: no such folder or .npz file; give folder:PATH or npz:PATH")
+    return path
+
+
+def _from_folder(path: Path, clean: DataSet, limited: bool) -> tuple[int, Iterator[Pixels]]:
+    """Channels and images of a folder, in the order of the clean images."""
     top = path / "train" if (path / "train").is_dir() else path
-    files: dict[str, Path] = {}
-    for file in sorted(file for file in top.rglob("*") if may_be_image(str(file))):
-        key = _key(file.relative_to(top).as_posix())
-        if key in files:
-            raise UserError(f"{file}: {files[key].name} is there too; keep one of them")
-        files[key] = file
     names = png_names(clean.train.names, clean.train.labels, clean.classes)
-    wanted = [_key(name) for name in names]
-    missing = [name for name in wanted if name not in files]
+    found, extra = _matched(top, names, clean.train.names)
+    missing = [_stem(name) for index, name in enumerate(names) if index not in found]
     if missing:
         raise UserError(
-            f"{top}: {len(missing):,} of {len(wanted):,} train images are missing, such as "
+            f"{top}: {len(missing):,} of {len(names):,} train images are missing, such as "
             f"{missing[0]}; a perturbed image has the class folder and name of its original"
         )
-    more = sorted(files.keys() - set(wanted))
-    if more and not limited:
-        raise UserError(
-            f"{top}: {len(more):,} images have no clean original, such as {more[0]}; remove them"
-        )
-    channels = clean.train.images.shape[1]
-    return (decode(files[name], channels) for name in wanted)
+    if extra and not limited:
+        first = extra[0].relative_to(top).as_posix()
+        count = f"{len(extra):,} of {len(extra) + len(found):,} images"
+        raise UserError(f"{top}: {count} have no clean original, such as {first}; remove them")
+    samples = [(found[index], int(label)) for index, label in enumerate(clean.train.labels)]
+    source = ImageFiles(clean.classes, {"train": top}, {"train": samples, "test": []})
+    return source.channels, source.split("train").images()
 
 
-def _from_npz(path: Path, clean: DataSet, limited: bool) -> Iterator[Pixels]:
-    """The train images of an npz file, as many as there are clean ones."""
-    count, channels, *_ = clean.train.images.shape
-    split = Npz(path).split("train")
-    there = len(split.labels)
-    if there < count or (there > count and not limited):
-        raise UserError(f"{path}: holds {there:,} train images, the clean set {count:,}")
-    if not np.array_equal(split.labels[:count], clean.train.labels):
-        raise UserError(f"{path}: 'train_labels' differ from the clean ones: in another order?")
-    theirs = len(next(split.images()))
-    if theirs != channels:
-        raise UserError(f"{path}: its images have C = {theirs}, the clean ones {channels}")
-    return islice(split.images(), count)
+def _matched(
+    top: Path, names: list[str], originals: list[str]
+) -> tuple[dict[int, Path], list[Path]]:
+    """The file of each clean image, by the image's index, and the files that belong to none.
+
+    A file belongs to the image of its own name, or else to that of its name without suffix; `names`
+    are those of `png_names`, `originals` what it was given.
+    """
+    exact = {
+        str(PurePosixPath(name).with_name(PurePosixPath(original).name)): index
+        for index, (name, original) in enumerate(zip(names, originals, strict=True))
+    }
+    stems = {_stem(name): index for index, name in enumerate(names)}
+    found: dict[int, Path] = {}
+    extra: list[Path] = []
+    for file in _image_files(top):
+        name = file.relative_to(top).as_posix()
+        index = exact.get(name, stems.get(_stem(name)))
+        if index is None:
+            extra.append(file)
+        elif index in found:
+            raise UserError(f"{file}: {found[index].name} is there too; keep one of them")
+        else:
+            found[index] = file
+    return found, extra
 
 
-def _key(name: str) -> str:
+def _image_files(top: Path) -> list[Path]:
+    """The image files below `top`, sorted; linked folders are followed, as for a clean folder."""
+    walk = os.walk(top, followlinks=True)
+    return sorted(Path(at, name) for at, _, names in walk for name in names if may_be_image(name))
+
+
+def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
+
+
+def _from_npz(path: Path, clean: DataSet, limited: bool) -> tuple[int, Iterator[Pixels]]:
+    """Channels and train images of an npz file, as many as there are clean ones."""
+    count, source = len(clean.train), Npz(path)
+    there, *_, channels = source.shape("train")
+    if there < count or (there > count and not limited):
+        found = f"holds {there:,} train images, the clean set {count:,}"
+        raise UserError(f"{path}: {found}; give one for each clean image")
+    if _has_labels(path):
+        labels = source.split("train").labels[:count]
+        if not np.array_equal(labels, clean.train.labels):
+            reason = "'train_labels' differ from the clean ones, so the order differs"
+            raise UserError(f"{path}: {reason}; put the images in the order of the clean ones")
+    return channels, islice(source.images("train"), count)
+
+
+def _has_labels(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return "train_labels.npy" in archive.namelist()

@@ -4,6 +4,7 @@ The label-agnostic setting of Zhang et al. (CVPR 2023, arXiv 2301.01217): who pr
 not know with what labels they will be used.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from bigbatch_ue.data import DataSet, ImageSet
@@ -36,10 +38,12 @@ def relabel(
         seed: decides the groups.
 
     Returns:
-        The set with M or fewer new classes; `data` itself for `own`.
+        The set with its new classes, in order of first appearance over the old ones; a group is
+        named after its members, `cat+dog`. For `own`, `data` itself.
 
     Raises:
-        UserError: a file that is no such mapping, or a number of groups that is impossible.
+        UserError: a file that is no such mapping, a number of groups that is impossible, a class
+            without train images or features that are not finite.
     """
     kind, _, value = labels.partition(":")
     match kind:
@@ -50,11 +54,8 @@ def relabel(
         case "random":
             groups = _random_groups(len(data.classes), _count(labels, data), seed)
         case _:
-            groups = _nearby_groups(data, features(), _count(labels, data), seed)
-    names = ["+".join(_members(data.classes, groups, group)) for group in groups]
-    short = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..." for name in names]
-    unique = [f"{group} {name}" for group, name in zip(groups, short, strict=True)]
-    return _with_names(data, short if len(set(short)) == len(set(names)) else unique)
+            groups = _nearby_groups(data, features, _count(labels, data), seed)
+    return _with_names(data, _group_names(data.classes, groups))
 
 
 def _with_names(data: DataSet, names: list[str]) -> DataSet:
@@ -72,19 +73,20 @@ def _mapped(path: Path, classes: list[str]) -> list[str]:
     """The new name of each class, as the file says."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected `old class: new class`, a line for each class")
-    given = {str(old): str(new) for old, new in content.items()}
+    given = {str(old): str(new) for old, new in content.items() if new is not None}
     for problem, names in (
         ("gives no new name to", [name for name in classes if name not in given]),
-        ("names unknown", [name for name in given if name not in classes]),
+        ("names classes that are not there:", [name for name in given if name not in classes]),
     ):
         if names:
-            raise UserError(f"{path}: {problem} {', '.join(names[:5])}")
+            some, hint = ", ".join(names[:5]), "quote names such as '01' or 'no'"
+            raise UserError(f"{path}: {problem} {some} ({hint})")
     if len(set(given.values())) < 2:
         raise UserError(f"{path}: leaves a single class; give at least two new names")
     return [given[name] for name in classes]
@@ -106,18 +108,45 @@ def _random_groups(classes: int, count: int, seed: int) -> list[int]:
 
 
 def _nearby_groups(
-    data: DataSet, features: NDArray[np.floating[Any]], count: int, seed: int
+    data: DataSet, features: Callable[[], NDArray[np.floating[Any]]], count: int, seed: int
 ) -> list[int]:
-    labels = data.train.labels
-    absent = sorted(set(range(len(data.classes))) - set(labels.tolist()))
-    if absent:
-        raise UserError(f"class {data.classes[absent[0]]} has no train image: no prototype of it")
-    prototypes = np.stack([features[labels == c].mean(0) for c in range(len(data.classes))])
+    prototypes = _prototypes(data, features)
     state = int(draw(seed, Purpose.LABELS).integers(2**32))
-    with threadpool_limits(1):
-        found = KMeans(count, n_init=10, random_state=state).fit_predict(prototypes)
-    return found.tolist()  # type: ignore[no-any-return]
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = KMeans(count, n_init=10, random_state=state).fit_predict(prototypes).tolist()
+    if len(set(found)) < count:
+        raise UserError(f"prototypes:{count}: too many classes look alike; ask for fewer groups")
+    return found  # type: ignore[no-any-return]
 
 
-def _members(classes: list[str], groups: list[int], group: int) -> list[str]:
-    return [name for name, its in zip(classes, groups, strict=True) if its == group]
+def _prototypes(
+    data: DataSet, features: Callable[[], NDArray[np.floating[Any]]]
+) -> NDArray[np.floating[Any]]:
+    """The mean feature of each class, [classes, d]."""
+    labels, classes = data.train.labels, range(len(data.classes))
+    absent = sorted(set(classes) - set(labels.tolist()))
+    if absent:
+        raise UserError(
+            f"class {data.classes[absent[0]]} has no train image, so it has no prototype; raise "
+            "data.limit, or take random:M"
+        )
+    found = features()
+    if not np.isfinite(found).all():
+        raise UserError("the features are not finite: choose other surrogate.weights")
+    return np.stack([found[labels == label].mean(0) for label in classes])
+
+
+def _group_names(classes: list[str], groups: list[int]) -> list[str]:
+    """The name of the group of each class: its members, cut when long; numbered if alike."""
+    members: dict[int, list[str]] = {}
+    for name, group in zip(classes, groups, strict=True):
+        members.setdefault(group, []).append(name)
+    names = {group: _shortened("+".join(its)) for group, its in members.items()}
+    if len(set(names.values())) < len(names):
+        names = {group: f"{group} {name}" for group, name in names.items()}
+    return [names[group] for group in groups]
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."

@@ -25,7 +25,6 @@ Part = Literal["train", "test"]
 PARTS: tuple[Part, Part] = ("train", "test")
 MEDMNIST_SIZES = (28, 64, 128, 224)
 
-
 # torchvision's name of a data set: class, folder, train split, attribute that lists the images.
 TORCHVISION = {
     "pets": ("OxfordIIITPet", "oxford-iiit-pet", "trainval", "_images"),
@@ -97,14 +96,14 @@ class Npz:
     def classes(self) -> list[str]:
         """The numbers from 0 to the largest label."""
         largest = max(int(self._labels(part).max()) for part in PARTS)
-        if largest >= self._shape("train")[0]:
+        if largest >= self.shape("train")[0]:
             raise UserError(f"{self.path}: label {largest} is too large; classes count from 0")
         return [str(label) for label in range(largest + 1)]
 
     @cached_property
     def channels(self) -> int:
         """1 or 3, as both image arrays say."""
-        train, test = (self._shape(part)[-1] for part in PARTS)
+        train, test = (self.shape(part)[-1] for part in PARTS)
         if train != test:
             raise UserError(f"{self.path}: 'train_images' has C = {train}, 'test_images' {test}")
         return train
@@ -118,24 +117,23 @@ class Npz:
         labels = self._labels(part)
         digits = max(5, len(str(len(labels) - 1)))
         names = [f"{index:0{digits}d}" for index in range(len(labels))]
-        return Split(labels, names, lambda: self._images(part))
+        return Split(labels, names, lambda: self.images(part))
 
-    def _shape(self, part: Part) -> tuple[int, ...]:
+    def shape(self, part: Part) -> tuple[int, ...]:
         """[N, h, w, C] of the image array, of which everything but the pixels is checked."""
         key = f"{part}_images"
         with _array(self.path, key) as stream:
             shape, _, dtype = _header(stream)
         if dtype != np.uint8:
             raise UserError(f"{self.path}: {key!r} is {dtype}, expected uint8")
-        if len(shape) == 3:
-            shape = (*shape, 1)
+        shape = (*shape, 1) if len(shape) == 3 else shape
         if len(shape) != 4 or 0 in shape or shape[-1] not in (1, 3):
             wanted = "at least one image as [N, h, w] or [N, h, w, C] with C of 1 or 3"
             raise UserError(f"{self.path}: {key!r} has shape {list(shape)}, expected {wanted}")
         return shape
 
     def _labels(self, part: Part) -> NDArray[np.int64]:
-        key, count = f"{part}_labels", self._shape(part)[0]
+        key, count = f"{part}_labels", self.shape(part)[0]
         with _array(self.path, key) as stream:
             labels = np.lib.format.read_array(stream, allow_pickle=False)
         if labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
@@ -147,8 +145,9 @@ class Npz:
             raise UserError(f"{self.path}: {key!r} has shape {shape}, expected [{count}]")
         return labels.reshape(count).astype(np.int64)
 
-    def _images(self, part: Part) -> Iterator[Pixels]:
-        key, (count, *shape) = f"{part}_images", self._shape(part)
+    def images(self, part: Part) -> Iterator[Pixels]:
+        """The images of a half, whether or not it has labels; as those of a `Split`."""
+        key, (count, *shape) = f"{part}_images", self.shape(part)
         with _array(self.path, key) as stream:
             _, fortran_order, _ = _header(stream)
             if fortran_order:  # one image is scattered over the whole array

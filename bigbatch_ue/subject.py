@@ -235,8 +235,9 @@ def train_arm(
 def describe(case: Case) -> str:
     """A case in a few words."""
     parts = [NAMES[case.arm]]
-    if 0 < case.fraction < 1:
-        parts.append(f"{case.fraction:.0%}")
+    share = 1 - case.fraction if case.arm is ArmName.UNPROTECTED else case.fraction
+    if 0 < share < 1:
+        parts.append(f"{share:.0%}")
     if case.countermeasure is not Countermeasure.NONE:
         parts.append(case.countermeasure)
     if case.labels != "own":

@@ -15,9 +15,10 @@ from bigbatch_ue.foreign import load_foreign
 from bigbatch_ue.protect import load_perturbations, protect, protected_images
 from bigbatch_ue.run import load_run
 from tests.conftest import MakeNpz
-from tests.test_protect import make_images, make_run
+from tests.test_protect import make_images, make_run, mtimes
 
 SIZES = [(12, 14), (9, 10), (20, 8)]
+OTHERS = ("train_labels", "test_images", "test_labels")
 
 
 def read(place: str, *overrides: str) -> np.ndarray[Any, Any]:
@@ -36,6 +37,7 @@ def test_what_protect_wrote_is_read_back_bit_for_bit(
         "npz": f"npz:{make_npz(channels=(3,))}",
     }[source]
     settings = [f"data.name={name}", "data.size=10", f"data.root={tmp_path / 'cache'}"]
+    settings += ["data.limit=40"] if source == "digits" else []
     run_folder = make_run(tmp_path, *settings)
     config, run = load_run(run_folder)
     data = prepare(config.data)
@@ -66,14 +68,13 @@ def test_other_suffixes_and_class_folders_at_the_top_are_found(
     clean = prepare(load(overrides=settings).data).train.images
     found = read(str(theirs), *settings)
     assert np.abs(found.astype(int) - (255 - clean.astype(int))).max() <= 1
-    assert not list(theirs.rglob("*.npy"))
 
 
 def test_every_mismatch_is_one_clear_error(folders: tuple[Path, Path, list[str]]) -> None:
     clean, theirs, settings = folders
     extra = theirs / "cat" / "more.png"
     shutil.copy(theirs / "cat" / "image0.bmp", extra.with_suffix(".bmp"))
-    with pytest.raises(UserError, match=r"1 images have no clean original, such as cat/more"):
+    with pytest.raises(UserError, match=r"1 of 7 images have no clean original, such as cat/more"):
         read(str(theirs), *settings)
     read(str(theirs), *settings, "data.limit=5")
     extra.with_suffix(".bmp").unlink()
@@ -89,8 +90,63 @@ def test_every_mismatch_is_one_clear_error(folders: tuple[Path, Path, list[str]]
         read(str(theirs), *settings)
     with pytest.raises(UserError, match="identical to the clean ones"):
         read(f"folder:{clean}", *settings)
-    with pytest.raises(UserError, match="no such file or folder"):
-        read("folder:nowhere", *settings)
+
+
+@pytest.mark.parametrize("place", ["folder:{}/none", "folder:{}/a", "npz:{}", "folder:", "{}/a"])
+def test_a_place_of_another_kind_is_refused(
+    folders: tuple[Path, Path, list[str]], tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "a").touch()
+    with pytest.raises(UserError, match=r"no such .*; give folder:PATH or npz:PATH"):
+        read(place.format(tmp_path), *folders[2])
+
+
+@pytest.mark.parametrize("naming", ["own", "protect"])
+def test_names_that_differ_in_the_suffix_alone_are_told_apart(
+    folders: tuple[Path, Path, list[str]], naming: str
+) -> None:
+    clean, theirs, settings = folders
+    levels = {".png": 60, ".bmp": 90}
+    for suffix, level in levels.items():
+        Image.new("RGB", (9, 9), (level + 5, 0, 0)).save(
+            clean / "train" / "cat" / f"image0{suffix}"
+        )
+        written = f"image0{suffix}" if naming == "own" else f"image0{suffix}.png"
+        Image.new("RGB", (9, 9), (level, 0, 0)).save(theirs / "cat" / written)
+    if naming == "protect":
+        (theirs / "cat" / "image0.bmp").unlink()
+    found = dict(zip(names(settings), read(str(theirs), *settings)[:, 0, 0, 0], strict=True))
+    assert {suffix: found[f"cat/image0{suffix}"] for suffix in levels} == levels
+
+
+def names(settings: list[str]) -> list[str]:
+    return prepare(load(overrides=settings).data).train.names
+
+
+def test_linked_class_folders_are_followed(
+    folders: tuple[Path, Path, list[str]], tmp_path: Path
+) -> None:
+    _, theirs, settings = folders
+    expected = read(str(theirs), *settings)
+    (theirs / "dog").rename(tmp_path / "elsewhere")
+    (theirs / "dog").symlink_to(tmp_path / "elsewhere")
+    np.testing.assert_array_equal(read(str(theirs), *settings), expected)
+
+
+def test_colour_for_grey_is_refused(tmp_path: Path) -> None:
+    clean = make_images(tmp_path / "own", SIZES, mode="L")
+    theirs = make_images(tmp_path / "theirs", SIZES)
+    settings = [f"data.name=folder:{clean}", "data.size=16", f"data.root={tmp_path / 'cache'}"]
+    with pytest.raises(UserError, match=r"C = 3, the clean ones 1; save them as grey"):
+        read(str(theirs), *settings)
+
+
+def test_nothing_is_written(folders: tuple[Path, Path, list[str]], tmp_path: Path) -> None:
+    _, theirs, settings = folders
+    prepare(load(overrides=settings).data)
+    before = mtimes(tmp_path)
+    read(str(theirs), *settings)
+    assert mtimes(tmp_path) == before
 
 
 def test_npz_in_another_order_or_of_another_kind_is_refused(
@@ -100,13 +156,16 @@ def test_npz_in_another_order_or_of_another_kind_is_refused(
     random = np.random.default_rng(5)
     good = random.integers(256, size=(12, 10, 9), dtype=np.uint8)
     assert read(f"npz:{make_npz('a.npz', train_images=good)}", *clean).shape == (12, 1, 10, 10)
+    alone = make_npz("alone.npz", **dict.fromkeys(OTHERS), train_images=good)
+    assert read(str(alone), *clean).shape == (12, 1, 10, 10)
     labels = np.arange(12, dtype=np.uint8)[::-1, None] % 3
     for name, changed, message in (
-        ("b", {"train_images": good, "train_labels": labels}, "in another order"),
+        ("b", {"train_images": good, "train_labels": labels}, "so the order differs"),
         ("c", {"train_images": good[:5], "train_labels": labels[:5]}, "holds 5 train images"),
         ("d", {"train_images": np.repeat(good[..., None], 3, 3)}, "C = 3, the clean ones 1"),
         ("e", {"train_images": good.astype(float)}, "expected uint8"),
         ("f", {"train_images": None}, "holds no array 'train_images'"),
+        ("g", {}, "identical to the clean ones"),
     ):
         with pytest.raises(UserError, match=message):
             read(str(make_npz(f"{name}.npz", **changed)), *clean)

@@ -1,5 +1,6 @@
 """Labels of a scraper's own: train and test alike, by a map, at random or by what is near."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,17 +58,19 @@ def test_map_gives_the_names_of_the_file(tmp_path: Path, data: DataSet, text: st
     assert found.classes == ["insect", "mammal", "7"]
     assert groups(found) == ["insect", "insect", "mammal", "mammal", "7"]
     assert found.train.images is data.train.images
-    assert found.fingerprint == data.fingerprint
+    assert found.train.labels.dtype == np.int64
+    assert (found.name, found.fingerprint) == (data.name, data.fingerprint)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "no such file"),
+        (None, "No such file"),
         ("{", "not valid YAML"),
         ("[ant]", "expected `old class: new class`"),
         ("{ant: a, bee: b}", "gives no new name to cat, dog, elk"),
-        ("{ant: a, bee: b, cat: a, dog: a, elk: a, fox: b}", "names unknown fox"),
+        ("{ant: a, bee: , cat: a, dog: b, elk: b}", "gives no new name to bee"),
+        ("{ant: a, bee: b, cat: a, dog: a, elk: a, fox: b}", "not there: fox"),
         ("{ant: a, bee: a, cat: a, dog: a, elk: a}", "a single class"),
     ],
 )
@@ -77,8 +80,13 @@ def test_bad_maps_are_user_errors(
     file = tmp_path / "map.yaml"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=f"{file}.*{message}"):
         relabel(f"map:{file}", data, features, 0)
+
+
+def test_map_that_is_a_folder_is_a_user_error(tmp_path: Path, data: DataSet) -> None:
+    with pytest.raises(UserError, match=f"{tmp_path}: Is a directory"):
+        relabel(f"map:{tmp_path}", data, features, 0)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
@@ -98,16 +106,49 @@ def test_prototypes_bring_near_classes_together(data: DataSet) -> None:
     assert sorted(set(groups(found))) == ["ant+bee", "cat+dog", "elk"]
 
 
+def fail() -> NDArray[np.float64]:
+    raise AssertionError("features are not needed")
+
+
 @pytest.mark.parametrize("labels", ["random:1", "random:6", "prototypes:1", "prototypes:6"])
 def test_impossible_numbers_of_groups_are_user_errors(data: DataSet, labels: str) -> None:
     with pytest.raises(UserError, match=r"from 2 to 5 groups"):
-        relabel(labels, data, features, 0)
+        relabel(labels, data, fail, 0)
 
 
 def test_features_are_needed_for_prototypes_alone(data: DataSet) -> None:
-    def fail() -> NDArray[np.float64]:
-        raise AssertionError
-
     relabel("random:2", data, fail, 0)
     with pytest.raises(AssertionError):
         relabel("prototypes:2", data, fail, 0)
+
+
+def test_prototypes_need_an_image_of_each_class(data: DataSet) -> None:
+    few = replace(data, train=data.train.first(3))
+    with pytest.raises(UserError, match="class dog has no train image"):
+        relabel("prototypes:2", few, fail, 0)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("value", "message"), [(1.0, "too many classes look alike"), (np.nan, "not finite")]
+)
+def test_useless_features_are_user_errors(data: DataSet, value: float, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        relabel("prototypes:2", data, lambda: np.full((20, 3), value), 0)
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ["a", "b", "a+b", "c", "d"],
+        [f"{'a very long name ' * 5}{index}" for index in range(5)],
+    ],
+)
+def test_groups_stay_apart_though_their_names_are_alike(data: DataSet, classes: list[str]) -> None:
+    places = np.array([0, 0, 5, 9, 9])
+    alike = replace(data, classes=classes)
+    found = relabel("prototypes:3", alike, lambda: places[data.train.labels][:, None] * 1.0, 0)
+    assert len(set(found.classes)) == 3
+    assert max(map(len, found.classes)) <= 70
+    names = groups(found)
+    assert names[0] == names[1] != names[2] != names[3] == names[4]
