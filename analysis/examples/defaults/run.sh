@@ -28,6 +28,6 @@ for variant in ${VARIANTS:-default after clamp cosine kl-0.1 cross-entropy-0.1 r
         if [ "$variant" = default ]; then
             arms=(--arm clean --arm random_noise --arm uc)
         fi
-        bigbatch-ue evaluate "$run" "${arms[@]}"
+        bigbatch-ue evaluate "$run" --seed "$seed" "${arms[@]}" "evaluation.fractions=[1.0]"
     done
 done

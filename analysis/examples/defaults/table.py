@@ -8,12 +8,13 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
-    """Read `runs/defaults/<preset>/<variant>-s<seed>/evaluation.json`, print means and write."""
+    """Read the evaluations in `runs/defaults/<preset>/<variant>-s<seed>`, print means and write."""
     tables = []
-    for path in sorted(Path("runs/defaults").glob("*/*/evaluation.json")):
-        table = pd.read_json(path)[["name", "seed", "final_accuracy", "peak_accuracy"]]
-        table.insert(0, "preset", path.parts[-3])
-        table.insert(1, "variant", path.parts[-2].rsplit("-s", 1)[0])
+    for path in sorted(Path("runs/defaults").glob("*/*/evaluation/results.json")):
+        table = pd.read_json(path).rename(columns={"arm": "name"})
+        table = table[["name", "seed", "final_accuracy", "peak_accuracy"]]
+        table.insert(0, "preset", path.parts[-4])
+        table.insert(1, "variant", path.parts[-3].rsplit("-s", 1)[0])
         tables.append(table)
     results = pd.concat(tables).sort_values(["preset", "name", "variant", "seed"])
     results.round(4).to_csv(HERE / "results.csv", index=False)
