@@ -303,9 +303,9 @@ def _homeless(settings: str) -> Any:
 def _visibility(folder: Path, subject: Subject) -> dict[str, Any]:
     """How much the images were changed: as measured on the written files, if there are any."""
     manifest = folder.parent / "protected" / MANIFEST
-    if manifest.exists():
-        measured = read_json(manifest)["report"]["visibility"]
-        return {"visibility": measured, "measured_on": "the written files"}
+    report = read_json(manifest).get("report", {}) if manifest.exists() else {}
+    if "visibility" in report:
+        return {"visibility": report["visibility"], "measured_on": "the written files"}
     images = subject.data.train.images
     some = np.linspace(0, len(images) - 1, min(len(images), MEASURED)).astype(np.int64)
     pairs = zip(images[some], _protected(subject, some), strict=True)
