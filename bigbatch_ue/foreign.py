@@ -37,22 +37,29 @@ def load_foreign(place: str, clean: DataSet, config: Data) -> Pixels:
     path = _located(place)
     limited = config.limit is not None
     read = _from_folder if path.is_dir() else _from_npz
-    channels, images = read(path, clean, limited)
+    images = read(path, clean, limited)
     originals = clean.train.images
-    count, expected, _, size = originals.shape
-    if channels != expected:
-        kind = "grey" if expected == 1 else "RGB"
-        found = f"its images have C = {channels}, the clean ones {expected}"
-        raise UserError(f"{path}: {found}; save them as {kind}")
+    count, channels, _, size = originals.shape
     perturbed = np.empty(originals.shape, np.uint8)
     with progress_bar(transient=True) as progress:
         shown = progress.track(images, total=count, description=f"reading {path.name}")
         for index, image in enumerate(shown):
-            perturbed[index] = resize(image, size)
+            perturbed[index] = resize(_with_channels(image, channels, path), size)
     if np.array_equal(perturbed, originals):
         reason = "not perturbed: its images are identical to the clean ones"
         raise UserError(f"{path}: {reason}; give the perturbed ones")
     return perturbed
+
+
+def _with_channels(image: Pixels, channels: int, path: Path) -> Pixels:
+    """`image` as [`channels`, h, w], if that loses nothing: grey may have been saved as RGB."""
+    if len(image) < channels:
+        return np.repeat(image, channels, axis=0)
+    if not (image[channels:] == image[:1]).all():
+        raise UserError(
+            f"{path}: has colour images, but the clean ones are grey; save them as grey"
+        )
+    return image[:channels]
 
 
 def _located(place: str) -> Path:
@@ -70,8 +77,8 @@ def _located(place: str) -> Path:
     return path
 
 
-def _from_folder(path: Path, clean: DataSet, limited: bool) -> tuple[int, Iterator[Pixels]]:
-    """Channels and images of a folder, in the order of the clean images."""
+def _from_folder(path: Path, clean: DataSet, limited: bool) -> Iterator[Pixels]:
+    """The images of a folder, in the order of the clean images."""
     top = path / "train" if (path / "train").is_dir() else path
     names = png_names(clean.train.names, clean.train.labels, clean.classes)
     found, extra = _matched(top, names, clean.train.names)
@@ -87,7 +94,7 @@ def _from_folder(path: Path, clean: DataSet, limited: bool) -> tuple[int, Iterat
         raise UserError(f"{top}: {count} have no clean original, such as {first}; remove them")
     samples = [(found[index], int(label)) for index, label in enumerate(clean.train.labels)]
     source = ImageFiles(clean.classes, {"train": top}, {"train": samples, "test": []})
-    return source.channels, source.split("train").images()
+    return source.split("train").images()
 
 
 def _matched(
@@ -127,10 +134,10 @@ def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _from_npz(path: Path, clean: DataSet, limited: bool) -> tuple[int, Iterator[Pixels]]:
-    """Channels and train images of an npz file, as many as there are clean ones."""
+def _from_npz(path: Path, clean: DataSet, limited: bool) -> Iterator[Pixels]:
+    """The train images of an npz file, as many as there are clean ones."""
     count, source = len(clean.train), Npz(path)
-    there, *_, channels = source.shape("train")
+    there, *_ = source.shape("train")
     if there < count or (there > count and not limited):
         found = f"holds {there:,} train images, the clean set {count:,}"
         raise UserError(f"{path}: {found}; give one for each clean image")
@@ -139,7 +146,7 @@ def _from_npz(path: Path, clean: DataSet, limited: bool) -> tuple[int, Iterator[
         if not np.array_equal(labels, clean.train.labels):
             reason = "'train_labels' differ from the clean ones, so the order differs"
             raise UserError(f"{path}: {reason}; put the images in the order of the clean ones")
-    return channels, islice(source.images("train"), count)
+    return islice(source.images("train"), count)
 
 
 def _has_labels(path: Path) -> bool:

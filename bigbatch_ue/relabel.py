@@ -72,21 +72,20 @@ def _with_names(data: DataSet, names: list[str]) -> DataSet:
 def _mapped(path: Path, classes: list[str]) -> list[str]:
     """The new name of each class, as the file says."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)  # all are strings
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected `old class: new class`, a line for each class")
-    given = {str(old): str(new) for old, new in content.items() if new is not None}
+    given = {old: str(new) for old, new in content.items() if new}
     for problem, names in (
         ("gives no new name to", [name for name in classes if name not in given]),
         ("names classes that are not there:", [name for name in given if name not in classes]),
     ):
         if names:
-            some, hint = ", ".join(names[:5]), "quote names such as '01' or 'no'"
-            raise UserError(f"{path}: {problem} {some} ({hint})")
+            raise UserError(f"{path}: {problem} {', '.join(names[:5])}")
     if len(set(given.values())) < 2:
         raise UserError(f"{path}: leaves a single class; give at least two new names")
     return [given[name] for name in classes]

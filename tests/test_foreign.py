@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bigbatch_ue.config import load
 from bigbatch_ue.data import prepare
@@ -133,12 +133,26 @@ def test_linked_class_folders_are_followed(
     np.testing.assert_array_equal(read(str(theirs), *settings), expected)
 
 
-def test_colour_for_grey_is_refused(tmp_path: Path) -> None:
+def test_grey_may_be_saved_as_colour_but_colour_is_not_grey(tmp_path: Path) -> None:
     clean = make_images(tmp_path / "own", SIZES, mode="L")
-    theirs = make_images(tmp_path / "theirs", SIZES)
     settings = [f"data.name=folder:{clean}", "data.size=16", f"data.root={tmp_path / 'cache'}"]
-    with pytest.raises(UserError, match=r"C = 3, the clean ones 1; save them as grey"):
-        read(str(theirs), *settings)
+    with pytest.raises(UserError, match=r"has colour images, .* save them as grey"):
+        read(str(make_images(tmp_path / "theirs", SIZES)), *settings)
+    inverted = shutil.copytree(clean, tmp_path / "inverted")
+    for file in inverted.rglob("*.png"):
+        ImageOps.invert(Image.open(file)).save(file)
+    expected = read(str(inverted), *settings)
+    for file in inverted.rglob("*.png"):
+        Image.open(file).convert("RGB").save(file)
+    np.testing.assert_array_equal(read(str(inverted), *settings), expected)
+
+
+def test_colour_may_be_saved_as_grey(folders: tuple[Path, Path, list[str]]) -> None:
+    _, theirs, settings = folders
+    for file in theirs.rglob("*.bmp"):
+        Image.open(file).convert("L").save(file)
+    found = read(str(theirs), *settings)
+    np.testing.assert_array_equal(found[:, 0], found[:, 2])
 
 
 def test_nothing_is_written(folders: tuple[Path, Path, list[str]], tmp_path: Path) -> None:
@@ -162,7 +176,7 @@ def test_npz_in_another_order_or_of_another_kind_is_refused(
     for name, changed, message in (
         ("b", {"train_images": good, "train_labels": labels}, "so the order differs"),
         ("c", {"train_images": good[:5], "train_labels": labels[:5]}, "holds 5 train images"),
-        ("d", {"train_images": np.repeat(good[..., None], 3, 3)}, "C = 3, the clean ones 1"),
+        ("d", {"train_images": np.stack([good, good, 255 - good], 3)}, "has colour images"),
         ("e", {"train_images": good.astype(float)}, "expected uint8"),
         ("f", {"train_images": None}, "holds no array 'train_images'"),
         ("g", {}, "identical to the clean ones"),

@@ -62,6 +62,13 @@ def test_map_gives_the_names_of_the_file(tmp_path: Path, data: DataSet, text: st
     assert (found.name, found.fingerprint) == (data.name, data.fingerprint)
 
 
+def test_classes_named_like_numbers_are_names(tmp_path: Path, data: DataSet) -> None:
+    numbered = replace(data, classes=["001", "no", "1e3", "null", "true"])
+    file = tmp_path / "map.yaml"
+    file.write_text("{001: 01, no: 01, 1e3: yes, null: yes, true: yes}")
+    assert relabel(f"map:{file}", numbered, features, 0).classes == ["01", "yes"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
