@@ -61,7 +61,7 @@ class Arm:
         losses: mean train loss of each epoch.
         confusion: test images by true class (rows) and predicted class, after the last epoch.
         steps: optimizer steps of the target.
-        images: train images.
+        images: different train images.
         seconds: of the target's training, tests included.
         ranks: that trained each batch together.
         device: where it was trained.

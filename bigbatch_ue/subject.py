@@ -17,6 +17,7 @@ from bigbatch_ue.arms import NAMES, Arm, Case
 from bigbatch_ue.config import ArmName, Config, Countermeasure, digest
 from bigbatch_ue.countermeasures import clean_up, in_training, pgd
 from bigbatch_ue.data import DataSet
+from bigbatch_ue.errors import UserError
 from bigbatch_ue.fit import LEAST, accuracy, batches, predict, train_classifier
 from bigbatch_ue.metrics import measure, tail
 from bigbatch_ue.progress import progress_bar
@@ -103,8 +104,11 @@ class Subject:
     def train_images(self, case: Case) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """What the scraper of an arm gets, before countermeasures.
 
+        The unprotected part is repeated until it is as large as the whole: every arm takes the same
+        number of steps.
+
         Returns:
-            uint8 [K, C, H, W] and int64 [K], which of the N train images they are.
+            uint8 [N, C, H, W] and int64 [N], which of the N train images they are.
         """
         images = self.data.train.images
         everything = np.arange(len(images))
@@ -114,6 +118,9 @@ class Subject:
             case ArmName.UNPROTECTED:
                 part = protected_part(len(images), case.fraction, case.seed)
                 rest = np.setdiff1d(everything, part)
+                if not len(rest):
+                    raise UserError(f"evaluation.fractions={case.fraction} leaves no image over")
+                rest = np.resize(rest, len(images))
                 return images[rest], rest
             case ArmName.RANDOM_NOISE:
                 learnt = random_noise(self.groups, images.shape[1:], self.learnt.eps, case.seed)
@@ -224,7 +231,7 @@ def train_arm(
         **curve._asdict(),
         confusion=measures.confusion,
         steps=recipe.epochs * len(batches(np.arange(len(images)), recipe.batch, LEAST * world)),
-        images=len(images),
+        images=len(np.unique(kept)),
         seconds=round(time.perf_counter() - began, 3),
         ranks=world,
         device=device.type,

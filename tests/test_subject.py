@@ -12,6 +12,7 @@ from bigbatch_ue import subject as module
 from bigbatch_ue.arms import Arm, Case
 from bigbatch_ue.config import ArmName, Countermeasure, revise
 from bigbatch_ue.data import prepare
+from bigbatch_ue.errors import UserError
 from bigbatch_ue.fit import train_classifier
 from bigbatch_ue.protect import Perturbations, eight_bit, load_perturbations, protected_images
 from bigbatch_ue.run import load_run
@@ -108,11 +109,19 @@ def test_partial_protection_and_the_rest_share_out_the_images(
     part = protected_part(160, fraction, 0)
     assert len(part) == round(160 * fraction)
     assert everything.tolist() == list(range(160))
-    assert sorted([*part, *kept]) == list(range(160))
+    assert len(kept) == 160
+    assert sorted([*part, *set(kept)]) == list(range(160))
+    times = np.bincount(kept)[np.unique(kept)]
+    assert times.max() - times.min() <= 1
     np.testing.assert_array_equal(rest, clean[kept])
     np.testing.assert_array_equal(partial[kept], clean[kept])
     full = protected_images(clean, **vars(subject.learnt))
     np.testing.assert_array_equal(partial[part], full[part])
+
+
+def test_a_fraction_that_leaves_nothing_over_is_a_user_error(subject: Subject) -> None:
+    with pytest.raises(UserError, match="leaves no image over"):
+        subject.train_images(case("unprotected", 0.999))
 
 
 def test_protected_parts_are_nested_and_seeded() -> None:
@@ -183,7 +192,7 @@ def test_unprotected_part_keeps_its_own_labels(
     np.testing.assert_array_equal(images, subject.data.train.images[kept])
     np.testing.assert_array_equal(labels, subject.data.train.labels[kept])
     assert arm.images == 96
-    assert arm.steps == 2 * 3
+    assert arm.steps == 2 * 5
 
 
 @pytest.mark.parametrize("countermeasure", ["mixup", "jpeg10", "adversarial", "projection"])
