@@ -1,6 +1,8 @@
 """`evaluate`: each arm once, whoever trains it, and everything that is written of the results."""
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bigbatch_ue import evaluate as module
@@ -169,6 +172,28 @@ def test_shards_together_are_the_whole(tmp_path: Path, trainings: list[str], cou
 
 def same(record: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key != "seconds"}
+
+
+def test_arm_that_another_job_is_at_is_waited_for(tmp_path: Path, trainings: list[str]) -> None:
+    run = make_run(tmp_path, *QUICK)
+    arms = evaluate(run)
+    place = tmp_path / "cache" / "targets" / f"{arms[0].inputs}.json"
+    content = place.read_bytes()
+    place.unlink()
+    taken = threading.Event()
+
+    def other_job() -> None:
+        with FileLock(place.with_suffix(".lock")):
+            taken.set()
+            time.sleep(1)
+            place.write_bytes(content)
+
+    job = threading.Thread(target=other_job)
+    job.start()
+    assert taken.wait(10)
+    assert evaluate(run) == arms
+    job.join()
+    assert trainings == ARMS
 
 
 def test_random_surrogate_is_trained_once_with_the_runs_own_settings(tmp_path: Path) -> None:
