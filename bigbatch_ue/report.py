@@ -176,7 +176,9 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def interval(summary: Summary, dash: str = " – ", none: str = "–") -> str:
+def interval(
+    summary: Summary, dash: str = "\N{NO-BREAK SPACE}–\N{NO-BREAK SPACE}", none: str = "–"
+) -> str:
     """The 95 % interval of an accuracy, as far as it is possible, in per cent."""
     if summary.low is None or summary.high is None:
         return none
