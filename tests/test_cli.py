@@ -189,10 +189,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
         (["evaluate", "nowhere", "--shard", "0/2"], "expected I/N"),
         (["evaluate", "nowhere", "--shard", "3/2"], "expected I/N"),
         (["evaluate", "nowhere", "--shard", "1"], "expected I/N"),
-        (
-            ["evaluate", "--protected", "folder:nowhere", "data.name=digits"],
-            "no such file or folder",
-        ),
+        (["evaluate", "--protected", "folder:nowhere", "data.name=digits"], "no such folder"),
         (["evaluate", "--protected", "x", "--target", "resnet19"], "unknown target 'resnet19'"),
         (["report", "nowhere", "--out", "page"], "nowhere"),
     ],
