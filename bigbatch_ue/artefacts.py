@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -74,6 +75,16 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: no such file") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def read_yaml(path: Path, loader: Any = yaml.SafeLoader) -> Any:
+    """Read a YAML or JSON file; one that is missing or not valid is a `UserError` that names it."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), loader)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

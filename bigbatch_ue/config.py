@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from bigbatch_ue.artefacts import atomic_file
+from bigbatch_ue.artefacts import atomic_file, read_yaml
 from bigbatch_ue.errors import UserError
 
 MEDMNIST_2D = (
@@ -327,8 +327,7 @@ def revise(config: Config, target: str | None = None, overrides: Iterable[str] =
     if target is not None:
         if target not in TARGETS:
             raise UserError(f"unknown target {target!r}; allowed: {', '.join(TARGETS)}")
-        text = resources.files("bigbatch_ue").joinpath("presets/targets.yaml").read_text()
-        content["target"] = yaml.safe_load(text)[target]
+        content["target"] = _bundled("targets")[target]
     revised = _resolve(content, overrides)
     if revised.answer() != config.answer() or revised.output != config.output:
         raise UserError("only target.*, evaluation.* and data.root can change for an evaluation")
@@ -348,20 +347,21 @@ def _preset(name: str) -> dict[str, Any]:
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}; allowed: {', '.join(PRESETS)}")
     family = "medmnist" if name in MEDMNIST_2D else name
-    text = resources.files("bigbatch_ue").joinpath(f"presets/{family}.yaml").read_text()
-    content: dict[str, Any] = yaml.safe_load(text)
+    content = _bundled(family)
     if name in DATASETS:
         content.setdefault("data", {})["name"] = name
     return content
 
 
+def _bundled(name: str) -> dict[str, Any]:
+    """A file of `presets/`, read."""
+    text = resources.files("bigbatch_ue").joinpath(f"presets/{name}.yaml").read_text()
+    content: dict[str, Any] = yaml.safe_load(text)
+    return content
+
+
 def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
+    content = read_yaml(file)
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -19,6 +19,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as T
 
 from bigbatch_ue.config import Countermeasure
+from bigbatch_ue.data import rows
 
 Images = NDArray[np.uint8]
 Groups = NDArray[np.int64]
@@ -175,8 +176,7 @@ def _jpeg(images: Images, _: slice, *, quality: int) -> Images:
 def _compressed(image: Images, quality: int) -> Images:
     """An image [C, H, W] as it comes out of a JPEG file of that quality."""
     with BytesIO() as file:
-        rows = image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
-        Image.fromarray(rows).save(file, format="JPEG", quality=quality)
+        Image.fromarray(rows(image)).save(file, format="JPEG", quality=quality)
         found = np.asarray(Image.open(file))
     return found.reshape(*image.shape[1:], -1).transpose(2, 0, 1)
 

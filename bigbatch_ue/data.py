@@ -93,9 +93,14 @@ def resize(image: Pixels, size: int) -> Pixels:
     channels, *shape = image.shape
     if shape == [size, size]:
         return image
-    picture = Image.fromarray(image[0] if channels == 1 else image.transpose(1, 2, 0).copy())
+    picture = Image.fromarray(rows(image))
     pixels = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))
     return pixels.reshape(size, size, channels).transpose(2, 0, 1)
+
+
+def rows(image: Pixels) -> Pixels:
+    """An image [C, h, w] as pictures have it, contiguous: [h, w], or [h, w, 3] in colour."""
+    return image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
 
 
 def _slug(name: str) -> str:

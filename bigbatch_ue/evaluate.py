@@ -33,14 +33,13 @@ from bigbatch_ue.errors import UserError
 from bigbatch_ue.foreign import load_foreign
 from bigbatch_ue.pictures import examples, picture_grid
 from bigbatch_ue.protect import MANIFEST, Perturbations, load_perturbations, protected_images
-from bigbatch_ue.report import write_report
+from bigbatch_ue.report import ABOUT, PICTURE, RESULTS, write_report
 from bigbatch_ue.run import Run, load_run
 from bigbatch_ue.subject import Subject, protected_part, train_arm
 from bigbatch_ue.surrogate import extract_features
 from bigbatch_ue.train import surrogate_of, train_on
 from bigbatch_ue.visibility import visibility
 
-RESULTS = "results.json"
 PICTURES = 10
 MEASURED = 1000
 
@@ -213,8 +212,10 @@ def _train_apart(
     mine: Sequence[Case], subject: Subject, folder: Path, device: torch.device
 ) -> None:
     """Train arms that no other process has or is at; then wait for those that others are at."""
+    waiting = list(enumerate(mine, 1))
     for blocking in (False, True):
-        for number, case in enumerate(mine, 1):
+        now, waiting = waiting, []
+        for number, case in now:
             path = _place(case, subject)
             try:
                 with FileLock(path.with_suffix(".lock"), blocking=blocking):
@@ -222,8 +223,9 @@ def _train_apart(
                         arm = train_arm(case, subject, device, title=f"{number}/{len(mine)}")
                         save_arms(path, [arm])
             except Timeout:
-                continue
-            _record(folder, case, subject)
+                waiting.append((number, case))
+            else:
+                _record(folder, case, subject)
 
 
 def _train_together(
@@ -288,8 +290,8 @@ def _report(folder: Path, subject: Subject, arms: Sequence[Arm], about: dict[str
             "settings": _homeless(settings),
             "versions": versions,
         }
-        write_json(folder / "about.json", about | _visibility(folder, subject))
-        _pictures(folder / "differences.png", subject)
+        write_json(folder / ABOUT, about | _visibility(folder, subject))
+        _pictures(folder / PICTURE, subject)
         write_board(folder / "tensorboard", sorted_arms)
         page = write_report([folder], folder)
     print(f"report: {page}", file=sys.stderr)

@@ -263,6 +263,11 @@ def batches(order: NDArray[np.int64], size: int, least: int = LEAST) -> list[NDA
     return np.split(order, cuts)
 
 
+def steps_of(recipe: Fit, count: int, world: int = 1) -> int:
+    """Optimizer steps of `recipe` on `count` images, when `world` ranks share each batch."""
+    return recipe.epochs * len(batches(np.arange(count), recipe.batch, LEAST * world))
+
+
 def _epochs(
     model: nn.Module,
     count: int,
@@ -282,7 +287,7 @@ def _epochs(
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     trained = _distributed(model, ranks)
     optimizer = _optimizer(model, recipe)
-    steps = recipe.epochs * len(batches(np.arange(count), recipe.batch, LEAST * world))
+    steps = steps_of(recipe, count, world)
     step = 0
     for epoch in range(recipe.epochs):
         random = draw(seed, Purpose.FIT, epoch)

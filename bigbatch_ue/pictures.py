@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from bigbatch_ue.artefacts import atomic_file
+from bigbatch_ue.data import rows
 
 ROWS = ("clean", "protected", "difference")
 
@@ -46,7 +47,7 @@ def picture_grid(
     for row, (label, images) in enumerate(zip(ROWS, shown, strict=True)):
         for column, image in enumerate(images):
             axis = axes[row, column]
-            axis.imshow(_rows(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axis.imshow(rows(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
         axes[row, 0].set_ylabel(f"{label}\n(x {factor:.1f})" if row == 2 else label, fontsize=9)
@@ -56,8 +57,3 @@ def picture_grid(
         figure.suptitle(heading, fontsize=10)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png")
-
-
-def _rows(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image [C, H, W] as [H, W] or [H, W, 3]."""
-    return image[0] if len(image) == 1 else image.transpose(1, 2, 0)

@@ -25,7 +25,7 @@ from rich.progress import Progress
 from bigbatch_ue.artefacts import atomic_folder, read_json, read_tensors, require, write_json
 from bigbatch_ue.clusters import Clusters
 from bigbatch_ue.config import Config, digest
-from bigbatch_ue.data import DataSet, prepare
+from bigbatch_ue.data import DataSet, prepare, rows
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.progress import progress_bar
 from bigbatch_ue.run import Run, load_run
@@ -221,7 +221,7 @@ class _Job:
         if self.form == "png":
             for path, image in zip(self._pngs(folder), protected, strict=True):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(_rows(image)).save(path, format="PNG")
+                Image.fromarray(rows(image)).save(path, format="PNG")
             return
         with zipfile.ZipFile(self._npz(folder), "w", zipfile.ZIP_DEFLATED) as archive:
             _add_images(archive, "train_images", protected, total)
@@ -300,11 +300,6 @@ def _resized(delta: NDArray[np.float32], height: int, width: int) -> NDArray[np.
     return np.asarray(resized[0])
 
 
-def _rows(image: Pixels) -> Pixels:
-    """An image [C, h, w] as [h, w] or [h, w, 3]."""
-    return image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
-
-
 def _entry(archive: zipfile.ZipFile, name: str) -> Any:
     """A new array of the archive, to be written to; dated 1980 as numpy does, whatever the day."""
     return archive.open(f"{name}.npy", "w", force_zip64=True)
@@ -318,15 +313,15 @@ def _add_array(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None
 def _add_images(archive: zipfile.ZipFile, name: str, images: Iterable[Pixels], count: int) -> None:
     """Stream `count` images [C, h, w] into one array [count, h, w] or [count, h, w, 3]."""
     images = iter(images)
-    first = _rows(next(images))
+    first = rows(next(images))
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, *first.shape)}
     with _entry(archive, name) as entry:
         np.lib.format.write_array_header_1_0(entry, header)
-        for rows in chain([first], map(_rows, images)):
-            if rows.shape != first.shape:
-                sizes = " and ".join("x".join(map(str, r.shape[:2])) for r in (first, rows))
+        for pixels in chain([first], map(rows, images)):
+            if pixels.shape != first.shape:
+                sizes = " and ".join("x".join(map(str, r.shape[:2])) for r in (first, pixels))
                 raise UserError(f"an npz has one size, not {sizes}; take form=png or at=training")
-            entry.write(rows.tobytes())
+            entry.write(pixels.tobytes())
 
 
 def _keep_off(out: Path, source: Source) -> None:

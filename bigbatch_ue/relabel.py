@@ -17,6 +17,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from bigbatch_ue.artefacts import read_yaml
 from bigbatch_ue.data import DataSet, ImageSet
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.randomness import Purpose, draw
@@ -71,12 +72,7 @@ def _with_names(data: DataSet, names: list[str]) -> DataSet:
 
 def _mapped(path: Path, classes: list[str]) -> list[str]:
     """The new name of each class, as the file says."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)  # all are strings
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    content = read_yaml(path, yaml.BaseLoader)  # all are strings
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected `old class: new class`, a line for each class")
     given = {old: str(new) for old, new in content.items() if new}

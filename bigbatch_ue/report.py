@@ -23,6 +23,8 @@ from bigbatch_ue.visibility import Visibility
 
 PAGE = "report.html"
 RESULTS = "results.json"
+ABOUT = "about.json"
+PICTURE = "differences.png"
 MOST_CLASSES = 20
 
 
@@ -130,7 +132,7 @@ def read_folder(folder: Path) -> Folder:
     Raises:
         UserError: a file that is missing, torn or of another kind.
     """
-    path = folder / "about.json"
+    path = folder / ABOUT
     try:
         about = About.model_validate(read_json(path))
     except ValidationError as error:
@@ -139,7 +141,7 @@ def read_folder(folder: Path) -> Folder:
         raise UserError(
             f"{path}: not what an evaluation writes ({where}: {first['msg']})"
         ) from None
-    return Folder(about, load_arms(folder / RESULTS), _picture(folder / "differences.png"))
+    return Folder(about, load_arms(folder / RESULTS), _picture(folder / PICTURE))
 
 
 def arms_table(arms: Sequence[Arm]) -> Table:

@@ -18,7 +18,7 @@ from bigbatch_ue.config import ArmName, Config, Countermeasure, digest
 from bigbatch_ue.countermeasures import clean_up, in_training, pgd
 from bigbatch_ue.data import DataSet
 from bigbatch_ue.errors import UserError
-from bigbatch_ue.fit import LEAST, accuracy, batches, predict, train_classifier
+from bigbatch_ue.fit import accuracy, predict, steps_of, train_classifier
 from bigbatch_ue.metrics import measure, tail
 from bigbatch_ue.progress import progress_bar
 from bigbatch_ue.protect import Perturbations, protected_images
@@ -64,8 +64,18 @@ class Subject:
         return {labels: relabel(labels, self.data, self.features, seed) for labels in asked}
 
     @cached_property
-    def _fingerprint(self) -> str:
-        return self.learnt.fingerprint()
+    def _fingerprints(self) -> dict[ArmName, str]:
+        """Of the perturbations, for the arms that depend on them."""
+        found = dict.fromkeys((self.name, ArmName.SHUFFLED), self.learnt.fingerprint())
+        if self.control is not None:
+            found[ArmName.RANDOM_SURROGATE] = self.control.fingerprint()
+        return found
+
+    @cached_property
+    def _weights(self) -> str | None:
+        """Of the file that the target's weights come from."""
+        kind, _, file = self.config.target.weights.partition(":")
+        return _sha(np.fromfile(Path(file).expanduser(), np.uint8)) if kind == "file" else None
 
     @cached_property
     def _grouping(self) -> list[Any]:
@@ -80,9 +90,8 @@ class Subject:
             "data": [self.data.name, self.data.fingerprint],
             "target": config.target.model_dump(mode="json"),
         }
-        kind, _, file = config.target.weights.partition(":")
-        if kind == "file":
-            content["weights"] = _sha(np.fromfile(Path(file).expanduser(), np.uint8))
+        if self._weights is not None:
+            content["weights"] = self._weights
         if case.labels != "own":
             labels = (labelled.train.labels, labelled.test.labels)
             content["labels"] = [len(labelled.classes), *map(_sha, labels)]
@@ -90,10 +99,8 @@ class Subject:
             content["adversarial"] = config.evaluation.adversarial.model_dump()
         if case.arm is ArmName.RANDOM_NOISE or case.countermeasure in _BY_GROUP:
             content["groups"] = self._grouping
-        if case.arm in (self.name, ArmName.SHUFFLED):
-            content["perturbations"] = self._fingerprint
-        elif case.arm is ArmName.RANDOM_SURROGATE and self.control is not None:
-            content["perturbations"] = self.control.fingerprint()
+        if case.arm in self._fingerprints:
+            content["perturbations"] = self._fingerprints[case.arm]
         return digest(content)
 
     def own(self, arm: Arm) -> Arm:
@@ -116,8 +123,7 @@ class Subject:
             case ArmName.CLEAN:
                 return images, everything
             case ArmName.UNPROTECTED:
-                part = protected_part(len(images), case.fraction, case.seed)
-                rest = np.setdiff1d(everything, part)
+                rest = _unprotected_part(len(images), case.fraction, case.seed)
                 if not len(rest):
                     raise UserError(f"evaluation.fractions={case.fraction} leaves no image over")
                 rest = np.resize(rest, len(images))
@@ -134,8 +140,7 @@ class Subject:
                 learnt = self.learnt
         protected = protected_images(images, **vars(learnt))
         if case.fraction < 1:
-            part = protected_part(len(images), case.fraction, case.seed)
-            rest = np.setdiff1d(everything, part)
+            rest = _unprotected_part(len(images), case.fraction, case.seed)
             protected[rest] = images[rest]
         return protected, everything
 
@@ -144,6 +149,10 @@ def protected_part(count: int, fraction: float, seed: int) -> NDArray[np.int64]:
     """Which of `count` images are protected, sorted; a larger fraction holds a smaller one."""
     order = draw(seed, Purpose.CONTROL, _PART).permutation(count)
     return np.sort(order[: round(fraction * count)])
+
+
+def _unprotected_part(count: int, fraction: float, seed: int) -> NDArray[np.int64]:
+    return np.setdiff1d(np.arange(count), protected_part(count, fraction, seed))
 
 
 def random_noise(
@@ -230,7 +239,7 @@ def train_arm(
         auc=measures.auc,
         **curve._asdict(),
         confusion=measures.confusion,
-        steps=recipe.epochs * len(batches(np.arange(len(images)), recipe.batch, LEAST * world)),
+        steps=steps_of(recipe, len(images), world),
         images=len(np.unique(kept)),
         seconds=round(time.perf_counter() - began, 3),
         ranks=world,

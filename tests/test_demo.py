@@ -101,9 +101,9 @@ def test_picture_shows_clean_over_protected_over_amplified_difference(
     protected = originals.copy()
     protected[:, :, :4] += 16
     shown: list[np.ndarray] = []
-    rows = picture_grid.__globals__["_rows"]
+    rows = picture_grid.__globals__["rows"]
     monkeypatch.setitem(
-        picture_grid.__globals__, "_rows", lambda image: shown.append(image) or rows(image)
+        picture_grid.__globals__, "rows", lambda image: shown.append(image) or rows(image)
     )
     path = tmp_path / "picture.png"
     picture_grid(path, originals, protected, ["a", "b", "c"], "heading")

@@ -395,14 +395,14 @@ def test_full_disk_leaves_nothing(
     tmp_path: Path, make_npz: MakeNpz, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path, f"data.name=npz:{make_npz()}", "data.size=9")
-    rows, calls = module._rows, iter(range(9))
+    rows, calls = module.rows, iter(range(9))
 
     def failing(image: NDArray[np.uint8]) -> Any:
         if next(calls) == 5:
             raise OSError(28, "No space left on device")
         return rows(image)
 
-    monkeypatch.setattr(module, "_rows", failing)
+    monkeypatch.setattr(module, "rows", failing)
     with pytest.raises(UserError, match=r"nothing was written .*No space left"):
         protect(run)
     assert_nothing_beside(run / "protected")
