@@ -15,9 +15,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
 from bigbatch_ue import config
-from bigbatch_ue.artefacts import read_tensors, require, write_tensors
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.randomness import Purpose, draw
+from bigbatch_ue.tensors import read_tensors, require, write_tensors
 
 _TINY = 20
 

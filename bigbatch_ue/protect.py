@@ -22,7 +22,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from bigbatch_ue.artefacts import atomic_folder, read_json, read_tensors, require, write_json
+from bigbatch_ue.artefacts import atomic_folder, read_json, write_json
 from bigbatch_ue.clusters import Clusters
 from bigbatch_ue.config import Config, digest
 from bigbatch_ue.data import DataSet, prepare, rows
@@ -30,6 +30,7 @@ from bigbatch_ue.errors import UserError
 from bigbatch_ue.progress import progress_bar
 from bigbatch_ue.run import Run, load_run
 from bigbatch_ue.sources import ImageFiles, Npz, Part, Pixels, Source, decode, open_source
+from bigbatch_ue.tensors import read_tensors, require
 from bigbatch_ue.visibility import Visibility, visibility
 
 Form = Literal["png", "npz"]

@@ -9,9 +9,10 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from bigbatch_ue.artefacts import atomic_file, read_json, read_tensors, write_json, write_tensors
+from bigbatch_ue.artefacts import atomic_file, read_json, write_json
 from bigbatch_ue.config import Config, digest, load
 from bigbatch_ue.errors import UserError
+from bigbatch_ue.tensors import read_tensors, write_tensors
 
 
 @dataclass(frozen=True)

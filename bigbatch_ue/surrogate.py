@@ -10,13 +10,13 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bigbatch_ue.artefacts import read_tensors, write_tensors
 from bigbatch_ue.backbone import Normalised, build_model
 from bigbatch_ue.config import Augment, Surrogate, digest
 from bigbatch_ue.data import DataSet
 from bigbatch_ue.fit import accuracy, pixels, train_classifier, train_simclr
 from bigbatch_ue.progress import is_main_process, progress_bar
 from bigbatch_ue.randomness import Purpose, torch_seed
+from bigbatch_ue.tensors import read_tensors, write_tensors
 from bigbatch_ue.weights import load_body
 
 _RECIPE = 1

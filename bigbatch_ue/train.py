@@ -22,7 +22,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from bigbatch_ue import __version__
-from bigbatch_ue.artefacts import write_json, write_tensors
+from bigbatch_ue.artefacts import write_json
 from bigbatch_ue.clusters import Clusters, cluster
 from bigbatch_ue.config import Config
 from bigbatch_ue.data import DataSet, prepare
@@ -35,6 +35,7 @@ from bigbatch_ue.progress import progress_bar
 from bigbatch_ue.run import Run, create_run, open_run
 from bigbatch_ue.sampling import Sampler
 from bigbatch_ue.surrogate import extract_features, prepare_surrogate
+from bigbatch_ue.tensors import write_tensors
 from bigbatch_ue.tracking import Log
 
 

@@ -9,7 +9,6 @@ import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from bigbatch_ue.artefacts import read_tensors
 from bigbatch_ue.backbone import (
     Normalised,
     Stem,
@@ -21,6 +20,7 @@ from bigbatch_ue.backbone import (
     shrink_stem,
 )
 from bigbatch_ue.errors import UserError
+from bigbatch_ue.tensors import read_tensors
 
 _SHOWN = 3
 

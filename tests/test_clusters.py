@@ -12,9 +12,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from bigbatch_ue import config
-from bigbatch_ue.artefacts import read_tensors, write_tensors
 from bigbatch_ue.clusters import Clusters, cluster, target_map
 from bigbatch_ue.errors import UserError
+from bigbatch_ue.tensors import read_tensors, write_tensors
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,12 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from bigbatch_ue import backbone, fit, surrogate
-from bigbatch_ue.artefacts import read_tensors
 from bigbatch_ue.backbone import Normalised, build_model
 from bigbatch_ue.config import Augment, Fit, Surrogate
 from bigbatch_ue.data import DataSet, ImageSet
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.surrogate import extract_features, prepare_surrogate
+from bigbatch_ue.tensors import read_tensors
 
 CPU = torch.device("cpu")
 ARGS = {"channels": [4, 8, 16, 32]}

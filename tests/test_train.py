@@ -12,11 +12,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bigbatch_ue.artefacts import read_json, read_tensors
+from bigbatch_ue.artefacts import read_json
 from bigbatch_ue.clusters import Clusters
 from bigbatch_ue.config import Config, load
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.run import Run, load_run
+from bigbatch_ue.tensors import read_tensors
 from bigbatch_ue.train import train
 
 TINY = (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from bigbatch_ue.artefacts import read_tensors, write_json, write_tensors
+from bigbatch_ue.artefacts import write_json
 from bigbatch_ue.backbone import build_model
 from bigbatch_ue.config import ArmName, revise
 from bigbatch_ue.data import prepare
@@ -20,6 +20,7 @@ from bigbatch_ue.metrics import measure
 from bigbatch_ue.protect import load_perturbations
 from bigbatch_ue.run import load_run
 from bigbatch_ue.subject import Subject
+from bigbatch_ue.tensors import read_tensors, write_tensors
 
 NARROW = {"channels": [4, 4, 8, 8]}
 TRANSFORMER = (  # no batch norm, so that a rank's part of a batch is like the whole of it

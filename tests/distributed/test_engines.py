@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from bigbatch_ue.artefacts import read_tensors
 from bigbatch_ue.engine import launch
 from bigbatch_ue.errors import UserError
+from bigbatch_ue.tensors import read_tensors
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("worker.py")

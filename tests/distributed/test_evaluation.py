@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from bigbatch_ue.artefacts import read_json, read_tensors, write_tensors
+from bigbatch_ue.artefacts import read_json
+from bigbatch_ue.tensors import read_tensors, write_tensors
 from tests.distributed.evaluation_worker import network
 from tests.distributed.test_engines import ROOT
 from tests.test_evaluate import QUICK, same

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bigbatch_ue.artefacts import read_json, read_tensors
+from bigbatch_ue.artefacts import read_json
+from bigbatch_ue.tensors import read_tensors
 from tests.distributed.test_engines import ROOT, Launch, needs_compiler
 from tests.test_train import TINY
 

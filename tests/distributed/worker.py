@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from bigbatch_ue.artefacts import read_tensors, write_tensors
 from bigbatch_ue.config import Config
 from bigbatch_ue.engine import Engine, launch, parameters_of
 from bigbatch_ue.generator import GeneratorBank
@@ -20,6 +19,7 @@ from bigbatch_ue.gradient import delta_step, engine_step
 from bigbatch_ue.objective import ClusterwiseLoss
 from bigbatch_ue.plan import lr_at, make_plan
 from bigbatch_ue.sampling import Sampler
+from bigbatch_ue.tensors import read_tensors, write_tensors
 
 State = dict[str, torch.Tensor]
 CLUSTERS, IMAGES, SIZE, DIMENSION = 3, 120, 16, 24
