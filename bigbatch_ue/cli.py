@@ -165,6 +165,39 @@ def evaluate(
 
 
 @app.command()
+def sweep(
+    config: Annotated[Path, typer.Option("--config", help="a YAML file: data sets, batches, ...")],
+    overrides: Overrides = None,
+    shard: Annotated[
+        str, typer.Option(help="I/N: begin with the I-th of N parts, as one of N jobs")
+    ] = "1/1",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="list the cells and what they would cost")
+    ] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="do failed cells again")] = False,
+    download: Download = False,
+) -> None:
+    """Train, protect and evaluate at many batch sizes, seeds and budgets; start again to go on."""
+    from bigbatch_ue.sweep import cell_table, cells, load_sweep, run_sweep
+
+    settings = load_sweep(config, overrides or ())
+    if dry_run:
+        console.print(cell_table(cells(settings, download=download)))
+        return
+    done = run_sweep(settings, shard=_shard(shard), retry=retry, download=download)
+    outcomes = [outcome for _, outcome in done]
+    failed = sum(outcome is not None and not outcome.finished for outcome in outcomes)
+    others = outcomes.count(None)
+    finished = len(done) - failed - others
+    console.print(
+        f"{len(done)} cells: {finished} finished, {failed} failed, {others} with other jobs"
+    )
+    console.print(f"next: python -m analysis collect {settings.output}", soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def report(
     folders: Annotated[
         list[Path], typer.Argument(help="evaluation folders, such as runs/a/evaluation")

@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from bigbatch_ue.artefacts import atomic_file, read_yaml
 from bigbatch_ue.errors import UserError
@@ -44,6 +45,7 @@ LABELLINGS = r"^(own|map:.+|random:[1-9]\d*|prototypes:[1-9]\d*)$"
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Root = TypeVar("Root", bound=BaseModel)
 
 
 class Section(BaseModel):
@@ -299,9 +301,14 @@ def digest(content: Any) -> str:
 
 
 def load(
-    preset: str | None = None, file: Path | None = None, overrides: Iterable[str] = ()
+    preset: str | None = None,
+    file: Path | None = None,
+    overrides: Iterable[str] = (),
+    settings: Iterable[Mapping[str, Any]] = (),
 ) -> Config:
-    """Resolve a configuration: defaults, then `preset` or `file`, then `key=value` overrides.
+    """Resolve a configuration: defaults, `preset` or `file`, `settings`, `key=value` overrides.
+
+    Each of `settings` is nested as a file is, and goes over what comes before it.
 
     Raises:
         UserError: an unknown preset, unreadable file, unknown key or impossible value; the message
@@ -313,8 +320,10 @@ def load(
     if preset is not None:
         content = _preset(preset)
     elif file is not None:
-        content = _read_yaml(file)
-    return _resolve(content, overrides)
+        content = read_settings(file)
+    for more in settings:
+        content = _merged(content, more)
+    return resolve(Config, content, overrides)
 
 
 def revise(config: Config, target: str | None = None, overrides: Iterable[str] = ()) -> Config:
@@ -328,19 +337,24 @@ def revise(config: Config, target: str | None = None, overrides: Iterable[str] =
         if target not in TARGETS:
             raise UserError(f"unknown target {target!r}; allowed: {', '.join(TARGETS)}")
         content["target"] = _bundled("targets")[target]
-    revised = _resolve(content, overrides)
+    revised = resolve(Config, content, overrides)
     if revised.answer() != config.answer() or revised.output != config.output:
         raise UserError("only target.*, evaluation.* and data.root can change for an evaluation")
     return revised
 
 
-def _resolve(content: dict[str, Any], overrides: Iterable[str]) -> Config:
+def resolve(root: type[Root], content: dict[str, Any], overrides: Iterable[str]) -> Root:
+    """`content` with `key=value` overrides, as a validated `root`.
+
+    Raises:
+        UserError: as for `load`.
+    """
     for override in overrides:
         _apply(content, override)
     try:
-        return Config.model_validate(content)
+        return root.model_validate(content)
     except ValidationError as error:
-        raise UserError("; ".join(_explain(e) for e in error.errors())) from None
+        raise UserError("; ".join(_explain(e, root) for e in error.errors())) from None
 
 
 def _preset(name: str) -> dict[str, Any]:
@@ -360,7 +374,12 @@ def _bundled(name: str) -> dict[str, Any]:
     return content
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def read_settings(file: Path) -> dict[str, Any]:
+    """A YAML file of sections.
+
+    Raises:
+        UserError: a file that cannot be read or is something else.
+    """
     content = read_yaml(file)
     if content is None:
         return {}
@@ -369,6 +388,15 @@ def _read_yaml(file: Path) -> dict[str, Any]:
             f"{file}: expected `section: {{key: value}}`, found {type(content).__name__}"
         )
     return content
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`, section by section."""
+    merged = {**below, **above}
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping):
+            merged[key] = _merged(below[key], above[key])
+    return merged
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
@@ -387,26 +415,30 @@ def _apply(content: dict[str, Any], override: str) -> None:
     content[last] = value
 
 
-def _explain(error: Any) -> str:
+def _explain(error: Any, root: type[BaseModel]) -> str:
     location = [part for part in error["loc"] if isinstance(part, str)]
     key = ".".join(location) or "configuration"
     if error["type"] == "extra_forbidden":
-        section = _section_at(location[:-1])
-        return f"{key}: unknown key; allowed: {', '.join(section.model_fields)}"
+        section = _section_at(root, location[:-1])
+        return f"{key}: unknown key; allowed: {', '.join(_keys(section))}"
     if error["type"] == "model_type":
-        allowed = ", ".join(_section_at(location).model_fields)
+        allowed = ", ".join(_keys(_section_at(root, location)))
         return f"{key}={error['input']!r}: this is a section; it takes {allowed}"
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     return f"{key}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
-def _section_at(location: list[str]) -> type[BaseModel]:
-    section: type[BaseModel] = Config
+def _section_at(root: type[BaseModel], location: list[str]) -> type[BaseModel]:
+    section = root
     for name in location:
-        annotation = section.model_fields[name].annotation
+        annotation = _keys(section)[name].annotation
         candidates = get_args(annotation) if get_origin(annotation) else (annotation,)
         section = next(
             (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), section
         )
     return section
+
+
+def _keys(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    return {field.alias or name: field for name, field in section.model_fields.items()}

@@ -1,4 +1,9 @@
-"""What a plan costs in memory, counted on the meta device without a single weight being made."""
+"""What a plan costs in memory, counted without a single weight being made; what a run took."""
+
+import re
+import resource
+import sys
+from pathlib import Path
 
 import torch
 from rich.table import Table
@@ -12,6 +17,7 @@ from bigbatch_ue.plan import make_plan
 
 _FLOAT = 4
 _MIB = 2**20
+_RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 _STATES = {"adam": 2, "adamw": 2, "lamb": 2, "lars": 1, "sgd": 0}
 _SHARDED = {
     "zero1": {"optimizer"},
@@ -19,6 +25,29 @@ _SHARDED = {
     "zero3": {"optimizer", "gradients", "parameters"},
     "fsdp2": {"optimizer", "gradients", "parameters"},
 }
+
+
+def forget_peak(device: torch.device) -> None:
+    """Begin to watch the peak of this process's memory anew, where the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _RESET.exists():
+        _RESET.write_text("5")
+
+
+def peak_memory(device: torch.device) -> float:
+    """Peak memory of this process in MiB since `forget_peak`: allocated on a GPU, else resident.
+
+    Where the system cannot forget, it is the peak since the process began.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / _MIB
+    if _STATUS.exists():
+        peak = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())
+        if peak:
+            return int(peak[1]) / 1024
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest / (_MIB if sys.platform == "darwin" else 1024)
 
 
 def expected_memory(

@@ -27,8 +27,10 @@ from bigbatch_ue.clusters import Clusters, cluster
 from bigbatch_ue.config import Config
 from bigbatch_ue.data import DataSet, prepare
 from bigbatch_ue.engine import Engine, launch, parameters_of
+from bigbatch_ue.errors import UserError
 from bigbatch_ue.generator import GeneratorBank
 from bigbatch_ue.gradient import delta_step, engine_step
+from bigbatch_ue.memory import forget_peak, peak_memory
 from bigbatch_ue.objective import ClusterwiseLoss
 from bigbatch_ue.plan import BatchPlan, lr_at, make_plan
 from bigbatch_ue.progress import progress_bar
@@ -89,6 +91,7 @@ def train_on(
     if job.plan.warning:
         console.print(f"[yellow]warning:[/] {job.plan.warning}")
     engine, start = start_engine(job, accelerator)
+    forget_peak(accelerator.device)
     began = time.perf_counter()
     losses, delta = optimise(job, engine, start)
     if accelerator.is_main_process:
@@ -172,6 +175,7 @@ def optimise(job: Job, engine: Engine, start: int) -> tuple[Tensor, Tensor]:
             batch = sampler.draw(step)
             lr = lr_at(step, plan, config.optimizer)
             losses = optimizer_step(engine, loss, (batch[part] for part in parts), lr)
+            _stop_if_diverged(losses, step, lr)
             progress.update(bar, advance=1, description=f"loss {losses.mean():.4f}")
             if log:
                 log.step(step, losses.tolist(), lr, time.perf_counter() - began)
@@ -185,6 +189,16 @@ def optimise(job: Job, engine: Engine, start: int) -> tuple[Tensor, Tensor]:
         if log:
             log.pictures(plan.steps, delta)
     return losses, delta
+
+
+def _stop_if_diverged(losses: Tensor, step: int, lr: float) -> None:
+    """Raise a `UserError` that names the generators whose loss is no longer finite."""
+    if not losses.isfinite().all():
+        rows = torch.nonzero(~losses.isfinite()).flatten().tolist()
+        raise UserError(
+            f"training diverged in step {step + 1}: loss of generator(s) "
+            f"{', '.join(map(str, rows))} is not finite; lower optimizer.lr (now {lr:.3g})"
+        )
 
 
 def finish(
@@ -212,6 +226,7 @@ def finish(
         "device": engine.accelerator.device.type,
         "resumed_at": start,
         "seconds": round(seconds, 3),
+        "peak_memory_mib": round(peak_memory(engine.accelerator.device), 1),
         "images_per_second": round(plan.passes * (plan.steps - start) / seconds, 1),
         "versions": {"bigbatch_ue": __version__, "torch": torch.__version__},
     }
