@@ -18,6 +18,8 @@ NAMES = {
     ArmName.UC: "protected",
     ArmName.PROTECTED: "protected",
 }
+OF_RUN = (ArmName.SHUFFLED, ArmName.RANDOM_SURROGATE, ArmName.UC)
+"""Arms that depend on a run's perturbations, and so on its effective batch."""
 
 
 class Case(NamedTuple):
@@ -36,6 +38,19 @@ class Case(NamedTuple):
     fraction: float
     labels: str
     seed: int
+
+
+def title(case: "Case | Arm") -> str:
+    """What a target is trained on, in words: `protected`, `protected 80%`, `clean jpeg75`, ..."""
+    parts = [NAMES[ArmName(case.arm)]]
+    share = 1 - case.fraction if case.arm == ArmName.UNPROTECTED else case.fraction
+    if 0 < share < 1:
+        parts.append(f"{share:.0%}")
+    if case.countermeasure != Countermeasure.NONE:
+        parts.append(case.countermeasure)
+    if case.labels != "own":
+        parts.append(case.labels)
+    return " ".join(parts)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from bigbatch_ue.config import PRESETS, TARGETS, ArmName, load, revise
-from bigbatch_ue.errors import UserError
+from bigbatch_ue.errors import UserError, told
 from bigbatch_ue.progress import is_main_process
 
 app = typer.Typer(
@@ -221,19 +221,22 @@ def demo(
     run_demo(folder, seed=seed)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; what the user can mend is one line on stderr and exit code 2."""
+def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) -> None:
+    """Run one of `commands`; what the user can mend is one line on stderr and exit code 2."""
     _quiet()
     try:
-        app(list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
-    except UserError as error:
-        _stop(str(error))
+        code = commands(
+            list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False
+        )
+        if code:
+            sys.exit(code)
+    except (UserError, OSError) as error:
+        message = told(error)
+        if message is None:
+            raise
+        _stop(message)
     except typer.exceptions.TyperException as error:
         _stop(f"{error.format_message()} (see --help)")
-    except OSError as error:
-        if error.filename is None and error.strerror is None:
-            raise
-        _stop(f"{error.filename or 'output'}: {error.strerror}")
     except (KeyboardInterrupt, typer.Abort):
         _stop("interrupted; what was finished is kept", code=130)
 

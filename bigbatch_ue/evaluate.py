@@ -220,7 +220,7 @@ def _train_apart(
             try:
                 with FileLock(path.with_suffix(".lock"), blocking=blocking):
                     if not path.exists():
-                        arm = train_arm(case, subject, device, title=f"{number}/{len(mine)}")
+                        arm = train_arm(case, subject, device, number=f"{number}/{len(mine)}")
                         save_arms(path, [arm])
             except Timeout:
                 waiting.append((number, case))
@@ -238,8 +238,8 @@ def _train_together(
     for number, case in enumerate(mine, 1):
         path = _place(case, subject, ranks)
         if broadcast_object_list([not path.exists()])[0]:
-            title = f"{number}/{len(mine)}"
-            arm = train_arm(case, subject, accelerator.device, title=title, ranks=accelerator)
+            place = f"{number}/{len(mine)}"
+            arm = train_arm(case, subject, accelerator.device, number=place, ranks=accelerator)
             if accelerator.is_main_process:
                 save_arms(path, [arm])
         if accelerator.is_main_process:

@@ -11,70 +11,70 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Column, Table
 
-from bigbatch_ue.cell import Cell, Outcome
+from bigbatch_ue.cell import Cell
 
 
 class Scoreboard:
     """A live table on a terminal, else a line for each cell; a context manager.
 
     Args:
-        cells: all of the sweep.
+        cells: all of the sweep, whichever job does them.
         costs: expected seconds of each by its name; what they are wrong by is learnt on the way.
     """
 
     def __init__(self, cells: Sequence[Cell], costs: Mapping[str, float]) -> None:
         self._console = Console(stderr=True)
-        self._costs = costs
-        self._total = Counter(_row(cell) for cell in cells)
-        self._left = {cell.name: costs[cell.name] for cell in cells}
-        self._finished: Counter[tuple[str, str]] = Counter()
-        self._failed: Counter[tuple[str, str]] = Counter()
-        self._spent = self._worth = 0.0
-        self._began = self._cell_began = time.monotonic()
-        self._now: Cell | None = None
+        self._cells, self._costs = cells, costs
+        self._now, self._now_began = "", 0.0
+        self._began = time.monotonic()
+        self._look()
+        self._worth_at_start = self._worth
         self._live = Live(
             console=self._console, get_renderable=self._table, refresh_per_second=1, transient=True
         )
 
     def begin(self, cell: Cell) -> None:
         """This job starts on a cell."""
-        self._now, self._cell_began = cell, time.monotonic()
+        self._now, self._now_began = cell.name, time.monotonic()
 
-    def end(self, cell: Cell, outcome: Outcome | None) -> None:
-        """A cell is done, by this job or another one."""
-        assert outcome is not None
-        (self._finished if outcome.finished else self._failed)[_row(cell)] += 1
-        expected = self._left.pop(cell.name)
-        if self._now is not cell:
+    def end(self, cell: Cell) -> None:
+        """This job is done with a cell."""
+        self._now = ""
+        self._look()
+        outcome = cell.outcome()
+        if outcome is None or (outcome.finished and self._console.is_terminal):
             return
-        self._now = None
-        self._spent += time.monotonic() - self._cell_began
-        self._worth += expected
-        done = sum(self._total.values()) - len(self._left)
-        line = f"[{done}/{sum(self._total.values())}] {cell.name}: {outcome.state} "
-        line += outcome.reason or f"in {clock(outcome.seconds)}"
-        if not outcome.finished or not self._console.is_terminal:
-            self._console.print(
-                f"{line}; {clock(self.time_left())} left", soft_wrap=True, markup=False
-            )
+        done = sum(n for (_, state), n in self._states.items() if state != "left")
+        what = outcome.reason or f"in {clock(outcome.seconds)}"
+        line = f"[{done}/{len(self._cells)}] {cell.name}: {outcome.state} {what}"
+        left = f"about {clock(self.time_left())} left"
+        self._console.print(f"{line}; {left}", soft_wrap=True, markup=False, highlight=False)
 
     def time_left(self) -> float:
-        """Expected seconds until everything is done, by this job alone."""
-        pace = self._spent / self._worth if self._worth else 1.0
-        return sum(self._left.values()) * pace
+        """Expected seconds until everything is done, at the pace of all jobs so far."""
+        done = self._worth_at_start - self._worth
+        gone = time.monotonic() - self._began
+        return self._worth * (gone / done if done else 1)
+
+    def _look(self) -> None:
+        """Read what cells have come to, whoever did them."""
+        outcomes = [(cell, cell.outcome()) for cell in self._cells]
+        self._states: Counter[tuple[tuple[str, str], str]] = Counter(
+            (_row(c), o.state if o else "left") for c, o in outcomes
+        )
+        self._worth = sum(self._costs[c.name] for c, o in outcomes if o is None)
 
     def _table(self) -> Table:
-        numbers = [Column(name, justify="right") for name in ("cells", "done", "failed", "left")]
+        states = ("finished", "failed", "left")
+        numbers = [Column(name, justify="right") for name in states]
         table = Table("data set", "budget", *numbers)
-        for row, total in self._total.items():
-            done, failed = self._finished[row], self._failed[row]
-            table.add_row(*row, *map(str, (total, done, failed, total - done - failed)))
-        elapsed = clock(time.monotonic() - self._began)
-        table.caption = f"{elapsed} gone, about {clock(self.time_left())} left"
+        for row in dict.fromkeys(_row(cell) for cell in self._cells):
+            table.add_row(*row, *(str(self._states[row, state]) for state in states))
+        gone = clock(time.monotonic() - self._began)
+        table.caption = f"{gone} gone, about {clock(self.time_left())} left"
         if self._now:
-            table.caption += (
-                f"\nnow, since {clock(time.monotonic() - self._cell_began)}: {self._now.name}"
-            )
+            since = clock(time.monotonic() - self._now_began)
+            table.caption += f"\nnow {self._now}, since {since}"
         return table
 
     def __enter__(self) -> Self:

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from bigbatch_ue.arms import NAMES, Arm, Case
+from bigbatch_ue.arms import OF_RUN, Arm, Case, title
 from bigbatch_ue.config import ArmName, Config, Countermeasure, digest
 from bigbatch_ue.countermeasures import clean_up, in_training, pgd
 from bigbatch_ue.data import DataSet
@@ -29,7 +29,6 @@ from bigbatch_ue.target import build_target
 _RECIPE = 2
 _NOISE, _TARGET, _SHUFFLE, _PART = range(4)  # subkeys of Purpose.CONTROL
 _BY_GROUP = (Countermeasure.CLUSTER_AVERAGE, Countermeasure.PROJECTION)
-_OF_RUN = (ArmName.SHUFFLED, ArmName.RANDOM_SURROGATE, ArmName.UC)
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class Subject:
 
     def own(self, arm: Arm) -> Arm:
         """An arm, whoever had it trained, with this subject's name and facts."""
-        facts = self.facts if arm.arm in _OF_RUN else {}
+        facts = self.facts if arm.arm in OF_RUN else {}
         return replace(arm, dataset=self.config.data.title, **facts)
 
     def train_images(self, case: Case) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -169,7 +168,7 @@ def train_arm(
     subject: Subject,
     device: torch.device,
     *,
-    title: str = "",
+    number: str = "",
     ranks: Accelerator | None = None,
 ) -> Arm:
     """Train and test the target of one arm.
@@ -181,7 +180,7 @@ def train_arm(
         case: which arm.
         subject: whose perturbations are judged.
         device: where to train.
-        title: in front of the progress bar.
+        number: in front of the progress bar.
         ranks: that train each batch together, if they do.
 
     Returns:
@@ -203,7 +202,7 @@ def train_arm(
     if case.countermeasure is Countermeasure.ADVERSARIAL:
         attack = partial(pgd, **config.evaluation.adversarial.model_dump())
     with progress_bar() as progress:
-        what = f"{title} {describe(case)}".strip()
+        what = f"{number} {title(case)}, seed {case.seed}".strip()
         task = progress.add_task(what, total=recipe.epochs)
 
         def on_epoch(_: int, reached: float | None) -> None:
@@ -246,19 +245,6 @@ def train_arm(
         device=device.type,
         inputs=subject.inputs(case, world),
     )
-
-
-def describe(case: Case) -> str:
-    """A case in a few words."""
-    parts = [NAMES[case.arm]]
-    share = 1 - case.fraction if case.arm is ArmName.UNPROTECTED else case.fraction
-    if 0 < share < 1:
-        parts.append(f"{share:.0%}")
-    if case.countermeasure is not Countermeasure.NONE:
-        parts.append(case.countermeasure)
-    if case.labels != "own":
-        parts.append(case.labels)
-    return f"{' '.join(parts)}, seed {case.seed}"
 
 
 def _target_name(config: Config) -> str:

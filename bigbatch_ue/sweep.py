@@ -9,12 +9,13 @@ they die.
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from filelock import SoftFileLease, Timeout
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from rich.table import Column, Table
 
 from bigbatch_ue.artefacts import atomic_file, write_json
@@ -31,18 +32,32 @@ SETTINGS = "sweep.yaml"
 LEASE = 60.0
 PATIENCE = 1.5 * LEASE
 POLL = 2.0
-_DEFAULTS = {
-    "batch": {"extend": "views"},
-    "evaluation": {"arms": ["clean", "random_noise", "uc"], "fractions": [1.0]},
+_ARMS = ["clean", "random_noise", "uc"]
+_VARIED = {
+    "output": "output",
+    "seed": "seeds",
+    "batch.effective": "batches",
+    "batch.scope": "scopes",
+    "budget.kind": "budgets",
+    "optimizer.lr_rule": "lr_rules",
 }
+
+
+def _size(given: Any) -> Any:
+    if given == "full" or (type(given) is int and given > 0):
+        return given
+    raise ValueError(f"batches: {given!r} is no number of images, nor `full`")
+
+
+Size = Annotated[int | Literal["full"], BeforeValidator(_size)]
 
 
 class Batches(Section):
     """Effective batches: a list, or every `factor` times the one before, and `to` itself."""
 
-    listed: tuple[Positive | Literal["full"], ...] = ()
+    listed: tuple[Size, ...] = ()
     start: Positive | None = Field(None, alias="from")
-    to: Positive | Literal["full"] = "full"
+    to: Size = "full"
     factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 2
 
     @model_validator(mode="before")
@@ -92,6 +107,15 @@ class Sweep(Section):
     settings: dict[str, Any] = Field({}, description="of every cell")
     protect: bool = Field(True, description="write each cell's protected images, at training size")
     launcher: Path | None = Field(None, description="an Accelerate YAML: each cell trains under it")
+
+    @model_validator(mode="after")
+    def _settings_leave_the_varied_alone(self) -> Self:
+        for settings in (self.settings, *(images.settings for images in self.datasets)):
+            for key, own in _VARIED.items():
+                section, _, name = key.rpartition(".")
+                if name in (settings.get(section) or {} if section else settings):
+                    raise ValueError(f"settings: {key} is varied by the sweep; use `{own}`")
+        return self
 
 
 def load_sweep(file: Path, overrides: Sequence[str] = ()) -> Sweep:
@@ -190,9 +214,8 @@ def _work_through(
         for cell, lease in left:
             before = again.get(cell.name)
             if not _is_open(cell.outcome(), before):
-                board.end(cell, cell.outcome())
-            elif _claim(cell, lease, before, sweep, worker, board):
-                board.end(cell, cell.outcome())
+                continue
+            if _claim(cell, lease, before, sweep, worker, board):
                 idle_since = time.monotonic()
             else:
                 others.append((cell, lease))
@@ -215,7 +238,9 @@ def _claim(
             if not _is_open(cell.outcome(), before):
                 return True
             board.begin(cell)
-            return _do(cell, sweep, worker, lease)
+            done = _do(cell, sweep, worker, lease)
+            board.end(cell)
+            return done
     except Timeout:
         return False
 
@@ -250,30 +275,27 @@ def _mine_first(everything: Sequence[Cell], shard: tuple[int, int]) -> list[Cell
 def _cells_of(sweep: Sweep, images: Images, seed: int, download: bool) -> Iterator[Cell]:
     """The cells of one data set and seed."""
     for scope in sweep.scopes:
-        varied: dict[str, Any] = {"seed": seed, "batch": {"scope": scope}}
-        base = _config(sweep, images, {**varied, "evaluation": {"seeds": [seed]}})
+        base = _base(sweep, images, seed, scope)
         data = prepare(base.data, download=download)
-        for budget in sweep.budgets:
-            for rule in sweep.lr_rules:
-                for size in sweep.batches.sizes(full_batch(base, data)):
-                    config = base.model_copy(
-                        update={
-                            "batch": base.batch.model_copy(update={"effective": size}),
-                            "budget": base.budget.model_copy(update={"kind": budget}),
-                            "optimizer": base.optimizer.model_copy(update={"lr_rule": rule}),
-                        }
-                    )
-                    yield Cell(_placed(config, data, sweep.output), data)
+        sizes = sweep.batches.sizes(full_batch(base, data))
+        for budget, rule, size in product(sweep.budgets, sweep.lr_rules, sizes):
+            varied = {
+                "batch": base.batch.model_copy(update={"effective": size}),
+                "budget": base.budget.model_copy(update={"kind": budget}),
+                "optimizer": base.optimizer.model_copy(update={"lr_rule": rule}),
+            }
+            yield Cell(_placed(base.model_copy(update=varied), data, sweep.output), data)
 
 
-def _config(sweep: Sweep, images: Images, varied: dict[str, Any]) -> Config:
-    """The configuration of a data set: what is common to cells below what differs between them."""
-    common = (_DEFAULTS, {"evaluation": varied.pop("evaluation")})
-    return load(
-        images.preset,
-        images.config,
-        settings=(*common, sweep.settings, images.settings, varied),
-    )
+def _base(sweep: Sweep, images: Images, seed: int, scope: str) -> Config:
+    """What the cells of one data set, seed and scope have in common."""
+    defaults = {
+        "batch": {"extend": "views"},
+        "evaluation": {"arms": _ARMS, "fractions": [1.0], "seeds": [seed]},
+    }
+    own = {"seed": seed, "batch": {"scope": scope}}
+    settings = (defaults, sweep.settings, images.settings, own)
+    return load(images.preset, images.config, settings=settings)
 
 
 def _placed(config: Config, data: DataSet, output: Path) -> Config:

@@ -19,7 +19,7 @@ from typing import Any, Self
 import psutil
 
 from bigbatch_ue.cell import CONFIG, LOG, Outcome
-from bigbatch_ue.errors import UserError
+from bigbatch_ue.errors import UserError, told
 
 _POLL = 0.5
 
@@ -148,10 +148,11 @@ def _attempt(folder: Path, launcher: str | None, protect: bool) -> tuple[str, bo
         os.dup2(log.fileno(), 2)
         try:
             _do_cell(folder, launcher, protect)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return " ".join(str(error).split()), True
         except Exception as error:
+            message = told(error)
+            if message is not None:
+                print(f"error: {message}", file=sys.stderr)
+                return message, True
             traceback.print_exc()
             return " ".join(f"{type(error).__name__}: {error}".split()), False
         return "", True
