@@ -12,9 +12,10 @@ import typer.exceptions
 from rich.console import Console
 from rich.table import Column, Table
 
-from bigbatch_ue.config import PRESETS, TARGETS, ArmName, load, revise
+from bigbatch_ue.config import PRESETS, TARGETS, ArmName
 from bigbatch_ue.errors import UserError, told
 from bigbatch_ue.progress import is_main_process
+from bigbatch_ue.settings import load, revise
 
 app = typer.Typer(
     add_completion=False,

@@ -10,10 +10,11 @@ from rich.console import Console
 from bigbatch_ue import __version__
 from bigbatch_ue.arms import Arm
 from bigbatch_ue.artefacts import write_json
-from bigbatch_ue.config import Config, load
+from bigbatch_ue.config import Config
 from bigbatch_ue.evaluate import evaluate
 from bigbatch_ue.protect import protect
 from bigbatch_ue.report import arms_table, write_report
+from bigbatch_ue.settings import load
 from bigbatch_ue.train import train
 
 PRESET = "digits"

@@ -25,7 +25,7 @@ from bigbatch_ue import __version__
 from bigbatch_ue.arms import Arm, Case, cases, load_arms, save_arms
 from bigbatch_ue.artefacts import read_json, write_json
 from bigbatch_ue.board import write_board
-from bigbatch_ue.config import ArmName, Config, revise
+from bigbatch_ue.config import ArmName, Config
 from bigbatch_ue.countermeasures import applies
 from bigbatch_ue.data import DataSet, prepare
 from bigbatch_ue.engine import kind_of, launch
@@ -35,6 +35,7 @@ from bigbatch_ue.pictures import examples, picture_grid
 from bigbatch_ue.protect import MANIFEST, Perturbations, load_perturbations, protected_images
 from bigbatch_ue.report import ABOUT, PICTURE, RESULTS, write_report
 from bigbatch_ue.run import Run, load_run
+from bigbatch_ue.settings import revise
 from bigbatch_ue.subject import Subject, protected_part, train_arm
 from bigbatch_ue.surrogate import extract_features
 from bigbatch_ue.train import surrogate_of, train_on

@@ -10,8 +10,9 @@ import yaml
 from torch import Tensor
 
 from bigbatch_ue.artefacts import atomic_file, read_json, write_json
-from bigbatch_ue.config import Config, digest, load
+from bigbatch_ue.config import Config, digest
 from bigbatch_ue.errors import UserError
+from bigbatch_ue.settings import load
 from bigbatch_ue.tensors import read_tensors, write_tensors
 
 

@@ -20,12 +20,13 @@ from rich.table import Column, Table
 
 from bigbatch_ue.artefacts import atomic_file, write_json
 from bigbatch_ue.cell import CONFIG, OUTCOME, Cell, Outcome, full_batch
-from bigbatch_ue.config import Config, Positive, Section, digest, load, read_settings, resolve
+from bigbatch_ue.config import Config, Positive, Section, digest
 from bigbatch_ue.cost import estimate, planned
 from bigbatch_ue.data import DataSet, prepare
 from bigbatch_ue.engine import world_size
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.scoreboard import Scoreboard, clock
+from bigbatch_ue.settings import load, read_settings, resolve
 from bigbatch_ue.worker import Worker
 
 SETTINGS = "sweep.yaml"

@@ -159,9 +159,9 @@ def _attempt(folder: Path, launcher: str | None, protect: bool) -> tuple[str, bo
 
 
 def _do_cell(folder: Path, launcher: str | None, protect: bool) -> None:
-    from bigbatch_ue.config import load
     from bigbatch_ue.evaluate import evaluate
     from bigbatch_ue.protect import protect as write_protected
+    from bigbatch_ue.settings import load
     from bigbatch_ue.train import train
 
     settings = folder / CONFIG

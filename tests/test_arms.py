@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from bigbatch_ue.arms import Arm, Case, cases, load_arms, save_arms
-from bigbatch_ue.config import ArmName, Countermeasure, Evaluation, load
+from bigbatch_ue.config import ArmName, Countermeasure, Evaluation
 from bigbatch_ue.errors import UserError
+from bigbatch_ue.settings import load
 
 
 def arm(**changed: Any) -> Arm:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from bigbatch_ue.config import PRESETS, Config, load
+from bigbatch_ue.config import PRESETS, Config
 from bigbatch_ue.errors import UserError
+from bigbatch_ue.settings import load
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -16,10 +16,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bigbatch_ue import evaluate as module
 from bigbatch_ue.arms import Arm, Case
 from bigbatch_ue.artefacts import read_json
-from bigbatch_ue.config import load
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.evaluate import evaluate, evaluate_foreign
 from bigbatch_ue.protect import protect
+from bigbatch_ue.settings import load
 from bigbatch_ue.subject import protected_part, train_arm
 from tests.conftest import MakeNpz
 from tests.test_protect import make_images, make_run

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from bigbatch_ue.config import load
 from bigbatch_ue.data import prepare
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.foreign import load_foreign
 from bigbatch_ue.protect import load_perturbations, protect, protected_images
 from bigbatch_ue.run import load_run
+from bigbatch_ue.settings import load
 from tests.conftest import MakeNpz
 from tests.test_protect import make_images, make_run, mtimes
 

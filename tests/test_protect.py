@@ -13,11 +13,12 @@ from PIL import Image
 from bigbatch_ue import protect as module
 from bigbatch_ue.artefacts import read_json, write_json
 from bigbatch_ue.clusters import Clusters
-from bigbatch_ue.config import Config, load
+from bigbatch_ue.config import Config
 from bigbatch_ue.data import prepare
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.protect import eight_bit, png_names, protect, protected_images
 from bigbatch_ue.run import create_run, open_run
+from bigbatch_ue.settings import load
 from bigbatch_ue.sources import open_source
 from bigbatch_ue.tensors import write_tensors
 from bigbatch_ue.visibility import Visibility, visibility

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bigbatch_ue.config import load
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.run import Run, create_run, load_run, open_run
+from bigbatch_ue.settings import load
 
 
 def test_metrics_of_steps_to_be_done_again_are_dropped_and_so_is_a_torn_line(

@@ -10,12 +10,13 @@ import torch
 
 from bigbatch_ue import subject as module
 from bigbatch_ue.arms import Arm, Case
-from bigbatch_ue.config import ArmName, Countermeasure, revise
+from bigbatch_ue.config import ArmName, Countermeasure
 from bigbatch_ue.data import prepare
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.fit import train_classifier
 from bigbatch_ue.protect import Perturbations, eight_bit, load_perturbations, protected_images
 from bigbatch_ue.run import load_run
+from bigbatch_ue.settings import revise
 from bigbatch_ue.subject import Subject, protected_part, random_noise, train_arm
 from tests.test_protect import make_run
 

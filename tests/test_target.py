@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from bigbatch_ue.config import TARGETS, Augment, Target, load, revise
+from bigbatch_ue.config import TARGETS, Augment, Target
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.fit import train_classifier
+from bigbatch_ue.settings import load, revise
 from bigbatch_ue.target import Headed, build_target
 
 CPU = torch.device("cpu")

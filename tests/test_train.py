@@ -14,9 +14,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from bigbatch_ue.artefacts import read_json
 from bigbatch_ue.clusters import Clusters
-from bigbatch_ue.config import Config, load
+from bigbatch_ue.config import Config
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.run import Run, load_run
+from bigbatch_ue.settings import load
 from bigbatch_ue.tensors import read_tensors
 from bigbatch_ue.train import train
 

@@ -11,7 +11,7 @@ import torch
 
 from bigbatch_ue.artefacts import write_json
 from bigbatch_ue.backbone import build_model
-from bigbatch_ue.config import ArmName, revise
+from bigbatch_ue.config import ArmName
 from bigbatch_ue.data import prepare
 from bigbatch_ue.engine import launch
 from bigbatch_ue.evaluate import judge
@@ -19,6 +19,7 @@ from bigbatch_ue.fit import predict
 from bigbatch_ue.metrics import measure
 from bigbatch_ue.protect import load_perturbations
 from bigbatch_ue.run import load_run
+from bigbatch_ue.settings import revise
 from bigbatch_ue.subject import Subject
 from bigbatch_ue.tensors import read_tensors, write_tensors
 
