@@ -180,7 +180,7 @@ def _curve(rows: pd.DataFrame) -> Curve:
         full=int(rows["full_batch"].max()),
         clean=float(rows.groupby("seed")["clean_accuracy"].mean().mean()),
         noise=float(rows.groupby("seed")["noise_accuracy"].mean().mean()),
-        chance=float(first["chance"]),
-        test_images=int(first["test_images"]),
-        tail_epochs=int(first["tail_epochs"]),
+        chance=float(rows["chance"].max()),
+        test_images=int(rows["test_images"].max()),
+        tail_epochs=int(rows["tail_epochs"].max()),
     )

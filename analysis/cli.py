@@ -1,0 +1,124 @@
+"""The command line of the analysis: from run folders to a recommendation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from bigbatch_ue.cli import main as run
+from bigbatch_ue.errors import UserError
+
+if TYPE_CHECKING:
+    from analysis.findings import Findings
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Which effective batch protects a data set best, and how sure that is.",
+)
+console = Console(soft_wrap=True, highlight=False)
+
+Folder = Annotated[
+    Path, typer.Argument(help="what `collect` wrote, or any folder with a table.csv")
+]
+Margin = Annotated[
+    float, typer.Option(min=0, max=1, help="accuracies this close to the best are as good")
+]
+Draws = Annotated[int, typer.Option(min=100, help="bootstrap draws")]
+
+
+@app.command()
+def collect(
+    folders: Annotated[list[Path], typer.Argument(help="folders of sweeps or runs")],
+    out: Annotated[
+        Path | None, typer.Option(help="where to (default: `analysis` in the first folder)")
+    ] = None,
+) -> None:
+    """Read runs into one table (CSV and parquet); say which contradict themselves."""
+    from analysis.collect import collect as read_runs
+    from analysis.collect import write_collection
+
+    collection = read_runs(folders)
+    out = out or folders[0] / "analysis"
+    write_collection(collection, out)
+    for problem in collection.problems:
+        console.print(f"left out: {problem.run}: {problem.reason}", markup=False)
+    table = collection.table
+    failed = int(table["failed"].sum())
+    console.print(
+        f"{out / 'table.csv'}: {len(table)} rows, {failed} of failed runs; "
+        f"{len(collection.problems)} left out"
+    )
+    console.print(f"next: python -m analysis report {out}")
+
+
+@app.command()
+def fit(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
+    """Fit accuracy and instability against B: findings.json, fits.csv, and in plain words."""
+    from analysis.findings import write_findings
+
+    findings = _find(folder, margin, draws)
+    write_findings(findings, folder)
+    _say(findings)
+
+
+@app.command()
+def plot(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
+    """Draw the curves, each data set and all together, as PNG and SVG."""
+    from analysis.plot import plot as draw
+
+    for path in draw(_find(folder, margin, draws), folder / "plots"):
+        console.print(str(path), markup=False)
+
+
+@app.command()
+def tensorboard(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
+    """Write scaling curves against B for `tensorboard --logdir`."""
+    from analysis.board import write_board
+    from analysis.collect import read_collection
+
+    write_board(read_collection(folder).table, _find(folder, margin, draws), folder / "tensorboard")
+    console.print(f"next: tensorboard --logdir {folder / 'tensorboard'}", markup=False)
+
+
+@app.command()
+def report(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
+    """All of it: fits, plots, and one page that recommends a batch size (HTML and Markdown)."""
+    from analysis.collect import read_collection
+    from analysis.findings import write_findings
+    from analysis.plot import plot as draw
+    from analysis.report import write_report
+
+    collection, findings = read_collection(folder), _find(folder, margin, draws)
+    write_findings(findings, folder)
+    draw(findings, folder / "plots")
+    page = write_report(collection, findings, folder)
+    _say(findings)
+    console.print(f"report: {page}", markup=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; what the user can mend is one line on stderr and exit code 2."""
+    run(arguments, app)
+
+
+def _find(folder: Path, margin: float, draws: int) -> "Findings":
+    from analysis.collect import read_collection
+    from analysis.findings import find
+
+    table = read_collection(folder).table
+    if table.empty:
+        raise UserError(f"{folder}: the table has no rows")
+    return find(table, margin=margin, draws=draws)
+
+
+def _say(findings: "Findings") -> None:
+    from analysis.findings import recommendation
+
+    for finding in findings.findings:
+        console.print(recommendation(finding), markup=False)
+    for separation in findings.separations:
+        console.print(f"{separation.dataset}: {separation.statement}", markup=False)
