@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from analysis.table import COLUMNS, CURVE, read_table, write_table
 from bigbatch_ue.arms import OF_RUN, Arm, Case, cases, load_arms, title
-from bigbatch_ue.artefacts import read_json, read_yaml, write_json
+from bigbatch_ue.artefacts import homeless, read_json, read_yaml, write_json
 from bigbatch_ue.config import ArmName, Config, Countermeasure, digest
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.plan import make_plan
@@ -91,8 +91,8 @@ def write_collection(collection: Collection, folder: Path) -> None:
     """Write the table and, to `about.json`, all else into `folder`."""
     write_table(collection.table, folder)
     about = {name: getattr(collection, name) for name in ("settings", "commands", "versions")}
-    problems = [vars(problem) for problem in collection.problems]
-    write_json(folder / ABOUT, {"problems": problems, **about})
+    about["problems"] = [vars(problem) for problem in collection.problems]
+    write_json(folder / ABOUT, json.loads(homeless(json.dumps(about))))
 
 
 def read_collection(folder: Path) -> Collection:

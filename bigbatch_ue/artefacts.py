@@ -79,3 +79,8 @@ def read_yaml(path: Path, loader: Any = yaml.SafeLoader) -> Any:
         raise UserError(f"{path}: {error.strerror}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+
+
+def homeless(text: str) -> str:
+    """`text` without the way to the user's home folder, for what may be passed on."""
+    return text.replace(str(Path.home()), "~")

@@ -12,6 +12,7 @@ import typer.exceptions
 from rich.console import Console
 from rich.table import Column, Table
 
+from bigbatch_ue.artefacts import homeless
 from bigbatch_ue.config import PRESETS, TARGETS, ArmName
 from bigbatch_ue.errors import UserError, told
 from bigbatch_ue.progress import is_main_process
@@ -252,8 +253,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _command() -> list[str]:
     """What the user typed, without the way to their home folder."""
-    home = str(Path.home())
-    return ["bigbatch-ue", *(word.replace(home, "~") for word in sys.argv[1:])]
+    return ["bigbatch-ue", *map(homeless, sys.argv[1:])]
 
 
 def _stop(message: str, code: int = 2) -> None:

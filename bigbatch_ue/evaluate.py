@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from bigbatch_ue import __version__
 from bigbatch_ue.arms import Arm, Case, cases, load_arms, save_arms
-from bigbatch_ue.artefacts import read_json, write_json
+from bigbatch_ue.artefacts import homeless, read_json, write_json
 from bigbatch_ue.board import write_board
 from bigbatch_ue.config import ArmName, Config
 from bigbatch_ue.countermeasures import applies
@@ -288,7 +288,7 @@ def _report(folder: Path, subject: Subject, arms: Sequence[Arm], about: dict[str
         versions = {"bigbatch_ue": __version__, "torch": torch.__version__}
         about |= {
             "dataset": config.data.title,
-            "settings": _homeless(settings),
+            "settings": json.loads(homeless(settings)),
             "versions": versions,
         }
         write_json(folder / ABOUT, about | _visibility(folder, subject))
@@ -296,11 +296,6 @@ def _report(folder: Path, subject: Subject, arms: Sequence[Arm], about: dict[str
         write_board(folder / "tensorboard", sorted_arms)
         page = write_report([folder], folder)
     print(f"report: {page}", file=sys.stderr)
-
-
-def _homeless(settings: str) -> Any:
-    """JSON without the way to the user's home folder, read."""
-    return json.loads(settings.replace(str(Path.home()), "~"))
 
 
 def _visibility(folder: Path, subject: Subject) -> dict[str, Any]:
