@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 from analysis.findings import KINDS, SHAPES, Finding, Findings, budgets, label, manner, sizes, slugs
 from analysis.instability import Kind
 from analysis.mean import MeanFit
+from analysis.panels import GREY, WIDTH, full_batch, grid_of, note, percent_axis, size_axis, ticks
 from bigbatch_ue.artefacts import atomic_file
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -31,8 +32,6 @@ _REFERENCES: dict[str, tuple[str, Any]] = {
     "noise": ("under random noise", (0, (4, 1.5, 1, 1.5))),
     "chance": ("chance", (0, (1, 1.5))),
 }
-_GREY = "0.35"
-_WIDTH = 4.2
 _DPI, _PAGE_DPI = 150, 170
 _WEBP = {"lossless": True, "method": 4}
 _BAND: Any = {"alpha": 0.16, "lw": 0}
@@ -114,14 +113,14 @@ def curves_figure(shown: Sequence[Finding], among: Sequence[Finding] = ()) -> Fi
     whole, among = not among, among or shown
     kinds, arms = budgets(shown), list(dict.fromkeys(f.curve.arm for f in shown))
     looks = _looks(among)
-    width, height = _WIDTH * len(kinds) + 0.4, 5.6 * len(arms) + 0.6
-    figure, grid = _grid(width, height, len(kinds), [3.2, 1.2, 1.2] * len(arms))
+    width, height = WIDTH * len(kinds) + 0.4, 5.6 * len(arms) + 0.6
+    figure, grid = grid_of(width, height, len(kinds), [3.2, 1.2, 1.2] * len(arms))
     tops = [_top(among, kind) for kind in KINDS]
     for row, arm in zip(range(0, len(grid), 3), arms, strict=True):
         for column, budget in enumerate(kinds):
             here = [f for f in shown if (f.curve.arm, f.curve.budget) == (arm, budget)]
             panels = grid[row : row + 3, column]
-            _size_axis(panels[0], among)
+            size_axis(panels[0], among)
             _column(panels, here, looks, tops)
             panels[0].set_title(f"{arm}, equal {budget}")
         for panel, what in enumerate((_ACCURACY, "points", "points"), row):
@@ -135,33 +134,37 @@ def curves_figure(shown: Sequence[Finding], among: Sequence[Finding] = ()) -> Fi
 
 @mpl.rc_context(_RC)
 def overview_figure(shown: Sequence[Finding], kinds: Sequence[str]) -> Figure:
-    """All data sets under some budgets: fitted accuracy, and under it where the best B lies."""
+    """All data sets under some budgets: accuracy, instability, and where the best B lies."""
     main = Findings(tuple(shown)).main
     curves = [finding.curve for finding in main]
     names = [fill(label(curve, curves), 18) for curve in curves]
-    looks = {name: _look(rank, name) for rank, name in enumerate(dict.fromkeys(names))}
+    distinct = list(dict.fromkeys(names))
+    looks = {name: _look(rank, name, len(distinct)) for rank, name in enumerate(distinct)}
     line = 0.06 + 0.16 * max(name.count("\n") + 1 for name in names)
-    legend = line * np.ceil((len(looks) + 1) / (2 * len(kinds)))
-    width, height = _WIDTH * len(kinds) + 0.9, 4.3 + line * len(looks) + legend
-    figure, grid = _grid(width, height, len(kinds), [3.2, 0.2 + line * len(looks)])
-    for (upper, lower), budget in zip(grid.T, kinds, strict=True):
-        for finding, name in zip(main, names, strict=True):
-            curve, look = finding.curve, looks[name]
-            if curve.budget == budget:
-                mean = pd.DataFrame(sizes(finding))["mean"]
-                _fit(upper, curve.batches, mean, finding.mean, look, band=False)
-                edge = {"transform": upper.get_yaxis_transform(), "clip_on": False}
-                upper.plot(1, 100 * curve.clean, "_", ms=9, mew=2, color=look.colour, **edge)
-                _best(lower, finding, look.rank, look, look.marker)
-        _percent_axis(upper)
+    legend = line * np.ceil((len(looks) + 2) / (2 * len(kinds)))
+    width, height = WIDTH * len(kinds) + 0.9, 6.9 + line * len(looks) + legend
+    figure, grid = grid_of(width, height, len(kinds), [3.2, 1.2, 1.2, 0.2 + line * len(looks)])
+    for (upper, *unstable, lower), budget in zip(grid.T, kinds, strict=True):
+        here = [(f, looks[n]) for f, n in zip(main, names, strict=True) if f.curve.budget == budget]
+        for finding, look in here:
+            mean = pd.DataFrame(sizes(finding))["mean"]
+            _fit(upper, finding.curve.batches * look.shift, mean, finding.mean, look)
+            edge = {"transform": upper.get_yaxis_transform(), "clip_on": False}
+            upper.plot(1, 100 * finding.curve.clean, "_", ms=9, mew=2, color=look.colour, **edge)
+            _best(lower, finding, look.rank, look, look.marker)
+        _unstable(unstable, here, [_top(main, kind) for kind in KINDS])
+        full_batch([upper, *unstable, lower], [finding for finding, _ in here])
+        percent_axis(upper)
         upper.set_title(f"equal {budget}")
         lower.set(ylim=(len(looks) - 0.4, -0.6), xlabel=_SIZE)
         lower.set_title("best B, 95 % interval")
         lower.set_yticks(range(len(looks)), list(looks))
-        _size_axis(upper, main)
-    grid[0, 0].set_ylabel(_ACCURACY)
+        size_axis(upper, main)
+    for panel, what in enumerate((_ACCURACY, "points", "points")):
+        grid[panel, 0].set_ylabel(what)
     clean = _sign(_REFERENCES["clean"][0], marker="_", ms=9, mew=2)
-    _legend(figure, [*map(_proxy, looks.values()), clean], 2 * len(kinds))
+    bands = Patch(color=GREY, label="95 % interval of the fit", **_BAND)
+    _legend(figure, [*map(_proxy, looks.values()), bands, clean], 2 * len(kinds))
     return figure
 
 
@@ -174,8 +177,8 @@ def steps_figure(found: Sequence[tuple[Finding, Finding]], *, stacked: bool = Fa
         stacked: one panel below the other and without a title, for a page.
     """
     rows, columns = (2 * len(found), 1) if stacked else (len(found), 2)
-    width, height = _WIDTH * columns + 0.2, 3.2 * rows + 0.5
-    figure, grid = _grid(width, height, columns, [1.0] * rows, share=False)
+    width, height = WIDTH * columns + 0.2, 3.2 * rows + 0.5
+    figure, grid = grid_of(width, height, columns, [1.0] * rows, share=False)
     curves = [epochs.curve for epochs, _ in found]
     looks = [_look(rank, f"equal {name}", 2) for rank, name in enumerate(("epochs", "steps"))]
     for (left, right), pair in zip(grid.reshape(-1, 2), found, strict=True):
@@ -184,12 +187,12 @@ def steps_figure(found: Sequence[tuple[Finding, Finding]], *, stacked: bool = Fa
         left.set_title(f"{name}\nequal epochs, against steps".strip())
         for finding, look in zip(pair, looks, strict=True):
             _means(right, finding.curve.batches * look.shift, finding, look)
-        _full_batch([right], pair)
+        full_batch([right], pair)
         right.set_title("against B")
         right.set_xlabel(_SIZE)
-        _size_axis(right, pair)
+        size_axis(right, pair)
         for panel in (left, right):
-            _percent_axis(panel)
+            percent_axis(panel)
             panel.set_ylabel(_ACCURACY)
     if not stacked:
         figure.suptitle(found[0][0].curve.dataset, weight="bold", size=11)
@@ -209,20 +212,26 @@ def _column(
     for finding in here:
         _accuracy(accuracy, finding, looks[_variant(finding)])
         for name, (_, line) in _REFERENCES.items():
-            accuracy.axhline(100 * getattr(finding.curve, name), color=_GREY, lw=1.2, ls=line)
-    _percent_axis(accuracy, below=6 * len(looks), above=6 * len(looks))
-    for panel, (kind, words), top in zip(unstable, KINDS.items(), tops, strict=True):
-        for finding in here:
+            accuracy.axhline(100 * getattr(finding.curve, name), color=GREY, lw=1.2, ls=line)
+    percent_axis(accuracy, below=6 * len(looks), above=6 * len(looks))
+    _unstable(unstable, [(finding, looks[_variant(finding)]) for finding in here], tops)
+    full_batch(panels, here)
+    panels[-1].set_xlabel(_SIZE)
+    panels[-1].tick_params(labelbottom=True)
+
+
+def _unstable(
+    panels: Sequence[Axes], here: Sequence[tuple[Finding, _Look]], tops: Sequence[float]
+) -> None:
+    """Both kinds of instability, one below the other."""
+    for panel, (kind, words), top in zip(panels, KINDS.items(), tops, strict=True):
+        for finding, look in here:
             if fit := finding.instability(kind):
-                look = looks[_variant(finding)]
                 _fit(panel, finding.curve.batches * look.shift, fit.std, fit, look)
-        if len(here) == 1 and (fit := here[0].instability(kind)):
+        if len(here) == 1 and (fit := here[0][0].instability(kind)):
             words += f": {SHAPES[fit.shape]}"
         panel.set(ylim=(0, top))
         panel.set_title(words, size=8.5)
-    _full_batch(panels, here)
-    panels[-1].set_xlabel(_SIZE)
-    panels[-1].tick_params(labelbottom=True)
 
 
 def _accuracy(axes: Axes, finding: Finding, look: _Look) -> None:
@@ -233,7 +242,7 @@ def _accuracy(axes: Axes, finding: Finding, look: _Look) -> None:
     for place, failed in zip(x, curve.failed, strict=True):
         if failed:
             axes.plot(place, top, "x", ms=5, mew=1.6, color=colour)
-            _note(axes, f"{failed}", (place, top), (4.5, 0), va="center")
+            note(axes, f"{failed}", (place, top), (4.5, 0), va="center")
     _fit(axes, x, pd.DataFrame(sizes(finding))["mean"], mean, look)
     if mean is not None and mean.optimum is not None:
         ends = [bottom, 100 * mean.best]
@@ -241,15 +250,14 @@ def _accuracy(axes: Axes, finding: Finding, look: _Look) -> None:
     _best(axes, finding, bottom, look, "D")
 
 
-def _fit(axes: Axes, x: Any, measured: Any, fit: Any, look: _Look, *, band: bool = True) -> None:
+def _fit(axes: Axes, x: Any, measured: Any, fit: Any, look: _Look) -> None:
     """What was measured, and the curve with its band, if there is one."""
     axes.plot(x, 100 * measured, look.marker, ms=6.5, color=look.colour, mec="white", zorder=4)
     if fit is None:
         return
     line = fit.mean if isinstance(fit, MeanFit) else fit.fitted
     axes.plot(fit.at, 100 * line, color=look.colour, ls=look.line, lw=2)
-    if band:
-        axes.fill_between(fit.at, 100 * fit.low, 100 * fit.high, color=look.colour, **_BAND)
+    axes.fill_between(fit.at, 100 * fit.low, 100 * fit.high, color=look.colour, **_BAND)
 
 
 def _best(axes: Axes, finding: Finding, y: float, look: _Look, marker: str) -> None:
@@ -258,7 +266,7 @@ def _best(axes: Axes, finding: Finding, y: float, look: _Look, marker: str) -> N
     if mean is None or mean.optimum is None or mean.interval is None:
         words = "not fitted" if mean is None else "no effect of B is shown"
         place = (finding.curve.batches[0], y)
-        _note(axes, words, place, (0, 0), va="center", color=look.colour, bbox=_CLEAR)
+        note(axes, words, place, (0, 0), va="center", color=look.colour, bbox=_CLEAR)
         return
     marker = {"at least": ">", "at most": "<"}.get(mean.verdict, marker)
     axes.plot(mean.interval, [y, y], "|-", color=look.colour, lw=2, ms=7, mew=1.5)
@@ -269,13 +277,13 @@ def _against_steps(axes: Axes, finding: Finding, look: _Look) -> None:
     _means(axes, finding.curve.steps, finding, look)
     axes.set_xscale("log", base=2)
     axes.set_xlabel("optimizer steps (numbers at the points: B)")
-    _ticks(axes, sorted({int(step) for step in finding.curve.steps if step > 0}))
+    ticks(axes, sorted({int(step) for step in finding.curve.steps if step > 0}))
     frame = pd.DataFrame(sizes(finding)).query("steps > 0 and mean >= 0").sort_values("steps")
     apart = frame["steps"].pct_change().fillna(1) > 0.3
     for _, close in frame.groupby(apart.cumsum()):
         words = ", ".join(f"{batch:,}" for batch in sorted(close["batch"]))
         place = (close["steps"].min(), 100 * close["mean"].max())
-        _note(axes, words, place, (6, 5), zorder=5, bbox=_CLEAR)
+        note(axes, words, place, (6, 5), zorder=5, bbox=_CLEAR)
 
 
 def _means(axes: Axes, x: Any, finding: Finding, look: _Look) -> None:
@@ -287,60 +295,6 @@ def _means(axes: Axes, x: Any, finding: Finding, look: _Look) -> None:
     axes.errorbar(
         x, frame["mean"], ends, marker=look.marker, ms=6.5, elinewidth=1, zorder=4, **line
     )
-
-
-def _grid(
-    width: float, height: float, columns: int, heights: Sequence[float], *, share: bool = True
-) -> tuple[Figure, Any]:
-    """A figure, and its panels, rows by columns; `share`: with one x axis, and one y axis a row."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    sharing: dict[str, Any] = {"sharex": share, "sharey": "row" if share else False}
-    shape = (len(heights), columns)
-    return figure, figure.subplots(*shape, squeeze=False, height_ratios=heights, **sharing)
-
-
-def _note(axes: Axes, words: str, place: Any, offset: tuple[float, float], **more: Any) -> None:
-    axes.annotate(words, place, offset, textcoords="offset points", size=8, **more)
-
-
-def _percent_axis(axes: Axes, below: float = 3, above: float = 3) -> None:
-    axes.set(ylim=(-2 - below, 102 + above), yticks=range(0, 101, 20))
-
-
-def _size_axis(axes: Axes, shown: Sequence[Finding]) -> None:
-    """A log2 axis with the real batch sizes on it."""
-    batches = sorted({int(batch) for finding in shown for batch in finding.curve.batches})
-    axes.set_xscale("log", base=2)
-    axes.set_xlim(batches[0] * 2**-0.4, batches[-1] * 2**0.4)
-    _ticks(axes, batches)
-
-
-def _ticks(axes: Axes, places: Sequence[int]) -> None:
-    """Ticks at `places`; a label is left out where it would touch the one before."""
-    if not places:
-        return
-    scale = 72 * (_WIDTH - 0.8) / (np.log2(places[-1] / places[0]) + 0.8)
-    labels, end = [], -np.inf
-    for place in places:
-        text = f"{place:,}"
-        centre, half = scale * np.log2(place), 2.9 * len(text) + 2
-        fits = centre - half > end
-        labels.append(text if fits else "")
-        end = centre + half if fits else end
-    axes.set_xticks(places, labels)
-    axes.minorticks_off()
-
-
-def _full_batch(panels: Sequence[Axes], here: Sequence[Finding]) -> None:
-    """Shade where a batch is as large as what it is drawn from."""
-    curves = [finding.curve for finding in here]
-    reached = {c.full for c in curves if 0 < c.full <= c.batches[-1]}
-    for panel in panels:
-        for full in reached:
-            panel.axvspan(full, 2.0**60, color="0.5", alpha=0.13, lw=0, zorder=0)
-    if reached:
-        place: dict[str, Any] = {"xycoords": "axes fraction", "ha": "right", "color": _GREY}
-        _note(panels[0], "full batch", (1, 1), (0, 4), **place)
 
 
 def _top(among: Sequence[Finding], kind: Kind) -> float:
@@ -372,7 +326,7 @@ def _legend(figure: Figure, handles: Sequence[Any], columns: int) -> None:
 
 
 def _sign(label: str, **style: Any) -> Line2D:
-    return Line2D([], [], label=label, **{"color": _GREY, "ls": "", **style})
+    return Line2D([], [], label=label, **{"color": GREY, "ls": "", **style})
 
 
 def _proxy(look: _Look) -> Line2D:
@@ -382,7 +336,7 @@ def _proxy(look: _Look) -> Line2D:
 
 def _key(among: Sequence[Finding]) -> list[Any]:
     """What the signs mean that all curves have in common."""
-    colour = COLOURS[0] if len(_looks(among)) == 1 else _GREY
+    colour = COLOURS[0] if len(_looks(among)) == 1 else GREY
     full: dict[str, Any] = {"color": colour, "mec": "white", "ms": 7, "lw": 2}
     handles: list[Any] = [
         _sign("fit", **full, ls="-"),

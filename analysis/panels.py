@@ -1,0 +1,69 @@
+"""Panels of a figure: axes of accuracy and of batch size, and what is written on them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.findings import Finding
+
+GREY = "0.35"
+WIDTH = 4.2
+
+
+def grid_of(
+    width: float, height: float, columns: int, heights: Sequence[float], *, share: bool = True
+) -> tuple[Figure, Any]:
+    """A figure, and its panels, rows by columns; `share`: with one x axis, and one y axis a row."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    sharing: dict[str, Any] = {"sharex": share, "sharey": "row" if share else False}
+    shape = (len(heights), columns)
+    return figure, figure.subplots(*shape, squeeze=False, height_ratios=heights, **sharing)
+
+
+def note(axes: Axes, words: str, place: Any, offset: tuple[float, float], **more: Any) -> None:
+    """Small words at `place`, moved by `offset` points."""
+    axes.annotate(words, place, offset, textcoords="offset points", size=8, **more)
+
+
+def percent_axis(axes: Axes, below: float = 3, above: float = 3) -> None:
+    """0 to 100 %, with some room."""
+    axes.set(ylim=(-2 - below, 102 + above), yticks=range(0, 101, 20))
+
+
+def size_axis(axes: Axes, shown: Sequence[Finding]) -> None:
+    """A log2 axis with the real batch sizes on it."""
+    batches = sorted({int(batch) for finding in shown for batch in finding.curve.batches})
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(batches[0] * 2**-0.4, batches[-1] * 2**0.4)
+    ticks(axes, batches)
+
+
+def ticks(axes: Axes, places: Sequence[int]) -> None:
+    """Ticks at `places`; a label is left out where it would touch the one before."""
+    if not places:
+        return
+    scale = 72 * (WIDTH - 0.8) / (np.log2(places[-1] / places[0]) + 0.8)
+    labels, end = [], -np.inf
+    for place in places:
+        text = f"{place:,}"
+        centre, half = scale * np.log2(place), 2.9 * len(text) + 2
+        fits = centre - half > end
+        labels.append(text if fits else "")
+        end = centre + half if fits else end
+    axes.set_xticks(places, labels)
+    axes.minorticks_off()
+
+
+def full_batch(panels: Sequence[Axes], here: Sequence[Finding]) -> None:
+    """Shade where a batch is as large as what it is drawn from."""
+    curves = [finding.curve for finding in here]
+    reached = {c.full for c in curves if 0 < c.full <= c.batches[-1]}
+    for panel in panels:
+        for full in reached:
+            panel.axvspan(full, 2.0**60, color="0.5", alpha=0.13, lw=0, zorder=0)
+    if reached:
+        place: dict[str, Any] = {"xycoords": "axes fraction", "ha": "right", "color": GREY}
+        note(panels[0], "full batch", (1, 1), (0, 4), **place)
