@@ -1,12 +1,15 @@
 """The command line of the analysis: from run folders to a recommendation."""
 
+import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from bigbatch_ue.artefacts import homeless
 from bigbatch_ue.cli import main as run
 from bigbatch_ue.errors import UserError
 
@@ -41,9 +44,11 @@ def collect(
     from analysis.collect import collect as read_runs
     from analysis.collect import write_collection
 
+    places = [*map(str, folders), *(["--out", str(out)] if out else [])]
+    command = homeless(shlex.join(["python", "-m", "analysis", "collect", *places]))
     collection = read_runs(folders)
     out = out or folders[0] / "analysis"
-    write_collection(collection, out)
+    write_collection(replace(collection, commands=(*collection.commands, command)), out)
     for problem in collection.problems:
         console.print(f"left out: {problem.run}: {problem.reason}", markup=False)
     table = collection.table

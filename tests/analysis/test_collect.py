@@ -107,6 +107,8 @@ def test_no_torch_is_imported(run: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "6 rows, 0 of failed runs; 0 left out" in done.stdout
+    command = f"python -m analysis collect {run.parent} --out {tmp_path / 'out'}"
+    assert read_collection(tmp_path / "out").commands[-1] == command
 
 
 def test_the_table_is_the_same_in_csv_and_parquet_and_read_back(run: Path, tmp_path: Path) -> None:

@@ -14,5 +14,6 @@ for ((i = 1; i <= jobs; i++)); do
     pids+=($!)
 done
 for pid in "${pids[@]}"; do wait "$pid" || [ $? -eq 1 ]; done  # 1: some cells failed
-python -m analysis collect runs/sweep --out "$here"
-python -m analysis report "$here"
+python -m analysis collect runs/sweep
+python -m analysis report runs/sweep/analysis
+cp -r runs/sweep/analysis/. "$here"
