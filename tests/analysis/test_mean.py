@@ -337,6 +337,10 @@ def test_no_noise_at_all_is_flat_or_clear() -> None:
     assert flat.plateau == (2, 2048)
     assert flat.best_interval == pytest.approx((0.5, 0.5))
     assert flat.low == pytest.approx(0.5)
+    for level in (0.0, 0.37):
+        fit = fit_mean(BATCHES, np.full((11, 4), level), draws=100)
+        assert (fit.families[0].name, fit.flat_p) == ("flat", 1.0)
+    assert module._noise(module._observed(BATCHES, np.full((11, 4), 0.37))).std.min() > 1e-4
     exact = fit_mean(BATCHES, np.repeat(quadratic(6.7).curve(X)[:, None], 4, 1), draws=100)
     assert exact.verdict == "optimum"
     assert exact.families[0].name == "quadratic"
