@@ -14,26 +14,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from bigbatch_ue.cli import main
+from tests.conftest import Cli, cli_of
 from tests.test_train import TINY
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     """Runs a command: exit code, standard output, standard error."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        code = 0
-        try:
-            main([str(a) for a in arguments])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
-Cli = Callable[..., tuple[int, str, str]]
+    return cli_of(main, capsys)
 
 
 def npz(path: Path, **arrays: np.ndarray) -> Path:

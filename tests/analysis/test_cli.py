@@ -1,6 +1,5 @@
 """The analysis from its command line: from a table to a page, and bad input as one line."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,24 +7,13 @@ import pytest
 from analysis.cli import main
 from analysis.table import write_table
 from tests.analysis.test_findings import a_table
-
-Cli = Callable[..., tuple[int, str, str]]
+from tests.conftest import Cli, cli_of
 
 
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     """Runs a command: exit code, standard output, standard error."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        code = 0
-        try:
-            main([str(a) for a in arguments])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return cli_of(main, capsys)
 
 
 def test_report_makes_everything_of_a_table_alone(cli: Cli, tmp_path: Path) -> None:
