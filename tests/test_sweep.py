@@ -21,6 +21,7 @@ from bigbatch_ue.artefacts import read_json, write_json
 from bigbatch_ue.cell import OUTCOME, Outcome
 from bigbatch_ue.cost import estimate, planned
 from bigbatch_ue.errors import UserError
+from bigbatch_ue.scoreboard import Scoreboard
 from bigbatch_ue.sweep import Batches, cell_table, cells, load_sweep, run_sweep
 from bigbatch_ue.worker import Worker
 
@@ -126,14 +127,38 @@ def test_a_sweep_killed_and_started_again_ends_with_the_same_table(
         assert process.poll() is None
         time.sleep(0.1)
     time.sleep(random.uniform(0, 2))
-    worker = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    gone, alive = psutil.wait_procs(worker, timeout=20)
-    assert gone
-    assert not alive
     finish(start(config))
     pd.testing.assert_frame_equal(table(config), table(undisturbed[0]))
+
+
+def test_nothing_works_on_when_the_sweep_is_killed(tmp_path: Path) -> None:
+    endless = {**TINY, "budget": {"steps": 1_000_000}, "data": {"size": 8, "limit": 120}}
+    endless["data"]["root"] = str(tmp_path / "data")
+    config = write(tmp_path, batches=[4], seeds=[0], settings=endless)
+    process = start(config)
+    while not list((tmp_path / "sweep").glob("cells/*/metrics.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=20)
+    _, alive = psutil.wait_procs(started, timeout=20)
+    for survivor in alive:
+        survivor.kill()
+    assert started
+    assert not alive
+
+
+def test_a_cell_that_another_job_has_just_done_is_not_done_again(tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path))
+    cell = cells(sweep)[0]
+    lease = SoftFileLease(tmp_path / "claim.lock", lease_duration=module.LEASE)
+    write_json(cell.folder / OUTCOME, {"outcome": vars(Outcome("finished", "", 1.0))})
+    with Worker() as worker, Scoreboard([cell], {cell.name: 1.0}) as board:
+        assert module._claim(cell, lease, None, sweep, worker, board)
+    assert not (cell.folder / "log.txt").exists()
 
 
 def test_two_shards_side_by_side_give_the_table_of_one(
