@@ -149,7 +149,7 @@ def _rows_of(run: Path, config: Config) -> list[dict[str, Any]]:
     """
     outcome = read_json(run / _OUTCOME) if (run / _OUTCOME).exists() else None
     if outcome is not None:
-        _agree(outcome["cell"], _axes(config), _OUTCOME)
+        _agree(outcome["cell"], config.axes, _OUTCOME)
         if outcome["outcome"]["state"] == "failed":
             return [_failed_row(run, config, outcome, case) for case in _wanted(config)]
     if not (run / "result.json").exists():
@@ -210,17 +210,6 @@ def _agree(found: Mapping[str, Any], expected: Mapping[str, Any], where: str) ->
             raise UserError(f"{where} says {key} = {found.get(key)}, the run says {value}")
 
 
-def _axes(config: Config) -> dict[str, Any]:
-    return {
-        "dataset": config.data.title,
-        "effective_batch": config.batch.effective,
-        "seed": config.seed,
-        "budget": config.budget.kind,
-        "lr_rule": config.optimizer.lr_rule,
-        "scope": config.batch.scope,
-    }
-
-
 def _facts(config: Config, result: Mapping[str, Any]) -> dict[str, Any]:
     """What the records of an evaluation have of its run."""
     facts = {key: result[key] for key in ("effective_batch", "optimizer_steps")}
@@ -263,14 +252,13 @@ def _row(
     arm: Arm,
     arms: Sequence[Arm],
 ) -> dict[str, Any]:
-    population = sum(sizes) if config.batch.scope == "all" else math.ceil(sum(sizes) / len(sizes))
     return {
         **_names(run, config, title(arm)),
         "target_seed": arm.seed,
         "optimizer_steps": result["optimizer_steps"],
         "learning_rate": result["learning_rate"],
         "images_seen": result["images_seen"],
-        "full_batch": population,
+        "full_batch": config.full_batch(sum(sizes)),
         "final_accuracy": arm.final_accuracy,
         "peak_accuracy": arm.peak_accuracy,
         "tail_accuracy": arm.tail_mean,
@@ -308,7 +296,7 @@ def _failed_row(
 
 def _names(run: Path, config: Config, arm: str) -> dict[str, Any]:
     return {
-        **_axes(config),
+        **config.axes,
         "arm": arm,
         "settings": digest(shared_settings(config)),
         "run": run.name,

@@ -1,6 +1,5 @@
 """A cell of a sweep: one run, its folder, and what it came to."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -53,16 +52,7 @@ class Cell:
     @property
     def axes(self) -> dict[str, Any]:
         """What a sweep varies, and at which batch a step sees a whole cluster (`full`)."""
-        config = self.config
-        return {
-            "dataset": config.data.title,
-            "effective_batch": config.batch.effective,
-            "seed": config.seed,
-            "budget": config.budget.kind,
-            "lr_rule": config.optimizer.lr_rule,
-            "scope": config.batch.scope,
-            "full": full_batch(config, self.data),
-        }
+        return {**self.config.axes, "full": self.config.full_batch(len(self.data.train))}
 
     def outcome(self) -> Outcome | None:
         """What it came to, or None if it has not been done.
@@ -77,9 +67,3 @@ class Cell:
             return Outcome(**read_json(path)["outcome"])
         except (TypeError, KeyError) as error:
             raise UserError(f"{path}: no outcome of a cell ({error}); remove it") from None
-
-
-def full_batch(config: Config, data: DataSet) -> int:
-    """Images that a generator has on average: of a cluster, or of the whole set (scope `all`)."""
-    images = len(data.train)
-    return images if config.batch.scope == "all" else math.ceil(images / config.clusters.count)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -275,6 +276,22 @@ class Config(Section):
         if self.output is not None:
             return self.output
         return Path("runs") / f"{self.data.title}-b{self.batch.effective}-s{self.seed}"
+
+    @property
+    def axes(self) -> dict[str, Any]:
+        """What a sweep varies."""
+        return {
+            "dataset": self.data.title,
+            "effective_batch": self.batch.effective,
+            "seed": self.seed,
+            "budget": self.budget.kind,
+            "lr_rule": self.optimizer.lr_rule,
+            "scope": self.batch.scope,
+        }
+
+    def full_batch(self, images: int) -> int:
+        """Of `images`, those that a generator has on average: a cluster, or all (scope `all`)."""
+        return images if self.batch.scope == "all" else math.ceil(images / self.clusters.count)
 
     def answer(self) -> dict[str, Any]:
         """What decides the answer: everything but places, decomposition and later stages."""

@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from rich.table import Column, Table
 
 from bigbatch_ue.artefacts import atomic_file, write_json
-from bigbatch_ue.cell import CONFIG, OUTCOME, Cell, Outcome, full_batch
+from bigbatch_ue.cell import CONFIG, OUTCOME, Cell, Outcome
 from bigbatch_ue.config import Config, Positive, Section, digest
 from bigbatch_ue.cost import estimate, planned
 from bigbatch_ue.data import DataSet, prepare
@@ -278,7 +278,7 @@ def _cells_of(sweep: Sweep, images: Images, seed: int, download: bool) -> Iterat
     for scope in sweep.scopes:
         base = _base(sweep, images, seed, scope)
         data = prepare(base.data, download=download)
-        sizes = sweep.batches.sizes(full_batch(base, data))
+        sizes = sweep.batches.sizes(base.full_batch(len(data.train)))
         for budget, rule, size in product(sweep.budgets, sweep.lr_rules, sizes):
             varied = {
                 "batch": base.batch.model_copy(update={"effective": size}),
