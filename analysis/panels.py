@@ -23,6 +23,18 @@ def grid_of(
     return figure, figure.subplots(*shape, squeeze=False, height_ratios=heights, **sharing)
 
 
+def settle(figure: Figure) -> None:
+    """Lay a figure out for good, its panels at rounded places.
+
+    The solver of the layout goes by memory addresses: the last digit of a place differs between
+    runs, and so would the names that an SVG derives from it.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        axes.set_position(np.round(axes.get_position().bounds, 9).tolist())
+
+
 def note(axes: Axes, words: str, place: Any, offset: tuple[float, float], **more: Any) -> None:
     """Small words at `place`, moved by `offset` points."""
     axes.annotate(words, place, offset, textcoords="offset points", size=8, **more)

@@ -18,7 +18,17 @@ from matplotlib.patches import Patch
 from analysis.findings import KINDS, SHAPES, Finding, Findings, budgets, label, manner, sizes, slugs
 from analysis.instability import Kind
 from analysis.mean import MeanFit
-from analysis.panels import GREY, WIDTH, full_batch, grid_of, note, percent_axis, size_axis, ticks
+from analysis.panels import (
+    GREY,
+    WIDTH,
+    full_batch,
+    grid_of,
+    note,
+    percent_axis,
+    settle,
+    size_axis,
+    ticks,
+)
 from bigbatch_ue.artefacts import atomic_file
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -78,6 +88,7 @@ def plot(findings: Findings, folder: Path) -> list[Path]:
         figures[f"steps-{names[name]}"] = steps_figure(found)
     paths = []
     for name, figure in figures.items():
+        settle(figure)
         for kind, metadata in (("png", {}), ("svg", {"Date": None})):
             path = folder / f"{name}.{kind}"
             with atomic_file(path) as temporary:
