@@ -38,9 +38,13 @@ def apply_views(images: Tensor, views: Views, pad: int) -> Tensor:
     Linear in `images`: the view of a sum is the sum of the views.
     """
     _, _, height, width = images.shape
-    rows = torch.as_tensor(views.top)[:, None] - pad + torch.arange(height)
-    columns = torch.as_tensor(views.left)[:, None] - pad + torch.arange(width)
-    columns = torch.where(torch.as_tensor(views.flip)[:, None], columns.flip(1), columns)
+    top, left, flip = (
+        torch.as_tensor(part, device=images.device)[:, None]
+        for part in (views.top, views.left, views.flip)
+    )
+    rows = top - pad + torch.arange(height, device=images.device)
+    columns = left - pad + torch.arange(width, device=images.device)
+    columns = torch.where(flip, columns.flip(1), columns)
     return _take(_take(images, rows, 2), columns, 3)
 
 
@@ -48,7 +52,6 @@ def _take(images: Tensor, positions: Tensor, dim: int) -> Tensor:
     """`images` at `positions` [M, size] along `dim`, zero where a position is outside."""
     size = images.shape[dim]
     shape = (len(positions), 1, size, 1) if dim == 2 else (len(positions), 1, 1, size)
-    positions = positions.to(images.device)
     inside = ((positions >= 0) & (positions < size)).view(shape)
     index = positions.clamp(0, size - 1).view(shape).expand_as(images)
     return images.gather(dim, index) * inside

@@ -120,7 +120,10 @@ class Batch(Section):
     """The effective batch of one generator, and how it may be cut."""
 
     effective: Positive = Field(256, description="images in one step of one generator")
-    micro: Positive = Field(128, description="most surrogate images in one pass on one rank")
+    micro: Literal["auto"] | Positive = Field(
+        "auto",
+        description="most surrogate images in one pass on one rank; auto: the largest that fits",
+    )
     scope: Literal["cluster", "all"] = "cluster"
     extend: Literal["cap", "views"] = "cap"
     accumulation: Literal["delta", "engine"] = "delta"
@@ -144,6 +147,24 @@ class Optimizer(Section):
     schedule: Literal["cosine", "constant"] = "cosine"
     lr_rule: Literal["none", "sqrt", "linear"] = "none"
     reference_batch: Positive = Field(256, description="batch at which the rule leaves lr alone")
+
+
+class Compute(Section):
+    """How the frozen surrogate is computed; no choice changes the answer beyond rounding."""
+
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        "auto", description="of its layers; auto: bf16 where the hardware multiplies it"
+    )
+    fold: bool = Field(True, description="fold batch norm into the convolutions")
+    channels_last: bool = True
+    compile: Literal["auto", "off", "on", "graphs"] = Field(
+        "auto", description="torch.compile, or that with CUDA graphs; auto: on, on a GPU"
+    )
+    tf32: bool = Field(True, description="on a GPU, for what stays float32")
+    checkpointing: bool = Field(False, description="compute activations twice to save memory")
+    images: Literal["auto", "device", "host"] = Field(
+        "auto", description="where they are kept; auto: on a GPU if they take half its free memory"
+    )
 
 
 class Checkpoint(Section):
@@ -254,6 +275,7 @@ class Config(Section):
     batch: Batch = Batch()
     budget: Budget = Budget()
     optimizer: Optimizer = Optimizer()
+    compute: Compute = Compute()
     checkpoint: Checkpoint = Checkpoint()
     target: Target = Target()
     evaluation: Evaluation = Evaluation()
@@ -296,7 +318,7 @@ class Config(Section):
     def answer(self) -> dict[str, Any]:
         """What decides the answer: everything but places, decomposition and later stages."""
         content = self.model_dump(
-            mode="json", exclude={"output", "checkpoint", "target", "evaluation"}
+            mode="json", exclude={"output", "compute", "checkpoint", "target", "evaluation"}
         )
         del content["data"]["root"], content["batch"]["micro"], content["batch"]["accumulation"]
         return content

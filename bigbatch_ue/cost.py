@@ -12,6 +12,7 @@ from bigbatch_ue.backbone import build_model
 from bigbatch_ue.cell import Cell
 from bigbatch_ue.config import ArmName, Config
 from bigbatch_ue.data import DataSet
+from bigbatch_ue.frozen import Frozen, how
 from bigbatch_ue.generator import GeneratorBank
 from bigbatch_ue.plan import BatchPlan, cut, make_plan
 
@@ -81,15 +82,15 @@ def measure(config: Config, data: DataSet) -> Rates:
             (config.target, classes),
         )
     )
-    surrogate.eval().requires_grad_(False)
+    frozen = Frozen(surrogate, how(config.compute, device))
 
     def images(number: int) -> torch.Tensor:
         made = torch.rand(number, channels, size, size, device=device)
         return made.to(memory_format=torch.channels_last)
 
-    micro = images(min(config.batch.micro, p * count)).requires_grad_()
+    micro = images(planned(Cell(config, data)).largest_micro).requires_grad_()
     one = _timed(lambda: torch.autograd.backward(bank().sum()), device)
-    passed = _timed(lambda: torch.autograd.backward(surrogate(micro).sum()), device)
+    passed = _timed(lambda: torch.autograd.backward(frozen(micro).sum()), device)
     own, theirs = (images(min(part.fit.batch, count)) for part in (config.surrogate, config.target))
     return Rates(
         step=one,

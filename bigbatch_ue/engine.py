@@ -110,6 +110,12 @@ def kind_of(accelerator: Accelerator) -> str:
     return kind
 
 
+def least(accelerator: Accelerator, value: int) -> int:
+    """The smallest `value` of all ranks, on every rank."""
+    values: Tensor = accelerator.gather(torch.tensor([value], device=accelerator.device))
+    return int(values.min())
+
+
 def parameters_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The bank's parameters in an engine's state, by their own names."""
     prefix = "parameter/"

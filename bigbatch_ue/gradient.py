@@ -10,34 +10,43 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from bigbatch_ue.engine import Engine
-from bigbatch_ue.sampling import GlobalBatch
+from bigbatch_ue.engine import Engine, least
+from bigbatch_ue.loader import MicroBatch
+from bigbatch_ue.micro import MicroBatchError, fits
 
-Loss = Callable[[Tensor, GlobalBatch], Tensor]
+Loss = Callable[[Tensor, MicroBatch], Tensor]
 """Perturbations [p, C, H, W] and a micro-batch of m to weighted losses [m]."""
 
 
-def delta_step(engine: Engine, loss: Loss, micros: Iterator[GlobalBatch], lr: float) -> Tensor:
+def delta_step(engine: Engine, loss: Loss, micros: Iterator[MicroBatch], lr: float) -> Tensor:
     """One optimizer step over this rank's `micros`, generators differentiated once.
 
     Returns:
         The step's loss of each generator, over all ranks, float32 [p].
+
+    Raises:
+        MicroBatchError: on every rank, when a micro-batch exceeds the memory of one; nothing is
+            changed, so the step can be taken again in smaller ones.
     """
     with engine.accumulating(lr):
         delta = engine.perturbations()
         leaf = delta.detach().float().requires_grad_()
-        leaf.grad = torch.zeros_like(leaf)
-        per_row = leaf.new_zeros(len(leaf))
-        for micro in micros:
-            if len(micro) > 0:
-                losses = loss(leaf, micro)
-                torch.autograd.backward(losses.sum())
-                _add_by_row(per_row, losses, micro)
-        engine.backward((delta * leaf.grad).sum())
+        gradient, per_row = torch.zeros_like(leaf), leaf.new_zeros(len(leaf))
+
+        def accumulate() -> None:
+            for micro in micros:
+                if len(micro) > 0:
+                    losses = loss(leaf, micro)
+                    gradient.add_(torch.autograd.grad(losses.sum(), leaf)[0])
+                    _add_by_row(per_row, losses, micro)
+
+        if not least(engine.accelerator, fits(accumulate)):
+            raise MicroBatchError
+        engine.backward((delta * gradient).sum())
     return engine.sum_over_ranks(per_row)
 
 
-def engine_step(engine: Engine, loss: Loss, micros: Iterator[GlobalBatch], lr: float) -> Tensor:
+def engine_step(engine: Engine, loss: Loss, micros: Iterator[MicroBatch], lr: float) -> Tensor:
     """One optimizer step over this rank's `micros`, accumulated by the engine itself.
 
     Returns:
@@ -58,5 +67,5 @@ def engine_step(engine: Engine, loss: Loss, micros: Iterator[GlobalBatch], lr: f
     return engine.sum_over_ranks(per_row)
 
 
-def _add_by_row(per_row: Tensor, losses: Tensor, micro: GlobalBatch) -> None:
+def _add_by_row(per_row: Tensor, losses: Tensor, micro: MicroBatch) -> None:
     per_row.index_add_(0, torch.as_tensor(micro.row, device=losses.device), losses.detach())

@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bigbatch_ue.augment import apply_views
 from bigbatch_ue.config import Augment, Objective
-from bigbatch_ue.sampling import GlobalBatch
+from bigbatch_ue.loader import MicroBatch
 
 
 def distance(features: Tensor, row: Tensor, targets: Tensor, objective: Objective) -> Tensor:
@@ -49,29 +47,26 @@ class ClusterwiseLoss:
 
     Attributes:
         surrogate: frozen; float [m, C, H, W] in [0, 1] to features [m, d].
-        images: uint8 [N, C, H, W], the train images.
-        targets: float32 [p, d] on `device`.
+        targets: float32 [p, d].
         objective: which distance.
         augment: padding of the views, and whether the perturbation goes on before or after them.
-        device: where the surrogate lives.
+
+    Surrogate, targets, perturbations and images are on one device.
     """
 
     surrogate: nn.Module
-    images: NDArray[np.uint8]
     targets: Tensor
     objective: Objective
     augment: Augment
-    device: torch.device
 
-    def __call__(self, delta: Tensor, micro: GlobalBatch) -> Tensor:
+    def __call__(self, delta: Tensor, micro: MicroBatch) -> Tensor:
         """Losses weighted by 1/B, float32 [m], differentiable in `delta` [p, C, H, W]."""
-        row = torch.as_tensor(micro.row, device=self.device)
+        row = torch.as_tensor(micro.row, device=delta.device)
         pad = self.augment.pad
-        clean = torch.as_tensor(self.images[micro.index], device=self.device)
-        seen = apply_views(clean, micro.views, pad).float() / 255
-        perturbation = delta[row]
+        seen = apply_views(micro.images, micro.views, pad).float() / 255
+        perturbation = delta.index_select(0, row)
         if self.augment.perturb == "before":
             perturbation = apply_views(perturbation, micro.views, pad)
         features = self.surrogate((seen + perturbation).clamp(0, 1))
         losses = distance(features, row, self.targets, self.objective)
-        return losses * torch.as_tensor(micro.weight, device=self.device)
+        return losses * torch.as_tensor(micro.weight, device=delta.device)

@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bigbatch_ue.config import Config, Optimizer
+
+LARGEST_MICRO = {"cpu": 128, "cuda": 1024}
+"""Where a device is so busy that a larger micro-batch would bring nothing: `auto` begins there."""
 
 
 def cut(total: int, parts: int, part: int) -> slice:
@@ -21,7 +24,7 @@ class BatchPlan:
         per_generator: images of each generator in one step; differ from B only under `extend: cap`.
         passes: M, images through the surrogate in one step, over all ranks.
         world_size: number of ranks.
-        micro_batches: micro-batches in one step, the same number on every rank.
+        micro: most images in one pass on one rank.
         steps_per_epoch: steps in which the mean generator sees as many images as it has.
         steps: T, optimizer steps of the whole run.
         lr: peak learning rate after scaling.
@@ -33,7 +36,7 @@ class BatchPlan:
     per_generator: tuple[int, ...]
     passes: int
     world_size: int
-    micro_batches: int
+    micro: int
     steps_per_epoch: int
     steps: int
     lr: float
@@ -44,6 +47,15 @@ class BatchPlan:
     def effective(self) -> int:
         """The batch really used: the largest over the generators."""
         return max(self.per_generator)
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches in one step, the same number on every rank."""
+        return math.ceil(math.ceil(self.passes / self.world_size) / self.micro)
+
+    def with_micro(self, micro: int) -> "BatchPlan":
+        """The same batches in passes of at most `micro` images."""
+        return replace(self, micro=micro)
 
     def rank_slice(self, rank: int) -> slice:
         """Where the share of `rank` lies in the global batch."""
@@ -97,7 +109,6 @@ def make_plan(config: Config, sizes: Sequence[int], world_size: int) -> BatchPla
         for size in population
     )
     passes = sum(per_generator)
-    largest_share = math.ceil(passes / world_size)
     mean_population = sum(population) / len(population)
     steps_per_epoch = math.ceil(mean_population / max(per_generator))
     lr, reason = scaled_lr(config.optimizer, max(per_generator))
@@ -106,7 +117,7 @@ def make_plan(config: Config, sizes: Sequence[int], world_size: int) -> BatchPla
         per_generator=per_generator,
         passes=passes,
         world_size=world_size,
-        micro_batches=math.ceil(largest_share / batch.micro),
+        micro=LARGEST_MICRO["cpu"] if batch.micro == "auto" else batch.micro,
         steps_per_epoch=steps_per_epoch,
         steps=budget.steps if budget.kind == "steps" else budget.epochs * steps_per_epoch,
         lr=lr,

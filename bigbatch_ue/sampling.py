@@ -92,7 +92,10 @@ class Sampler:
             weight = np.full(len(row), 1 / sizes[0], dtype=np.float32)
             return GlobalBatch(index[positions], row, views[positions], weight)
         row = np.repeat(np.arange(self.rows), sizes)
-        return GlobalBatch(index, row, views, (1 / sizes).astype(np.float32)[row])
+        # one image of each row in turn: every part of the batch then tells of every row
+        turn = np.argsort(np.concatenate([np.arange(size) for size in sizes]), kind="stable")
+        row = row[turn]
+        return GlobalBatch(index[turn], row, views[turn], (1 / sizes).astype(np.float32)[row])
 
     def _take(self, stream: int, step: int) -> NDArray[np.int64]:
         """Images at the step's positions of an endless, each epoch reshuffled, stream."""

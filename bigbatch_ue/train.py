@@ -14,7 +14,7 @@ The perturbations are the same, whichever of these is used (DESIGN, invariant 1)
 
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -26,11 +26,14 @@ from bigbatch_ue.artefacts import write_json
 from bigbatch_ue.clusters import Clusters, cluster
 from bigbatch_ue.config import Config
 from bigbatch_ue.data import DataSet, prepare
-from bigbatch_ue.engine import Engine, launch, parameters_of
+from bigbatch_ue.engine import Engine, launch, least, parameters_of
 from bigbatch_ue.errors import UserError
+from bigbatch_ue.frozen import Frozen, allow_tf32, how
 from bigbatch_ue.generator import GeneratorBank
-from bigbatch_ue.gradient import delta_step, engine_step
-from bigbatch_ue.memory import forget_peak, peak_memory
+from bigbatch_ue.gradient import Loss, delta_step, engine_step
+from bigbatch_ue.loader import Loader
+from bigbatch_ue.memory import expected_memory, forget_peak, peak_memory
+from bigbatch_ue.micro import MicroBatchError, first_guess, halved, probe, remember
 from bigbatch_ue.objective import ClusterwiseLoss
 from bigbatch_ue.plan import BatchPlan, lr_at, make_plan
 from bigbatch_ue.progress import progress_bar
@@ -48,9 +51,10 @@ class Job:
     config: Config
     run: Run
     data: DataSet
-    surrogate: nn.Module
-    clusters: Clusters
     plan: BatchPlan
+    sampler: Sampler
+    loader: Loader
+    loss: Loss
 
 
 def train(config: Config, *, resume: bool = False, download: bool = False) -> Run:
@@ -90,12 +94,14 @@ def train_on(
     console.print(describe(job.plan, config))
     if job.plan.warning:
         console.print(f"[yellow]warning:[/] {job.plan.warning}")
+    allow_tf32(how(config.compute, accelerator.device))
     engine, start = start_engine(job, accelerator)
     forget_peak(accelerator.device)
     began = time.perf_counter()
-    losses, delta = optimise(job, engine, start)
+    losses, delta, plan = optimise(job, engine, start)
     if accelerator.is_main_process:
-        finish(job, engine, losses, delta, start, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        finish(replace(job, plan=plan), engine, losses, delta, start, seconds)
     accelerator.wait_for_everyone()
     return run
 
@@ -109,9 +115,57 @@ def set_up(config: Config, run: Run, data: DataSet, accelerator: Accelerator) ->
         create_run(run, config, data.fingerprint)
         made.save(run.clusters, {"answer": run.answer})
     accelerator.wait_for_everyone()
+    return fit_micro(job_of(config, run, data, surrogate, accelerator), accelerator)
+
+
+def job_of(
+    config: Config, run: Run, data: DataSet, surrogate: nn.Module, accelerator: Accelerator
+) -> Job:
+    """Plan, sampler, loader and loss of a run whose clusters are made."""
+    device = accelerator.device
     clusters = Clusters.load(run.clusters)
     plan = make_plan(config, clusters.sizes.tolist(), accelerator.num_processes)
-    return Job(config, run, data, surrogate, clusters, plan)
+    assignment = clusters.assignment.numpy()
+    loss = ClusterwiseLoss(
+        surrogate=Frozen(surrogate, how(config.compute, device)),
+        targets=clusters.targets.to(device),
+        objective=config.objective,
+        augment=config.augment,
+    )
+    return Job(
+        config=config,
+        run=run,
+        data=data,
+        plan=plan,
+        sampler=Sampler.of_clusters(
+            assignment, plan.per_generator, config.batch, config.seed, config.augment
+        ),
+        loader=Loader(data.train.images, device, config.compute.images),
+        loss=loss,
+    )
+
+
+def fit_micro(job: Job, accelerator: Accelerator) -> Job:
+    """The job in the largest micro-batches that fit every rank, if they are to be found."""
+    config, plan, device = job.config, job.plan, accelerator.device
+    if config.batch.micro != "auto":
+        return job
+    _, *shape = job.data.train.images.shape
+    expected = expected_memory(config, channels=shape[0], micro=1, ranks=1, engine="single")
+    bytes_per_image = round(expected["surrogate: activations"] * 2**20)
+    plan = plan.with_micro(least(accelerator, first_guess(config, bytes_per_image, device)))
+    batch = job.sampler.draw(0)
+    delta = torch.zeros(config.clusters.count, *shape, device=device)
+
+    def works(plan: BatchPlan) -> bool:
+        micro = next(job.loader(batch, [slice(plan.largest_micro)]))
+        return probe(lambda delta: job.loss(delta, micro), delta)
+
+    while not least(accelerator, works(plan)):
+        plan = plan.with_micro(halved(plan.largest_micro))
+    if accelerator.is_main_process and plan.micro_batches > 1:
+        remember(config, device, plan.micro)
+    return replace(job, plan=plan)
 
 
 def surrogate_of(config: Config, data: DataSet, device: torch.device) -> nn.Module:
@@ -142,39 +196,22 @@ def start_engine(job: Job, accelerator: Accelerator) -> tuple[Engine, int]:
     return engine, start
 
 
-def optimise(job: Job, engine: Engine, start: int) -> tuple[Tensor, Tensor]:
+def optimise(job: Job, engine: Engine, start: int) -> tuple[Tensor, Tensor, BatchPlan]:
     """Take the optimizer steps from `start` on, with checkpoints.
 
     Returns:
-        The last step's loss of each generator [p], and the perturbations [p, C, H, W].
+        The last step's loss of each generator [p], the perturbations [p, C, H, W], and the plan
+        that fitted.
     """
     config, plan, run = job.config, job.plan, job.run
     accelerator = engine.accelerator
-    sampler = Sampler.of_clusters(
-        job.clusters.assignment.numpy(),
-        plan.per_generator,
-        config.batch,
-        config.seed,
-        config.augment,
-    )
-    loss = ClusterwiseLoss(
-        surrogate=job.surrogate,
-        images=job.data.train.images,
-        targets=job.clusters.targets.to(accelerator.device),
-        objective=config.objective,
-        augment=config.augment,
-        device=accelerator.device,
-    )
-    optimizer_step = delta_step if config.batch.accumulation == "delta" else engine_step
-    parts = plan.micro_slices(accelerator.process_index)
     tracker = Log(run, start, plan.passes) if accelerator.is_main_process else nullcontext()
     with tracker as log, progress_bar() as progress:
         bar = progress.add_task("training", total=plan.steps, completed=start)
         for step in range(start, plan.steps):
             began = time.perf_counter()
-            batch = sampler.draw(step)
             lr = lr_at(step, plan, config.optimizer)
-            losses = optimizer_step(engine, loss, (batch[part] for part in parts), lr)
+            losses, plan = take_step(replace(job, plan=plan), engine, step, lr)
             _stop_if_diverged(losses, step, lr)
             progress.update(bar, advance=1, description=f"loss {losses.mean():.4f}")
             if log:
@@ -188,7 +225,26 @@ def optimise(job: Job, engine: Engine, start: int) -> tuple[Tensor, Tensor]:
         delta = engine.perturbations_now()
         if log:
             log.pictures(plan.steps, delta)
-    return losses, delta
+    return losses, delta, plan
+
+
+def take_step(job: Job, engine: Engine, step: int, lr: float) -> tuple[Tensor, BatchPlan]:
+    """One optimizer step, in smaller micro-batches from here on if those of the plan do not fit.
+
+    Returns:
+        The loss of each generator [p], and the plan that fitted.
+    """
+    accelerator, plan = engine.accelerator, job.plan
+    optimizer_step = delta_step if job.config.batch.accumulation == "delta" else engine_step
+    batch = job.sampler.draw(step)
+    while True:
+        micros = job.loader(batch, plan.micro_slices(accelerator.process_index))
+        try:
+            return optimizer_step(engine, job.loss, micros, lr), plan
+        except MicroBatchError:
+            plan = plan.with_micro(halved(plan.largest_micro))
+        if accelerator.is_main_process:
+            remember(job.config, accelerator.device, plan.micro)
 
 
 def _stop_if_diverged(losses: Tensor, step: int, lr: float) -> None:
@@ -221,8 +277,10 @@ def finish(
         "final_loss": losses.tolist(),
         "engine": engine.kind,
         "world_size": plan.world_size,
+        "micro_batch": plan.largest_micro,
         "micro_batches": plan.micro_batches,
         "accumulation": config.batch.accumulation,
+        "compute": asdict(how(config.compute, engine.accelerator.device)),
         "device": engine.accelerator.device.type,
         "resumed_at": start,
         "seconds": round(seconds, 3),

@@ -8,6 +8,7 @@ from bigbatch_ue.config import Config
 from bigbatch_ue.engine import Engine, launch
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.gradient import delta_step, engine_step
+from bigbatch_ue.loader import MicroBatch
 from bigbatch_ue.sampling import GlobalBatch
 from tests.distributed.worker import Trainer
 
@@ -18,10 +19,15 @@ def trainers() -> dict[str, Trainer]:
     return {path: Trainer(accelerator, f"40x17-{path}-sgd-1") for path in ("delta", "engine")}
 
 
+def whole(trainer: Trainer, batch: GlobalBatch) -> MicroBatch:
+    """The global batch as a single micro-batch."""
+    return next(trainer.loader(batch, [slice(None)]))
+
+
 def whole_batch_gradient(trainer: Trainer, batch: GlobalBatch) -> torch.Tensor:
     """Ordinary backward through the generators, all images at once, no engine."""
     bank = trainer.engine().bank
-    trainer.loss(bank(), batch).sum().backward()
+    trainer.loss(bank(), whole(trainer, batch)).sum().backward()
     return torch.cat([p.grad.flatten() for p in bank.parameters()])
 
 
@@ -39,14 +45,14 @@ def test_invariant_3_one_backward_gives_the_gradient_of_the_whole_batch(
         parameter.register_post_accumulate_grad_hook(lambda p: gradients.append(p))
     start = torch.cat([p.detach().flatten() for p in engine.bank.parameters()])
     step = delta_step if path == "delta" else engine_step
-    losses = step(engine, trainer.loss, (batch[s] for s in trainer.plan.micro_slices(0)), lr=100.0)
+    losses = step(engine, trainer.loss, trainer.micros(batch), lr=100.0)
     moved = torch.cat([p.detach().flatten() for p in engine.bank.parameters()]) - start
     assert (moved / -100 - expected).norm() < 1e-5 * expected.norm()
     assert trainer.plan.micro_batches == 8
     assert len(passes) == (1 if path == "delta" else 8)
     assert len(gradients) == len(passes) * len(list(engine.bank.parameters()))
     with torch.no_grad():
-        weighted = trainer.loss(trainer.engine().perturbations(), batch)
+        weighted = trainer.loss(trainer.engine().perturbations(), whole(trainer, batch))
     by_row = np.bincount(batch.row, weighted.numpy())
     assert np.allclose(losses.numpy(), by_row, rtol=1e-5)
 
@@ -58,14 +64,14 @@ def test_memory_of_the_delta_path_does_not_hold_the_micro_batches(
     trainer = trainers["delta"]
     alive: list[torch.Tensor] = []
 
-    def loss(delta: torch.Tensor, micro: GlobalBatch) -> torch.Tensor:
+    def loss(delta: torch.Tensor, micro: MicroBatch) -> torch.Tensor:
         assert all(t.grad_fn is None or not _can_go_back(t) for t in alive)
         losses = trainer.loss(delta, micro)
         alive.append(losses)
         return losses
 
     batch = trainer.sampler.draw(0)
-    micros = (batch[s] for s in trainer.plan.micro_slices(0))
+    micros = trainer.micros(batch)
     delta_step(trainer.engine(), loss, micros, lr=1.0)
     assert len(alive) == 8
 
@@ -85,7 +91,7 @@ def test_every_optimizer_moves_the_perturbations(name: str, trainers: dict[str, 
     bank = trainer.engine().bank
     engine = Engine(trainer.accelerator, bank, settings, accumulation=1)
     before = engine.perturbations_now()
-    delta_step(engine, trainer.loss, iter([trainer.sampler.draw(0)]), lr=0.01)
+    delta_step(engine, trainer.loss, iter([whole(trainer, trainer.sampler.draw(0))]), lr=0.01)
     assert not torch.equal(engine.perturbations_now(), before)
 
 

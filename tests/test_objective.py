@@ -7,9 +7,9 @@ from torch.nn.functional import pad
 
 from bigbatch_ue.augment import apply_views, draw_views
 from bigbatch_ue.config import Augment, Objective
+from bigbatch_ue.loader import MicroBatch
 from bigbatch_ue.objective import ClusterwiseLoss, distance
 from bigbatch_ue.randomness import Purpose, draw
-from bigbatch_ue.sampling import GlobalBatch
 
 FEATURES = torch.tensor([[1.0, 2.0, -1.0], [0.5, 0.0, 3.0], [2.0, 2.0, 2.0]])
 TARGETS = torch.tensor([[0.0, 1.0, 0.0], [2.0, -1.0, 1.0]])
@@ -69,7 +69,7 @@ def test_perturbation_moves_with_the_view_only_before_it(perturb: str) -> None:
     views = draw_views(draw(2, Purpose.VIEWS), 3, augment)
     images = np.full((3, 1, 4, 4), 100, dtype=np.uint8)
     delta = torch.linspace(-0.1, 0.1, 2 * 16).view(2, 1, 4, 4)
-    micro = GlobalBatch(np.arange(3), ROW.numpy(), views, np.ones(3, dtype=np.float32))
+    micro = MicroBatch(torch.from_numpy(images), ROW.numpy(), views, np.ones(3, dtype=np.float32))
     seen: list[torch.Tensor] = []
 
     def surrogate(images: torch.Tensor) -> torch.Tensor:
@@ -78,11 +78,9 @@ def test_perturbation_moves_with_the_view_only_before_it(perturb: str) -> None:
 
     loss = ClusterwiseLoss(
         surrogate,  # type: ignore[arg-type]
-        images,
         TARGETS,
         Objective(),
         augment,
-        torch.device("cpu"),
     )
     loss(delta, micro)
     clean = apply_views(torch.from_numpy(images), views, 1).float() / 255
@@ -92,16 +90,10 @@ def test_perturbation_moves_with_the_view_only_before_it(perturb: str) -> None:
 
 def test_gradient_is_scattered_back_by_row() -> None:
     views = draw_views(draw(2, Purpose.VIEWS), 3, Augment())
-    micro = GlobalBatch(np.arange(3), ROW.numpy(), views, np.array([1, 0.5, 0.5], np.float32))
+    images = torch.full((3, 1, 4, 4), 100, dtype=torch.uint8)
+    micro = MicroBatch(images, ROW.numpy(), views, np.array([1, 0.5, 0.5], np.float32))
     delta = torch.zeros(3, 1, 4, 4, requires_grad=True)
-    loss = ClusterwiseLoss(
-        torch.nn.Flatten(),
-        np.full((3, 1, 4, 4), 100, dtype=np.uint8),
-        torch.rand(3, 16),
-        Objective(),
-        Augment(),
-        torch.device("cpu"),
-    )
+    loss = ClusterwiseLoss(torch.nn.Flatten(), torch.rand(3, 16), Objective(), Augment())
     loss(delta, micro).sum().backward()
     assert delta.grad is not None
     assert delta.grad[0].any()

@@ -33,6 +33,7 @@ TINY = (
     "batch.effective=8",
     "budget.steps=6",
     "checkpoint.every=2",
+    "compute.precision=float32",
 )
 
 

@@ -27,6 +27,7 @@ CUT = (
     "96x72-delta-adam-5",
     "96x72-engine-adam-5",
 )
+SCARCE = "96x72-scarce-sgd-1"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Launch:
 ZERO = "DeepSpeedEngine"
 LAUNCHES = (
     Launch("single", 1, "single", "GeneratorBank", CUT[:2]),
-    Launch("ddp", 2, "ddp", "DistributedDataParallel"),
+    Launch("ddp", 2, "ddp", "DistributedDataParallel", (*CUT, SCARCE)),
     Launch("ddp", 3, "ddp", "DistributedDataParallel"),
     Launch("fsdp2", 2, "fsdp2", "FSDPGeneratorBank"),
     Launch("zero0", 2, "zero0", ZERO, CUT[:2]),
@@ -147,6 +148,15 @@ def test_invariant_1_answer_does_not_depend_on_decomposition_or_engine(
     launch, out, alone = launched
     for case in launch.cases:
         check_case(case, out, alone)
+
+
+def test_a_rank_short_of_memory_halves_the_micro_batches_of_all(
+    launched: tuple[Launch, Path, Path],
+) -> None:
+    launch, out, _ = launched
+    if SCARCE in launch.cases:
+        facts = facts_of(out / f"{SCARCE}.safetensors")
+        assert int(str(facts["micro_batches"])) == 144 // 9
 
 
 def test_every_rank_knows_the_others_and_its_engine(launched: tuple[Launch, Path, Path]) -> None:

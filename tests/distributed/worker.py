@@ -1,11 +1,14 @@
 """One rank of the distributed tests: trains tiny banks through the real engine.
 
 Usage: accelerate launch --config_file launchers/<name>.yaml tests/distributed/worker.py OUT CASE...
-A case is `<B>x<micro>-<accumulation>-<optimizer>-<steps>`.
+A case is `<B>x<micro>-<accumulation>-<optimizer>-<steps>`; with the accumulation `scarce`, which is
+`delta`, the last rank has memory for `FEW` images at a time.
 """
 
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +18,16 @@ from accelerate import Accelerator
 from bigbatch_ue.config import Config
 from bigbatch_ue.engine import Engine, launch, parameters_of
 from bigbatch_ue.generator import GeneratorBank
-from bigbatch_ue.gradient import delta_step, engine_step
+from bigbatch_ue.loader import Loader, MicroBatch
 from bigbatch_ue.objective import ClusterwiseLoss
 from bigbatch_ue.plan import lr_at, make_plan
-from bigbatch_ue.sampling import Sampler
+from bigbatch_ue.sampling import GlobalBatch, Sampler
 from bigbatch_ue.tensors import read_tensors, write_tensors
+from bigbatch_ue.train import Job, take_step
 
 State = dict[str, torch.Tensor]
 CLUSTERS, IMAGES, SIZE, DIMENSION = 3, 120, 16, 24
+FEW = 10
 
 
 def config_of(case: str) -> tuple[Config, int]:
@@ -34,7 +39,7 @@ def config_of(case: str) -> tuple[Config, int]:
     return Config.model_validate(
         {
             "seed": 5,
-            "data": {"size": SIZE},
+            "data": {"size": SIZE, "root": tempfile.gettempdir()},
             "clusters": {"count": CLUSTERS},
             "generator": {"width": 4},
             "augment": {"pad": 2, "flip": True},
@@ -42,7 +47,7 @@ def config_of(case: str) -> tuple[Config, int]:
                 "effective": effective,
                 "micro": micro,
                 "extend": "views",
-                "accumulation": accumulation,
+                "accumulation": "delta" if accumulation == "scarce" else accumulation,
             },
             "budget": {"kind": "steps", "steps": 5},
             "optimizer": {
@@ -91,12 +96,12 @@ class Trainer:
         )
         self.loss = ClusterwiseLoss(
             surrogate=tiny_surrogate().to(accelerator.device),
-            images=images,
             targets=targets.to(accelerator.device),
             objective=self.config.objective,
             augment=self.config.augment,
-            device=accelerator.device,
         )
+        self.loader = Loader(images, accelerator.device)
+        self.scarce = "scarce" in case and accelerator.is_last_process
         self.delta_path = self.config.batch.accumulation == "delta"
 
     def engine(self, state: State | None = None, start: int = 0) -> Engine:
@@ -109,13 +114,28 @@ class Trainer:
             engine.restore_optimizer(state, start)
         return engine
 
+    def micros(self, batch: GlobalBatch) -> Iterator[MicroBatch]:
+        """The micro-batches of this rank."""
+        return self.loader(batch, self.plan.micro_slices(self.accelerator.process_index))
+
+    def scarce_loss(self, delta: torch.Tensor, micro: MicroBatch) -> torch.Tensor:
+        if len(micro) > FEW:
+            torch.empty(2**60)
+        return self.loss(delta, micro)
+
     def train(self, engine: Engine, start: int, stop: int) -> torch.Tensor:
-        one_step = delta_step if self.delta_path else engine_step
+        job = Job(
+            config=self.config,
+            run=None,  # type: ignore[arg-type]
+            data=None,  # type: ignore[arg-type]
+            plan=self.plan,
+            sampler=self.sampler,
+            loader=self.loader,
+            loss=self.scarce_loss if self.scarce else self.loss,
+        )
         for step in range(start, stop):
-            batch = self.sampler.draw(step)
-            parts = self.plan.micro_slices(self.accelerator.process_index)
             lr = lr_at(step, self.plan, self.config.optimizer)
-            losses = one_step(engine, self.loss, (batch[part] for part in parts), lr)
+            losses, self.plan = take_step(job, engine, step, lr)
         return losses
 
 

@@ -1,0 +1,29 @@
+"""What a device is called, and what it does fast."""
+
+import os
+import platform
+import re
+from pathlib import Path
+
+import torch
+
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+def device_name(device: torch.device) -> str:
+    """Its maker's name; of a CPU, with the number of cores that this process may use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    found = _CPU_INFO.exists() and re.search(r"model name\s*: (.+)", _CPU_INFO.read_text())
+    name = found[1].strip() if found else platform.processor() or platform.machine()
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return f"{name}, {cores} core{'s' if cores > 1 else ''}"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32 there: where the hardware multiplies it."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    cpu = torch.cpu
+    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
