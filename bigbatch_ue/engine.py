@@ -6,7 +6,7 @@ invariant 2).
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -116,7 +116,7 @@ def least(accelerator: Accelerator, value: int) -> int:
     return int(values.min())
 
 
-def parameters_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def parameters_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The bank's parameters in an engine's state, by their own names."""
     prefix = "parameter/"
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
@@ -225,7 +225,7 @@ class Engine:
                 whole[f"{key}/{name}"] = self._gather(parameter, key)
         return {key: tensor.detach().to("cpu", copy=True) for key, tensor in whole.items()}
 
-    def restore_optimizer(self, state: dict[str, Tensor], step: int) -> None:
+    def restore_optimizer(self, state: Mapping[str, Tensor], step: int) -> None:
         """Continue the optimizer from `state` as it was after `step` steps; a collective call.
 
         Parameters are not touched: load them into the bank before it is wrapped. The optimizer's

@@ -13,6 +13,7 @@ The perturbations are the same, whichever of these is used (DESIGN, invariant 1)
 """
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 
@@ -39,6 +40,7 @@ from bigbatch_ue.plan import BatchPlan, lr_at, make_plan
 from bigbatch_ue.progress import progress_bar
 from bigbatch_ue.run import Run, create_run, open_run
 from bigbatch_ue.sampling import Sampler
+from bigbatch_ue.sources import Pixels
 from bigbatch_ue.surrogate import extract_features, prepare_surrogate
 from bigbatch_ue.tensors import write_tensors
 from bigbatch_ue.tracking import Log
@@ -49,8 +51,6 @@ class Job:
     """What one run trains, before any engine has it."""
 
     config: Config
-    run: Run
-    data: DataSet
     plan: BatchPlan
     sampler: Sampler
     loader: Loader
@@ -95,13 +95,14 @@ def train_on(
     if job.plan.warning:
         console.print(f"[yellow]warning:[/] {job.plan.warning}")
     allow_tf32(how(config.compute, accelerator.device))
-    engine, start = start_engine(job, accelerator)
+    start, state = run.load_checkpoint()
+    engine = start_engine(job, accelerator, start, state)
     forget_peak(accelerator.device)
     began = time.perf_counter()
-    losses, delta, plan = optimise(job, engine, start)
+    losses, delta, plan = optimise(job, run, engine, start)
     if accelerator.is_main_process:
         seconds = time.perf_counter() - began
-        finish(replace(job, plan=plan), engine, losses, delta, start, seconds)
+        finish(run, data.name, replace(job, plan=plan), engine, losses, delta, start, seconds)
     accelerator.wait_for_everyone()
     return run
 
@@ -115,33 +116,37 @@ def set_up(config: Config, run: Run, data: DataSet, accelerator: Accelerator) ->
         create_run(run, config, data.fingerprint)
         made.save(run.clusters, {"answer": run.answer})
     accelerator.wait_for_everyone()
-    return fit_micro(job_of(config, run, data, surrogate, accelerator), accelerator)
+    job = job_of(config, data.train.images, surrogate, Clusters.load(run.clusters), accelerator)
+    return fit_micro(job, accelerator)
 
 
 def job_of(
-    config: Config, run: Run, data: DataSet, surrogate: nn.Module, accelerator: Accelerator
+    config: Config,
+    images: Pixels,
+    surrogate: nn.Module,
+    clusters: Clusters,
+    accelerator: Accelerator,
 ) -> Job:
-    """Plan, sampler, loader and loss of a run whose clusters are made."""
+    """Plan, sampler, loader and loss: `images` uint8 [N, C, H, W] in `clusters`."""
     device = accelerator.device
-    clusters = Clusters.load(run.clusters)
     plan = make_plan(config, clusters.sizes.tolist(), accelerator.num_processes)
-    assignment = clusters.assignment.numpy()
-    loss = ClusterwiseLoss(
-        surrogate=Frozen(surrogate, how(config.compute, device)),
-        targets=clusters.targets.to(device),
-        objective=config.objective,
-        augment=config.augment,
-    )
     return Job(
         config=config,
-        run=run,
-        data=data,
         plan=plan,
         sampler=Sampler.of_clusters(
-            assignment, plan.per_generator, config.batch, config.seed, config.augment
+            clusters.assignment.numpy(),
+            plan.per_generator,
+            config.batch,
+            config.seed,
+            config.augment,
         ),
-        loader=Loader(data.train.images, device, config.compute.images),
-        loss=loss,
+        loader=Loader(images, device, config.compute.images),
+        loss=ClusterwiseLoss(
+            surrogate=Frozen(surrogate, how(config.compute, device)),
+            targets=clusters.targets.to(device),
+            objective=config.objective,
+            augment=config.augment,
+        ),
     )
 
 
@@ -150,7 +155,7 @@ def fit_micro(job: Job, accelerator: Accelerator) -> Job:
     config, plan, device = job.config, job.plan, accelerator.device
     if config.batch.micro != "auto":
         return job
-    _, *shape = job.data.train.images.shape
+    _, *shape = job.loader.images.shape
     expected = expected_memory(config, channels=shape[0], micro=1, ranks=1, engine="single")
     bytes_per_image = round(expected["surrogate: activations"] * 2**20)
     plan = plan.with_micro(least(accelerator, first_guess(config, bytes_per_image, device)))
@@ -180,12 +185,13 @@ def surrogate_of(config: Config, data: DataSet, device: torch.device) -> nn.Modu
     )
 
 
-def start_engine(job: Job, accelerator: Accelerator) -> tuple[Engine, int]:
-    """The generator bank under the launcher's engine, and the step from which it continues."""
+def start_engine(
+    job: Job, accelerator: Accelerator, start: int = 0, state: Mapping[str, Tensor] | None = None
+) -> Engine:
+    """The generator bank under the launcher's engine, as new or in the `state` of step `start`."""
     config = job.config
-    _, channels, size, _ = job.data.train.images.shape
+    _, channels, size, _ = job.loader.images.shape
     bank = GeneratorBank(config.clusters.count, channels, size, config.generator, config.seed)
-    start, state = job.run.load_checkpoint()
     if state:
         bank.load_state_dict(parameters_of(state))
     on_delta = config.batch.accumulation == "delta"
@@ -193,17 +199,17 @@ def start_engine(job: Job, accelerator: Accelerator) -> tuple[Engine, int]:
     engine = Engine(accelerator, bank, config.optimizer, accumulation)
     if state:
         engine.restore_optimizer(state, start)
-    return engine, start
+    return engine
 
 
-def optimise(job: Job, engine: Engine, start: int) -> tuple[Tensor, Tensor, BatchPlan]:
+def optimise(job: Job, run: Run, engine: Engine, start: int) -> tuple[Tensor, Tensor, BatchPlan]:
     """Take the optimizer steps from `start` on, with checkpoints.
 
     Returns:
         The last step's loss of each generator [p], the perturbations [p, C, H, W], and the plan
         that fitted.
     """
-    config, plan, run = job.config, job.plan, job.run
+    config, plan = job.config, job.plan
     accelerator = engine.accelerator
     tracker = Log(run, start, plan.passes) if accelerator.is_main_process else nullcontext()
     with tracker as log, progress_bar() as progress:
@@ -243,7 +249,7 @@ def take_step(job: Job, engine: Engine, step: int, lr: float) -> tuple[Tensor, B
             return optimizer_step(engine, job.loss, micros, lr), plan
         except MicroBatchError:
             plan = plan.with_micro(halved(plan.largest_micro))
-        if accelerator.is_main_process:
+        if accelerator.is_main_process and job.config.batch.micro == "auto":
             remember(job.config, accelerator.device, plan.micro)
 
 
@@ -258,14 +264,21 @@ def _stop_if_diverged(losses: Tensor, step: int, lr: float) -> None:
 
 
 def finish(
-    job: Job, engine: Engine, losses: Tensor, delta: Tensor, start: int, seconds: float
+    run: Run,
+    dataset: str,
+    job: Job,
+    engine: Engine,
+    losses: Tensor,
+    delta: Tensor,
+    start: int,
+    seconds: float,
 ) -> None:
     """Write the perturbations and the result: the run is finished."""
     config, plan = job.config, job.plan
-    metadata = {"answer": job.run.answer, "eps": config.generator.eps, "steps": plan.steps}
-    write_tensors(job.run.perturbations, {"perturbations": delta}, metadata)
+    metadata = {"answer": run.answer, "eps": config.generator.eps, "steps": plan.steps}
+    write_tensors(run.perturbations, {"perturbations": delta}, metadata)
     result = {
-        "dataset": job.data.name,
+        "dataset": dataset,
         "seed": config.seed,
         "scope": config.batch.scope,
         "requested_batch": plan.requested,
@@ -288,8 +301,8 @@ def finish(
         "images_per_second": round(plan.passes * (plan.steps - start) / seconds, 1),
         "versions": {"bigbatch_ue": __version__, "torch": torch.__version__},
     }
-    write_json(job.run.result, result)
-    job.run.remove_checkpoints()
+    write_json(run.result, result)
+    run.remove_checkpoints()
 
 
 def describe(plan: BatchPlan, config: Config) -> str:

@@ -89,8 +89,7 @@ def test_what_fits_is_found_and_a_later_shortage_halves_it_again(tmp_path: Path)
 
     scarce = fit_micro(replace(job, loss=loss), accelerator)
     assert scarce.plan.largest_micro == 45
-    engine, _ = start_engine(scarce, accelerator)
-    expected, _ = start_engine(job, accelerator)
+    engine, expected = start_engine(scarce, accelerator), start_engine(job, accelerator)
     room = 10
     losses, plan = take_step(scarce, engine, 0, lr=0.1)
     assert plan.largest_micro <= 10 < 2 * plan.largest_micro + 1

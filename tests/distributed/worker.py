@@ -7,7 +7,6 @@ A case is `<B>x<micro>-<accumulation>-<optimizer>-<steps>`; with the accumulatio
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,7 +38,7 @@ def config_of(case: str) -> tuple[Config, int]:
     return Config.model_validate(
         {
             "seed": 5,
-            "data": {"size": SIZE, "root": tempfile.gettempdir()},
+            "data": {"size": SIZE},
             "clusters": {"count": CLUSTERS},
             "generator": {"width": 4},
             "augment": {"pad": 2, "flip": True},
@@ -126,8 +125,6 @@ class Trainer:
     def train(self, engine: Engine, start: int, stop: int) -> torch.Tensor:
         job = Job(
             config=self.config,
-            run=None,  # type: ignore[arg-type]
-            data=None,  # type: ignore[arg-type]
             plan=self.plan,
             sampler=self.sampler,
             loader=self.loader,
