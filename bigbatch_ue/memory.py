@@ -9,10 +9,9 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from bigbatch_ue.backbone import build_model
 from bigbatch_ue.config import Config
 from bigbatch_ue.data import prepare
-from bigbatch_ue.generator import GeneratorBank
+from bigbatch_ue.flops import weightless
 from bigbatch_ue.plan import make_plan
 
 _FLOAT = 4
@@ -65,20 +64,8 @@ def expected_memory(
         ranks: number of ranks.
         engine: `single`, `ddp`, `fsdp2` or `zero0` ... `zero3`.
     """
-    size = config.data.size
-    with torch.device("meta"):
-        surrogate = build_model(
-            config.surrogate.model,
-            channels=channels,
-            classes=0,
-            size=size,
-            args=config.surrogate.args,
-            stem=config.surrogate.stem,
-        ).eval()
-        bank = GeneratorBank(config.clusters.count, channels, size, config.generator, config.seed)
-        image = torch.empty(1, channels, size, size)
-        activations = _activations(surrogate, image)
-        generator_activations = _activations(bank)
+    surrogate, bank, image = weightless(config, channels)
+    activations, generator_activations = _activations(surrogate, image), _activations(bank)
     parameters = sum(p.numel() for p in bank.parameters())
     bank_parts = {
         "parameters": parameters,
