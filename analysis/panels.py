@@ -1,16 +1,40 @@
-"""Panels of a figure: axes of accuracy and of batch size, and what is written on them."""
+"""What all figures share: style, files, panels, axes, and what is written on them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis.findings import Finding
+from bigbatch_ue.artefacts import atomic_file
 
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""After Okabe and Ito: told apart whatever one's colour vision; markers tell the same in grey."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (5, 1.5, 1, 1.5)), (0, (2, 1.2)))
+RC: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "0.9",
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.hashsalt": "bigbatch-ue",
+}
+_DPI = 150
 GREY = "0.35"
 WIDTH = 4.2
+_ROOM = 0.4
 
 
 def grid_of(
@@ -21,6 +45,20 @@ def grid_of(
     sharing: dict[str, Any] = {"sharex": share, "sharey": "row" if share else False}
     shape = (len(heights), columns)
     return figure, figure.subplots(*shape, squeeze=False, height_ratios=heights, **sharing)
+
+
+@mpl.rc_context(RC)
+def write_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    """Write figures by name as PNG and SVG, the same bytes every time. Returns the paths."""
+    paths = []
+    for name, figure in figures.items():
+        settle(figure)
+        for kind, metadata in (("png", {}), ("svg", {"Date": None})):
+            path = folder / f"{name}.{kind}"
+            with atomic_file(path) as temporary:
+                figure.savefig(temporary, format=kind, dpi=_DPI, metadata=metadata)
+            paths.append(path)
+    return paths
 
 
 def settle(figure: Figure) -> None:
@@ -35,6 +73,16 @@ def settle(figure: Figure) -> None:
         axes.set_position(np.round(axes.get_position().bounds, 9).tolist())
 
 
+def legend(figure: Figure, handles: Sequence[Any], columns: int) -> None:
+    """One legend below all panels."""
+    figure.legend(handles=handles, ncols=columns, loc="outside lower center", handlelength=2.6)
+
+
+def sign(label: str, **style: Any) -> Line2D:
+    """An entry of a legend; grey and without a line unless `style` says otherwise."""
+    return Line2D([], [], label=label, **{"color": GREY, "ls": "", **style})
+
+
 def note(axes: Axes, words: str, place: Any, offset: tuple[float, float], **more: Any) -> None:
     """Small words at `place`, moved by `offset` points."""
     axes.annotate(words, place, offset, textcoords="offset points", size=8, **more)
@@ -45,19 +93,24 @@ def percent_axis(axes: Axes, below: float = 3, above: float = 3) -> None:
     axes.set(ylim=(-2 - below, 102 + above), yticks=range(0, 101, 20))
 
 
-def size_axis(axes: Axes, shown: Sequence[Finding]) -> None:
+def size_axis(axes: Axes, shown: Iterable[Finding]) -> None:
     """A log2 axis with the real batch sizes on it."""
-    batches = sorted({int(batch) for finding in shown for batch in finding.curve.batches})
+    log2_axis(axes, (int(batch) for finding in shown for batch in finding.curve.batches))
+
+
+def log2_axis(axes: Axes, batches: Iterable[int]) -> None:
+    """A log2 axis with `batches` on it, and some room."""
+    places = sorted(set(batches))
     axes.set_xscale("log", base=2)
-    axes.set_xlim(batches[0] * 2**-0.4, batches[-1] * 2**0.4)
-    ticks(axes, batches)
+    axes.set_xlim(places[0] * 2**-_ROOM, places[-1] * 2**_ROOM)
+    ticks(axes, places)
 
 
 def ticks(axes: Axes, places: Sequence[int]) -> None:
     """Ticks at `places`; a label is left out where it would touch the one before."""
     if not places:
         return
-    scale = 72 * (WIDTH - 0.8) / (np.log2(places[-1] / places[0]) + 0.8)
+    scale = 72 * (WIDTH - 0.8) / (np.log2(places[-1] / places[0]) + 2 * _ROOM)
     labels, end = [], -np.inf
     for place in places:
         text = f"{place:,}"

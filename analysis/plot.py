@@ -19,48 +19,35 @@ from analysis.findings import KINDS, SHAPES, Finding, Findings, budgets, label, 
 from analysis.instability import Kind
 from analysis.mean import MeanFit
 from analysis.panels import (
+    COLOURS,
     GREY,
+    LINES,
+    MARKERS,
+    RC,
     WIDTH,
     full_batch,
     grid_of,
+    legend,
     note,
     percent_axis,
-    settle,
+    sign,
     size_axis,
     ticks,
+    write_figures,
 )
-from bigbatch_ue.artefacts import atomic_file
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""After Okabe and Ito: told apart whatever one's colour vision; markers tell the same in grey."""
 
 ALL = "all"
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_LINES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (5, 1.5, 1, 1.5)), (0, (2, 1.2)))
 _REFERENCES: dict[str, tuple[str, Any]] = {
     "clean": ("trained on clean images", (0, (8, 2))),
     "noise": ("under random noise", (0, (4, 1.5, 1, 1.5))),
     "chance": ("chance", (0, (1, 1.5))),
 }
-_DPI, _PAGE_DPI = 150, 170
+_PAGE_DPI = 170
 _WEBP = {"lossless": True, "method": 4}
 _BAND: Any = {"alpha": 0.16, "lw": 0}
 _SEED: Any = {"marker": "o", "ms": 3.5, "mfc": "none", "mew": 0.7, "ls": "", "alpha": 0.65}
 _CLEAR: Any = {"fc": "w", "ec": "none", "pad": 0.4}
 _ACCURACY, _SIZE = "test accuracy, %", "effective batch B"
-_RC: Any = {
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": "0.9",
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "svg.hashsalt": "bigbatch-ue",
-}
 
 
 class _Look(NamedTuple):
@@ -74,7 +61,7 @@ class _Look(NamedTuple):
     shift: float
 
 
-@mpl.rc_context(_RC)
+@mpl.rc_context(RC)
 def plot(findings: Findings, folder: Path) -> list[Path]:
     """Write PNG and SVG: each data set, all together, and batch size against steps.
 
@@ -86,15 +73,7 @@ def plot(findings: Findings, folder: Path) -> list[Path]:
         figures[ALL] = overview_figure(findings.findings, budgets(findings.findings))
     for name, found in findings.pairs.items():
         figures[f"steps-{names[name]}"] = steps_figure(found)
-    paths = []
-    for name, figure in figures.items():
-        settle(figure)
-        for kind, metadata in (("png", {}), ("svg", {"Date": None})):
-            path = folder / f"{name}.{kind}"
-            with atomic_file(path) as temporary:
-                figure.savefig(temporary, format=kind, dpi=_DPI, metadata=metadata)
-            paths.append(path)
-    return paths
+    return write_figures(figures, folder)
 
 
 def file_names(findings: Findings) -> dict[str, str]:
@@ -104,7 +83,7 @@ def file_names(findings: Findings) -> dict[str, str]:
     return dict(zip(names, list(slugs([*taken, *names]))[len(taken) :], strict=True))
 
 
-@mpl.rc_context(_RC)
+@mpl.rc_context(RC)
 def data_uri(figure: Figure) -> str:
     """A figure as a WebP picture in a `data:` URI."""
     buffer = io.BytesIO()
@@ -112,7 +91,7 @@ def data_uri(figure: Figure) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-@mpl.rc_context(_RC)
+@mpl.rc_context(RC)
 def curves_figure(shown: Sequence[Finding], among: Sequence[Finding] = ()) -> Figure:
     """Accuracy and instability against B: a column for each budget, three rows for each arm.
 
@@ -139,11 +118,11 @@ def curves_figure(shown: Sequence[Finding], among: Sequence[Finding] = ()) -> Fi
     if whole:
         figure.suptitle(shown[0].curve.dataset, weight="bold", size=11)
     named = [_proxy(look) for look in looks.values()] if len(looks) > 1 else []
-    _legend(figure, [*named, *_key(among)], min(4, 2 * len(kinds)))
+    legend(figure, [*named, *_key(among)], min(4, 2 * len(kinds)))
     return figure
 
 
-@mpl.rc_context(_RC)
+@mpl.rc_context(RC)
 def overview_figure(shown: Sequence[Finding], kinds: Sequence[str]) -> Figure:
     """All data sets under some budgets: accuracy, instability, and where the best B lies."""
     main = Findings(tuple(shown)).main
@@ -152,8 +131,8 @@ def overview_figure(shown: Sequence[Finding], kinds: Sequence[str]) -> Figure:
     distinct = list(dict.fromkeys(names))
     looks = {name: _look(rank, name, len(distinct)) for rank, name in enumerate(distinct)}
     line = 0.06 + 0.16 * max(name.count("\n") + 1 for name in names)
-    legend = line * np.ceil((len(looks) + 2) / (2 * len(kinds)))
-    width, height = WIDTH * len(kinds) + 0.9, 6.9 + line * len(looks) + legend
+    named = line * np.ceil((len(looks) + 2) / (2 * len(kinds)))
+    width, height = WIDTH * len(kinds) + 0.9, 6.9 + line * len(looks) + named
     figure, grid = grid_of(width, height, len(kinds), [3.2, 1.2, 1.2, 0.2 + line * len(looks)])
     for (upper, *unstable, lower), budget in zip(grid.T, kinds, strict=True):
         here = [(f, looks[n]) for f, n in zip(main, names, strict=True) if f.curve.budget == budget]
@@ -173,13 +152,13 @@ def overview_figure(shown: Sequence[Finding], kinds: Sequence[str]) -> Figure:
         size_axis(upper, main)
     for panel, what in enumerate((_ACCURACY, "points", "points")):
         grid[panel, 0].set_ylabel(what)
-    clean = _sign(_REFERENCES["clean"][0], marker="_", ms=9, mew=2)
+    clean = sign(_REFERENCES["clean"][0], marker="_", ms=9, mew=2)
     bands = Patch(color=GREY, label="95 % interval of the fit", **_BAND)
-    _legend(figure, [*map(_proxy, looks.values()), bands, clean], 2 * len(kinds))
+    legend(figure, [*map(_proxy, looks.values()), bands, clean], 2 * len(kinds))
     return figure
 
 
-@mpl.rc_context(_RC)
+@mpl.rc_context(RC)
 def steps_figure(found: Sequence[tuple[Finding, Finding]], *, stacked: bool = False) -> Figure:
     """Accuracy against steps at equal epochs, and against B under both budgets.
 
@@ -207,9 +186,9 @@ def steps_figure(found: Sequence[tuple[Finding, Finding]], *, stacked: bool = Fa
             panel.set_ylabel(_ACCURACY)
     if not stacked:
         figure.suptitle(found[0][0].curve.dataset, weight="bold", size=11)
-    bar = _sign("95 % t interval of the mean", marker="|", ms=10)
-    handles = [*map(_proxy, looks), bar, _sign("one seed", **_SEED)]
-    _legend(figure, handles, 2 * columns)
+    bar = sign("95 % t interval of the mean", marker="|", ms=10)
+    handles = [*map(_proxy, looks), bar, sign("one seed", **_SEED)]
+    legend(figure, handles, 2 * columns)
     return figure
 
 
@@ -320,7 +299,7 @@ def _variant(finding: Finding) -> tuple[str, ...]:
 
 def _look(rank: int, label: str, among: int = 1) -> _Look:
     shift = 2 ** (0.14 * (rank - (among - 1) / 2))
-    colour, marker, line = (values[rank % len(values)] for values in (COLOURS, _MARKERS, _LINES))
+    colour, marker, line = (values[rank % len(values)] for values in (COLOURS, MARKERS, LINES))
     return _Look(rank, label, colour, marker, line, shift)
 
 
@@ -332,17 +311,9 @@ def _looks(among: Sequence[Finding]) -> dict[tuple[str, ...], _Look]:
     return {manner: _look(rank, label, len(manners)) for rank, (manner, label) in ranked}
 
 
-def _legend(figure: Figure, handles: Sequence[Any], columns: int) -> None:
-    figure.legend(handles=handles, ncols=columns, loc="outside lower center", handlelength=2.6)
-
-
-def _sign(label: str, **style: Any) -> Line2D:
-    return Line2D([], [], label=label, **{"color": GREY, "ls": "", **style})
-
-
 def _proxy(look: _Look) -> Line2D:
     style = {"color": look.colour, "marker": look.marker, "ls": look.line}
-    return _sign(look.label, **style, mec="white", ms=7, lw=2)
+    return sign(look.label, **style, mec="white", ms=7, lw=2)
 
 
 def _key(among: Sequence[Finding]) -> list[Any]:
@@ -350,15 +321,15 @@ def _key(among: Sequence[Finding]) -> list[Any]:
     colour = COLOURS[0] if len(_looks(among)) == 1 else GREY
     full: dict[str, Any] = {"color": colour, "mec": "white", "ms": 7, "lw": 2}
     handles: list[Any] = [
-        _sign("fit", **full, ls="-"),
+        sign("fit", **full, ls="-"),
         Patch(color=colour, label="95 % interval of the fit", **_BAND),
-        _sign("measured: mean, std", **full, marker="o"),
-        _sign("one seed", **_SEED, color=colour),
-        _sign("best B, 95 % interval", **full, ls="-", marker="D"),
+        sign("measured: mean, std", **full, marker="o"),
+        sign("one seed", **_SEED, color=colour),
+        sign("best B, 95 % interval", **full, ls="-", marker="D"),
     ]
     if any(finding.curve.failed.any() for finding in among):
-        handles.append(_sign("failed runs, number", color=colour, marker="x", mew=1.6, ms=5))
+        handles.append(sign("failed runs, number", color=colour, marker="x", mew=1.6, ms=5))
     for name, (what, line) in _REFERENCES.items():
         if any(np.isfinite(getattr(finding.curve, name)) for finding in among):
-            handles.append(_sign(what, lw=1.2, ls=line))
+            handles.append(sign(what, lw=1.2, ls=line))
     return handles

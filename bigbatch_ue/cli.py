@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from bigbatch_ue.artefacts import homeless
-from bigbatch_ue.config import PRESETS, TARGETS, ArmName
+from bigbatch_ue.config import PRESETS, TARGETS, ArmName, GradientPath
 from bigbatch_ue.errors import UserError, told
 from bigbatch_ue.progress import is_main_process
 from bigbatch_ue.settings import load, revise
@@ -210,6 +210,49 @@ def report(
     from bigbatch_ue.report import write_report
 
     console.print(f"report: {write_report(folders, out)}", soft_wrap=True)
+
+
+@app.command()
+def bench(
+    overrides: Overrides = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    batches: Annotated[
+        list[int] | None, typer.Option("--batch", min=1, help="repeatable: effective batches")
+    ] = None,
+    micros: Annotated[
+        list[str] | None, typer.Option("--micro", help="repeatable: most images in a pass, or auto")
+    ] = None,
+    paths: Annotated[
+        list[GradientPath] | None,
+        typer.Option("--path", help="repeatable: gradient paths, and the public code's way"),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="repetitions, in turn")] = 3,
+    at_most: Annotated[
+        int | None,
+        typer.Option(min=1, help="time so many micro-batches of engine and baseline, and scale"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="folder of the records")] = Path("runs/bench"),
+) -> None:
+    """Measure speed, memory, energy and traffic of optimizer steps, on random images."""
+    from bigbatch_ue.bench import bench as run_bench
+
+    resolved = load(preset, config, overrides or ())
+    wrong = [m for m in micros or () if m != "auto" and not (m.isdecimal() and int(m) > 0)]
+    if wrong:
+        raise UserError(f"--micro {wrong[0]}: expected a number from 1, or auto")
+    run_bench(
+        resolved,
+        batches=batches or [resolved.batch.effective],
+        micros=["auto" if m == "auto" else int(m) for m in micros or ("auto",)],
+        paths=paths or tuple(GradientPath),
+        rounds=rounds,
+        at_most=at_most,
+        out=out,
+        say=lambda line: console.print(line, highlight=False),
+    )
+    if is_main_process():
+        console.print(f"next: python -m analysis scaling {out}", soft_wrap=True)
 
 
 @app.command()

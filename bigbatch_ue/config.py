@@ -116,6 +116,14 @@ class Augment(Section):
     perturb: Literal["before", "after"] = "before"
 
 
+class GradientPath(StrEnum):
+    """How the gradient of an effective batch is made; the baseline is for measurements only."""
+
+    DELTA = "delta"
+    ENGINE = "engine"
+    BASELINE = "baseline"
+
+
 class Batch(Section):
     """The effective batch of one generator, and how it may be cut."""
 

@@ -88,11 +88,10 @@ class GeneratorBank(nn.Module):
 
     def forward(self) -> Tensor:
         """All perturbations, float32 [p, C, H, W] in [-eps, eps]."""
+        return torch.stack([self.perturbation(row) for row in range(len(self.generators))])
+
+    def perturbation(self, row: int) -> Tensor:
+        """That of one generator, float32 [C, H, W] in [-eps, eps]."""
         height, width = self.noise.shape[-2:]
-        raw = torch.cat(
-            [
-                generator(noise[None])[..., :height, :width]
-                for generator, noise in zip(self.generators, self.noise, strict=True)
-            ]
-        )
+        raw: Tensor = self.generators[row](self.noise[row][None])[0, :, :height, :width]
         return self.eps * raw if self.bound == "tanh" else raw.clamp(-self.eps, self.eps)

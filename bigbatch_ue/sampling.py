@@ -32,7 +32,7 @@ class GlobalBatch:
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, part: slice) -> "GlobalBatch":
+    def __getitem__(self, part: slice | NDArray[np.int64]) -> "GlobalBatch":
         return GlobalBatch(self.index[part], self.row[part], self.views[part], self.weight[part])
 
 

@@ -1,0 +1,197 @@
+"""A scaling table to look at: figures, and a table for the terminal."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich import box
+from rich.table import Table
+
+from analysis.findings import slugs
+from analysis.panels import (
+    COLOURS,
+    LINES,
+    MARKERS,
+    RC,
+    WIDTH,
+    grid_of,
+    legend,
+    log2_axis,
+    sign,
+    write_figures,
+)
+from analysis.report import DASH, number, percent
+from analysis.scaling import CURVE, ENGINES, PATHS, fastest, workloads
+
+_PANELS = {
+    "images_per_s": "images per second",
+    "step_s": "seconds per step",
+    "peak_memory_mib": "peak memory of a rank, MiB",
+    "bytes_per_step": "bytes sent per step",
+}
+_LOG = ("step_s", "bytes_per_step")
+_STYLES = dict(zip(reversed(PATHS), LINES, strict=False))
+_HOLLOW = "float32"
+_APART = 0.06
+
+
+def plot_scaling(table: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write a figure for each workload as PNG and SVG, the same bytes every time.
+
+    Args:
+        table: of `scaling.scaling_table`.
+        folder: where to.
+
+    Returns:
+        The paths.
+    """
+    found = list(workloads(table))
+    names = slugs(title for title, _ in found)
+    figures = [scaling_figure(title, rows) for title, rows in found]
+    return write_figures(dict(zip(names, figures, strict=True)), folder)
+
+
+@mpl.rc_context(RC)
+def scaling_figure(title: str, rows: pd.DataFrame) -> Figure:
+    """Speed, time, memory and traffic against B; of several micro-batches, the fastest.
+
+    An engine is told by its colour, a path by its line, a number of ranks by its marker, float32
+    among other precisions by a hollow one; engines are moved apart a little. What nobody has (such
+    as traffic of a single process) has no panel.
+
+    Args:
+        title: of the figure.
+        rows: of one workload.
+    """
+    rows = fastest(rows)
+    panels = [name for name in _PANELS if (rows[name] > 0).any()]
+    columns = min(2, len(panels))
+    height = -(-len(panels) // columns)
+    size = WIDTH * columns + 0.2, 2.9 * height + 1.3
+    figure, grid = grid_of(*size, columns, [1.0] * height, share=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, name in zip(grid.flat, panels, strict=False):
+        _panel(axes, name, rows)
+    figure.suptitle(title, weight="bold", size=11)
+    legend(figure, list(_key(rows)), 2 * columns)
+    return figure
+
+
+def printed(title: str, rows: pd.DataFrame) -> Table:
+    """Rows of one workload for a terminal of 80 columns; what none has, has no column.
+
+    Args:
+        title: of the table.
+        rows: of one workload.
+    """
+    compared = bool(rows["ratio_to_baseline"].notna().any())
+    sent = bool((rows["bytes_per_step"] > 0).any())
+    several = rows.groupby(list(CURVE[:-1]))["precision"].nunique().max() > 1
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption=_caption(rows, compared),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for head in ("engine", "path"):
+        table.add_column(head, no_wrap=True)
+    speeds = ("images\n/s", "ratio") if compared else ("images\n/s",)
+    for head in ("B", "micro", *speeds, "s\n/step", "MFU\n%", "MiB", *["MB\nsent"] * sent):
+        table.add_column(head, justify="right", no_wrap=True)
+        if head in speeds:
+            table.add_column("±\n%", justify="right", no_wrap=True)
+    for (engine, ranks), same in rows.groupby(["engine", "ranks"], sort=False):
+        for row in same.to_dict("records"):
+            path = f"{row['path']} {row['precision']}" if several else row["path"]
+            table.add_row(
+                engine if ranks == 1 else f"{engine} ×{ranks}", path, *_cells(row, compared, sent)
+            )
+        table.add_section()
+    return table
+
+
+def _cells(row: Mapping[Any, Any], compared: bool, sent: bool) -> list[str]:
+    """What was measured, in the order of the columns."""
+    cells = [f"{row['effective_batch']:,}", f"{row['micro_batch']}", number(row["images_per_s"])]
+    cells.append(_spread(row, "images_per_s", "images_per_s"))
+    if compared:
+        cells += [number(row["ratio_to_baseline"]), _spread(row, "ratio_to_baseline", "ratio")]
+    cells += [number(row["step_s"]), percent(row["mfu"], 0), number(row["peak_memory_mib"])]
+    return cells + [number(row["bytes_per_step"] / 1e6)] * sent
+
+
+def _spread(row: Mapping[Any, Any], name: str, ends: str) -> str:
+    """Half of what lies between the smallest and the largest, in per cent of the median."""
+    half = (row[f"{ends}_high"] - row[f"{ends}_low"]) / 2 / row[name]
+    return percent(half, 0) if row["repetitions"] > 1 else DASH
+
+
+def _caption(rows: pd.DataFrame, compared: bool) -> str:
+    few, many = rows["repetitions"].min(), rows["repetitions"].max()
+    times = f"{few}" if few == many else f"{few} to {many}"
+    said = [f"medians of {times} repetitions, ±: half of what lies between the extremes"]
+    if compared:
+        said.append("ratio: to the baseline's images/s in the same session and round")
+    said.append(
+        ", ".join(
+            f"{path} in {' and '.join(sorted(set(same)))}"
+            for path, same in rows.groupby("path", sort=False)["precision"]
+        )
+    )
+    return "; ".join(said)
+
+
+def _panel(axes: Axes, name: str, rows: pd.DataFrame) -> None:
+    engines, ranks = _known(rows, "engine", ENGINES), sorted(rows["ranks"].unique())
+    for (engine, count, path, precision), curve in rows.groupby(list(CURVE), sort=False):
+        known = curve[curve[name] > 0]
+        middle = (len(engines) - 1) / 2
+        x = known["effective_batch"] * 2 ** (_APART * (engines.index(engine) - middle))
+        style = _style(engine, path, ranks.index(count), _hollow(rows, precision))
+        axes.plot(x, known[name], **style)
+        if name == "images_per_s":
+            ends = known[["images_per_s_low", "images_per_s_high"]]
+            axes.vlines(x, *ends.to_numpy().T, color=style["color"], lw=1)
+    axes.set_title(_PANELS[name])
+    axes.set_xlabel("effective batch B")
+    log2_axis(axes, rows["effective_batch"])
+    if name in _LOG:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+
+
+def _style(engine: str, path: str, rank: int, hollow: bool) -> dict[str, Any]:
+    colour = COLOURS[ENGINES.index(engine)]
+    look = {"color": colour, "ls": _STYLES[path], "marker": MARKERS[rank % len(MARKERS)]}
+    return {**look, "ms": 5.5, "lw": 1.6, "mec": colour, "mfc": "w" if hollow else colour}
+
+
+def _hollow(rows: pd.DataFrame, precision: str) -> bool:
+    return precision == _HOLLOW and rows["precision"].nunique() > 1
+
+
+def _key(rows: pd.DataFrame) -> Iterator[Any]:
+    """What colours, lines and markers mean."""
+    for engine in _known(rows, "engine", ENGINES):
+        yield sign(engine, color=COLOURS[ENGINES.index(engine)], ls="-", lw=3)
+    for path in _known(rows, "path", tuple(reversed(PATHS))):
+        yield sign(f"{path} path" if path != "baseline" else path, ls=_STYLES[path], lw=1.6)
+    for rank, count in enumerate(sorted(rows["ranks"].unique())):
+        words = f"{count} rank{'s' if count > 1 else ''}"
+        yield sign(words, marker=MARKERS[rank % len(MARKERS)], ms=5.5)
+    if _hollow(rows, _HOLLOW):
+        yield sign(f"hollow: {_HOLLOW}", marker="o", ms=5.5, mfc="w")
+
+
+def _known(rows: pd.DataFrame, column: str, order: Sequence[str]) -> list[str]:
+    return [name for name in order if name in set(rows[column])]
