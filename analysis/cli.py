@@ -105,6 +105,37 @@ def report(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
     console.print(f"report: {page}", markup=False)
 
 
+@app.command()
+def scaling(
+    folders: Annotated[
+        list[Path], typer.Argument(help="folders with a records.jsonl of `bigbatch-ue bench`")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="where to (default: `scaling` in the first folder)")
+    ] = None,
+) -> None:
+    """Speed, memory and traffic against B: a table (CSV), plots, and curves for TensorBoard."""
+    from analysis.board import write_scaling_board
+    from analysis.scaling import read_records, scaling_table, workloads, write_scaling
+    from analysis.scaling_views import plot_scaling, printed
+
+    records, notes = read_records(folders)
+    out = out or folders[0] / "scaling"
+    for note in notes:
+        console.print(note, markup=False)
+    table = scaling_table(records)
+    path = write_scaling(table, out)
+    plot_scaling(table, out / "plots")
+    write_scaling_board(table, out / "tensorboard")
+    for title, rows in workloads(table):
+        console.print(printed(title, rows), soft_wrap=False)
+    console.print(
+        f"{path}: {len(table)} rows of {len(records)} records; plots: {out / 'plots'}; "
+        f"next: tensorboard --logdir {out / 'tensorboard'}",
+        markup=False,
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; what the user can mend is one line on stderr and exit code 2."""
     run(arguments, app)

@@ -38,7 +38,7 @@ Known = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Record(BaseModel):
-    """One repetition of a case: one optimizer step, or the mean of a few.
+    """One repetition of a case: what an optimizer step takes.
 
     Attributes:
         session: one for each process run; ratios are taken within it only.
@@ -59,7 +59,7 @@ class Record(BaseModel):
         images_per_s: over all ranks.
         model_flops: of a step.
         peak_flops: FLOP/s that the devices of all ranks reach in matrix products.
-        peak_memory_mib: of a rank.
+        peak_memory_mib: of the rank that took most.
         bytes_per_step: sent between ranks.
         energy_j: of a step; None where it is not known.
     """

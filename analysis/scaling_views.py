@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -25,7 +24,7 @@ from analysis.panels import (
     sign,
     write_figures,
 )
-from analysis.report import DASH, number, percent
+from analysis.report import number, percent
 from analysis.scaling import CURVE, ENGINES, PATHS, fastest, workloads
 
 _PANELS = {
@@ -99,7 +98,7 @@ def printed(title: str, rows: pd.DataFrame) -> Table:
         caption=_caption(rows, compared),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,
         pad_edge=False,
     )
     for head in ("engine", "path"):
@@ -108,13 +107,14 @@ def printed(title: str, rows: pd.DataFrame) -> Table:
     for head in ("B", "micro", *speeds, "s\n/step", "MFU\n%", "MiB", *["MB\nsent"] * sent):
         table.add_column(head, justify="right", no_wrap=True)
         if head in speeds:
-            table.add_column("±\n%", justify="right", no_wrap=True)
-    for (engine, ranks), same in rows.groupby(["engine", "ranks"], sort=False):
+            table.add_column("±%", justify="right", no_wrap=True, vertical="bottom")
+    for _, same in rows.groupby(["engine", "ranks"], sort=False):
+        first = same.iloc[0]
+        name = first["engine"] if first["ranks"] == 1 else f"{first['engine']} ×{first['ranks']}"
         for row in same.to_dict("records"):
             path = f"{row['path']} {row['precision']}" if several else row["path"]
-            table.add_row(
-                engine if ranks == 1 else f"{engine} ×{ranks}", path, *_cells(row, compared, sent)
-            )
+            table.add_row(name, path, *_cells(row, compared, sent))
+            name = ""
         table.add_section()
     return table
 
@@ -132,7 +132,7 @@ def _cells(row: Mapping[Any, Any], compared: bool, sent: bool) -> list[str]:
 def _spread(row: Mapping[Any, Any], name: str, ends: str) -> str:
     """Half of what lies between the smallest and the largest, in per cent of the median."""
     half = (row[f"{ends}_high"] - row[f"{ends}_low"]) / 2 / row[name]
-    return percent(half, 0) if row["repetitions"] > 1 else DASH
+    return f"±{percent(half, 0)}" if row["repetitions"] > 1 else ""
 
 
 def _caption(rows: pd.DataFrame, compared: bool) -> str:
@@ -152,11 +152,12 @@ def _caption(rows: pd.DataFrame, compared: bool) -> str:
 
 def _panel(axes: Axes, name: str, rows: pd.DataFrame) -> None:
     engines, ranks = _known(rows, "engine", ENGINES), sorted(rows["ranks"].unique())
-    for (engine, count, path, precision), curve in rows.groupby(list(CURVE), sort=False):
-        known = curve[curve[name] > 0]
-        middle = (len(engines) - 1) / 2
-        x = known["effective_batch"] * 2 ** (_APART * (engines.index(engine) - middle))
-        style = _style(engine, path, ranks.index(count), _hollow(rows, precision))
+    middle = (len(engines) - 1) / 2
+    for _, curve in rows.groupby(list(CURVE), sort=False):
+        known, first = curve[curve[name] > 0], curve.iloc[0]
+        apart = 2 ** (_APART * (engines.index(first["engine"]) - middle))
+        x = known["effective_batch"] * apart
+        style = _style(first, ranks.index(first["ranks"]), rows)
         axes.plot(x, known[name], **style)
         if name == "images_per_s":
             ends = known[["images_per_s_low", "images_per_s_high"]]
@@ -167,13 +168,15 @@ def _panel(axes: Axes, name: str, rows: pd.DataFrame) -> None:
     if name in _LOG:
         axes.set_yscale("log")
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.04 * axes.get_ylim()[1])
+        axes.yaxis.set_major_formatter("{x:,g}")
 
 
-def _style(engine: str, path: str, rank: int, hollow: bool) -> dict[str, Any]:
-    colour = COLOURS[ENGINES.index(engine)]
-    look = {"color": colour, "ls": _STYLES[path], "marker": MARKERS[rank % len(MARKERS)]}
-    return {**look, "ms": 5.5, "lw": 1.6, "mec": colour, "mfc": "w" if hollow else colour}
+def _style(curve: Any, rank: int, rows: pd.DataFrame) -> dict[str, Any]:
+    colour = COLOURS[ENGINES.index(curve["engine"])]
+    face = "w" if _hollow(rows, curve["precision"]) else colour
+    look = {"color": colour, "ls": _STYLES[curve["path"]], "marker": MARKERS[rank % len(MARKERS)]}
+    return {**look, "ms": 5.5, "lw": 1.6, "mec": colour, "mfc": face}
 
 
 def _hollow(rows: pd.DataFrame, precision: str) -> bool:

@@ -175,6 +175,14 @@ class Compute(Section):
     )
 
 
+class Noise(Section):
+    """How often the gradient noise scale is measured in the space of the parameters."""
+
+    every: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        "auto", description="optimizer steps; 0: never; auto: at a hundredth of the work"
+    )
+
+
 class Checkpoint(Section):
     """When the training state is written, and how many states are kept."""
 
@@ -269,6 +277,9 @@ class Evaluation(Section):
         return self
 
 
+_NO_ANSWER = {"output", "compute", "noise", "checkpoint", "target", "evaluation"}
+
+
 class Config(Section):
     """Everything that decides a run."""
 
@@ -284,6 +295,7 @@ class Config(Section):
     budget: Budget = Budget()
     optimizer: Optimizer = Optimizer()
     compute: Compute = Compute()
+    noise: Noise = Noise()
     checkpoint: Checkpoint = Checkpoint()
     target: Target = Target()
     evaluation: Evaluation = Evaluation()
@@ -325,9 +337,7 @@ class Config(Section):
 
     def answer(self) -> dict[str, Any]:
         """What decides the answer: everything but places, decomposition and later stages."""
-        content = self.model_dump(
-            mode="json", exclude={"output", "compute", "checkpoint", "target", "evaluation"}
-        )
+        content = self.model_dump(mode="json", exclude=_NO_ANSWER)
         del content["data"]["root"], content["batch"]["micro"], content["batch"]["accumulation"]
         return content
 

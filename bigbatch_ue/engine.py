@@ -5,6 +5,7 @@ generator bank and its optimizer, and nothing else: the surrogate never enters i
 invariant 2).
 """
 
+import copy
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bigbatch_ue.config import Optimizer
 from bigbatch_ue.errors import UserError
+from bigbatch_ue.generator import GeneratorBank
 
 _OPTIMIZERS: dict[str, Any] = {
     "adam": torch.optim.Adam,
@@ -134,7 +136,7 @@ class Engine:
     """
 
     def __init__(
-        self, accelerator: Accelerator, bank: nn.Module, optimizer: Optimizer, accumulation: int
+        self, accelerator: Accelerator, bank: GeneratorBank, optimizer: Optimizer, accumulation: int
     ) -> None:
         self.accelerator = accelerator
         self.kind = kind_of(accelerator)
@@ -151,6 +153,8 @@ class Engine:
         made = _OPTIMIZERS[optimizer.name](
             bank.parameters(), lr=optimizer.lr, weight_decay=optimizer.weight_decay
         )
+        self.shape = tuple(bank.noise.shape)
+        self._shell = copy.deepcopy(bank).to("meta") if self.kind in ("zero3", "fsdp2") else None
         self.bank, self.optimizer = accelerator.prepare(bank, made)
         self._check_wrapped()
 
@@ -245,6 +249,23 @@ class Engine:
         for group in self.optimizer.param_groups:
             if "step" in group:
                 group["step"] = step
+
+    def whole_bank(self) -> GeneratorBank:
+        """The generators with whole parameters, not wrapped, not to be changed; a collective call.
+
+        Where the engine shards parameters it is a copy, which takes their memory while it is held.
+        """
+        own: GeneratorBank = self.accelerator.unwrap_model(self.bank)
+        if self._shell is None:
+            return own
+        copied = copy.deepcopy(self._shell).to_empty(device=self.accelerator.device)
+        with torch.no_grad():
+            copied.noise.copy_(own.noise)
+            for target, (_, source) in zip(
+                copied.parameters(), self._named_parameters(), strict=True
+            ):
+                target.copy_(self._gather(source))
+        return copied
 
     def _named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         yield from self.accelerator.unwrap_model(self.bank).named_parameters()

@@ -13,13 +13,22 @@ from torch import Tensor
 from bigbatch_ue.engine import Engine, least
 from bigbatch_ue.loader import MicroBatch
 from bigbatch_ue.micro import MicroBatchError, fits
+from bigbatch_ue.watch import Watch
 
 Loss = Callable[[Tensor, MicroBatch], Tensor]
 """Perturbations [p, C, H, W] and a micro-batch of m to weighted losses [m]."""
 
 
-def delta_step(engine: Engine, loss: Loss, micros: Iterator[MicroBatch], lr: float) -> Tensor:
+def delta_step(
+    engine: Engine,
+    loss: Loss,
+    micros: Iterator[MicroBatch],
+    lr: float,
+    watch: Watch | None = None,
+) -> Tensor:
     """One optimizer step over this rank's `micros`, generators differentiated once.
+
+    `watch`, if given, measures the noise of the gradient on the way.
 
     Returns:
         The step's loss of each generator, over all ranks, float32 [p].
@@ -37,11 +46,16 @@ def delta_step(engine: Engine, loss: Loss, micros: Iterator[MicroBatch], lr: flo
             for micro in micros:
                 if len(micro) > 0:
                     losses = loss(leaf, micro)
-                    gradient.add_(torch.autograd.grad(losses.sum(), leaf)[0])
+                    part = torch.autograd.grad(losses.sum(), leaf)[0]
+                    gradient.add_(part)
                     _add_by_row(per_row, losses, micro)
+                    if watch:
+                        watch.add(part, micro)
 
         if not least(engine.accelerator, fits(accumulate)):
             raise MicroBatchError
+        if watch:
+            watch.finish(gradient)
         engine.backward((delta * gradient).sum())
     return engine.sum_over_ranks(per_row)
 

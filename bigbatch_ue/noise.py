@@ -1,7 +1,7 @@
 """The gradient noise scale of each generator, from the micro-batches that a step takes anyway.
 
 B_simple = tr(Sigma) / |G|^2 (McCandlish et al., "An Empirical Model of Large-Batch Training",
-arXiv 1812.06162, section 2.2), in images: |G| is the norm of the expected gradient, Sigma the
+arXiv 1812.06162, equation 2.9), in images: |G| is the norm of the expected gradient, Sigma the
 covariance of one image's. Batches far below it average mostly noise, batches far above it waste
 images. It depends on the space: `Pieces` measures it for the perturbation, `Groups` with
 `parameter_sums` for the generator's parameters.
@@ -13,9 +13,9 @@ one-way analysis of variance estimates without bias, however unequal the pieces 
     tr(Sigma)  by  S = (sum_k n_k |g_k|^2 - n |g|^2) / (K - 1),    |G|^2  by  |g|^2 - S / n.
 
 For equal pieces these are McCandlish's two estimators (appendix A.1, equation A.2) with B_small the
-piece, |G_small|^2 averaged over the K pieces, and B_big all n images. The images of one epoch are
-drawn without replacement, so G is the gradient over what the images are a sample of; over the N
-images themselves |G|^2 is about tr(Sigma) / N larger.
+piece, |G_small|^2 averaged over the K pieces, and B_big all n images. An epoch's images are drawn
+without replacement, so G is the gradient over what the images are a sample of; over the N images
+themselves |G|^2 is about tr(Sigma) / N larger.
 """
 
 from collections.abc import Iterable, Sequence
@@ -127,18 +127,12 @@ def parameter_sums(bank: GeneratorBank, groups: Groups, rows: Iterable[int]) -> 
         squares, whole = torch.zeros_like(count), torch.zeros_like(batch)
         with torch.enable_grad():
             delta = bank.perturbation(row)
-        for gradients in torch.autograd.grad(
-            delta,
-            list(bank.generators[row].parameters()),
-            groups.gradients[:, row],
-            is_grads_batched=True,
-        ):
+        parameters, vectors = list(bank.generators[row].parameters()), groups.gradients[:, row]
+        for gradients in torch.autograd.grad(delta, parameters, vectors, is_grads_batched=True):
             squares += _squared(gradients, batch)
             whole += _squared(gradients.sum(0, keepdim=True), batch)[0]
-        images = count.sum()
-        sums[row] = _sums(
-            _over(squares, count).sum(), _over(whole, images), (count > 0).sum(), images
-        )
+        squares, images = _over(squares, count).sum(), count.sum()
+        sums[row] = _sums(squares, _over(whole, images), (count > 0).sum(), images)
     return sums
 
 
@@ -156,12 +150,12 @@ def summarise(
 ) -> dict[str, Any] | None:
     """The noise scale over the steps given, in images, with a 95 % bootstrap interval.
 
-    The scale of a cluster is sum_t trace / sum_t signal: a mean of ratios would be biased. That of
-    the bank is the median over clusters. Neighbouring steps are correlated, so blocks of
-    neighbours are drawn, the same for all clusters (circular blocks, Politis and Romano 1992), one
-    block fewer than fill T steps, which makes the variance of few blocks right (Rao and Wu 1988).
-    Blocks are sqrt(T) long: for simulated steps with autocorrelation 0.5 intervals cover the truth
-    more often than with T^(1/3), and hardly less often for independent ones.
+    A cluster's is sum_t trace / sum_t signal (a mean of ratios would be biased), the bank's the
+    median over clusters. Neighbouring steps are correlated, so blocks of sqrt(T) steps are drawn,
+    the same for all clusters: circular ones (Politis and Romano 1992), so that every step counts
+    alike, and one fewer than fill T steps, which makes the variance of few blocks right (Rao and
+    Wu 1988). In simulations of 60 to 600 steps that covers the truth in 90 to 96 % at an
+    autocorrelation up to 0.5; blocks of T^(1/3) steps cover it less often.
 
     Args:
         trace: [T, p], estimates of tr(Sigma) in the order of steps, NaN where there was none.
@@ -172,8 +166,8 @@ def summarise(
     Returns:
         None if nothing was measured, else, ready for JSON, `value`, `low` and `high` of the bank,
         `measurements` (steps with an estimate) and `per_cluster`, a list with `value`, `low` and
-        `high` of each. None stands for unbounded: noise in which no signal can be seen. Fewer than
-        two estimates leave everything possible, from 0 to None.
+        `high` of each. None is unbounded: no signal can be seen in the noise. With fewer than two
+        estimates everything from 0 to None is possible.
     """
     moments = np.array([trace, signal], dtype=np.float64)
     known = np.isfinite(moments.sum(axis=0))
@@ -237,13 +231,9 @@ def _over(square: Tensor, count: Tensor) -> Tensor:
 
 
 def _sums(squares: Tensor, whole: Tensor, pieces: Tensor, images: Tensor) -> Tensor:
-    """(K - 1) S, K - 1, n x signal, n of each row, or zeros where K < 2.
+    """(K - 1) S, K - 1, n x signal, n, or zeros where K < 2.
 
-    Args:
-        squares: sum over pieces of n_k |g_k|^2.
-        whole: n |g|^2.
-        pieces: K.
-        images: n.
+    Of sum_k n_k |g_k|^2 (`squares`), n |g|^2 (`whole`), K (`pieces`) and n (`images`).
     """
     scatter, freedom = squares - whole, pieces - 1
     sums = torch.stack([scatter, freedom, whole - scatter / freedom, images], dim=-1)

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bigbatch_ue.artefacts import atomic_file, read_json, write_json
 from bigbatch_ue.config import Config, digest
 from bigbatch_ue.errors import UserError
+from bigbatch_ue.noise import Moments
 from bigbatch_ue.settings import load
 from bigbatch_ue.tensors import read_tensors, write_tensors
 
@@ -56,6 +59,14 @@ class Run:
         kept = [line for line in _whole(lines) if json.loads(line)["step"] < step]
         with atomic_file(self.metrics) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept))
+
+    def noise(self, space: str, rows: int) -> NDArray[np.float64]:
+        """Estimates of the gradient's noise, [2, T, p]: tr(Sigma) and |G|^2; NaN where none."""
+        nothing = {name: [None] * rows for name in Moments._fields}
+        steps = [json.loads(line) for line in self.metrics.read_text().splitlines()]
+        found = [step.get("noise", {}).get(space, nothing) for step in steps]
+        moments = [[moment[name] for moment in found] for name in Moments._fields]
+        return np.array(moments, dtype=np.float64).reshape(len(Moments._fields), len(found), rows)
 
     # -- checkpoints -----------------------------------------------------------------------------
 

@@ -1,12 +1,16 @@
 """What is kept of a run's steps: JSON lines and TensorBoard events, by the main process alone."""
 
 import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from bigbatch_ue.noise import Moments, Smoothed
 from bigbatch_ue.run import Run
 
 
@@ -22,21 +26,37 @@ class Log:
     def __init__(self, run: Run, start: int, passes: int) -> None:
         run.forget_metrics_from(start)
         self.passes = passes
+        self.smoothed: defaultdict[str, Smoothed] = defaultdict(Smoothed)
         self.lines = run.metrics.open("a", buffering=1)
         self.board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=start)
 
-    def step(self, step: int, losses: list[float], lr: float, seconds: float) -> None:
-        """Record one optimizer step: each generator's loss, and how fast it went."""
+    def step(
+        self,
+        step: int,
+        losses: list[float],
+        lr: float,
+        seconds: float,
+        noise: Mapping[str, Moments],
+    ) -> None:
+        """Record one optimizer step: each generator's loss, its gradient's noise, and the speed."""
         scalars = {
             "lr": lr,
             "images_seen": self.passes * (step + 1),
             "images_per_s": self.passes / seconds,
         }
-        self.lines.write(json.dumps({"step": step, "loss": losses, **scalars}) + "\n")
+        line = {"step": step, "loss": losses, **scalars}
+        if noise:
+            line["noise"] = {space: _finite(moments) for space, moments in noise.items()}
+        self.lines.write(json.dumps(line) + "\n")
         per_cluster = {f"loss/cluster_{row:02d}": value for row, value in enumerate(losses)}
         mean = {"loss/mean": sum(losses) / len(losses)}
         for name, value in {**scalars, **mean, **per_cluster}.items():
             self.board.add_scalar(name, value, step)
+        for space, moments in noise.items():
+            scales = self.smoothed[space].update(*moments)
+            for row, scale in enumerate(scales):
+                if scale is not None:
+                    self.board.add_scalar(f"noise_scale_{space}/cluster_{row:02d}", scale, step)
 
     def pictures(self, step: int, delta: Tensor) -> None:
         """Record the perturbations [p, C, H, W], grey where they are zero."""
@@ -54,3 +74,10 @@ class Log:
     ) -> None:
         self.lines.close()
         self.board.close()
+
+
+def _finite(moments: Moments) -> dict[str, list[float | None]]:
+    return {
+        name: [value if math.isfinite(value) else None for value in values]
+        for name, values in moments._asdict().items()
+    }

@@ -1,6 +1,6 @@
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from collections.abc import Iterator
 from typing import Any
 
 

@@ -29,12 +29,14 @@ from bigbatch_ue.config import Config
 from bigbatch_ue.data import DataSet, prepare
 from bigbatch_ue.engine import Engine, launch, least, parameters_of
 from bigbatch_ue.errors import UserError
+from bigbatch_ue.flops import count_flops
 from bigbatch_ue.frozen import Frozen, allow_tf32, how
 from bigbatch_ue.generator import GeneratorBank
 from bigbatch_ue.gradient import Loss, delta_step, engine_step
 from bigbatch_ue.loader import Loader
 from bigbatch_ue.memory import expected_memory, forget_peak, peak_memory
 from bigbatch_ue.micro import MicroBatchError, first_guess, halved, probe, remember
+from bigbatch_ue.noise import Moments, summarise
 from bigbatch_ue.objective import ClusterwiseLoss
 from bigbatch_ue.plan import BatchPlan, lr_at, make_plan
 from bigbatch_ue.progress import progress_bar
@@ -44,6 +46,7 @@ from bigbatch_ue.sources import Pixels
 from bigbatch_ue.surrogate import extract_features, prepare_surrogate
 from bigbatch_ue.tensors import write_tensors
 from bigbatch_ue.tracking import Log
+from bigbatch_ue.watch import Watch, measured_every
 
 
 @dataclass(frozen=True)
@@ -212,16 +215,20 @@ def optimise(job: Job, run: Run, engine: Engine, start: int) -> tuple[Tensor, Te
     config, plan = job.config, job.plan
     accelerator = engine.accelerator
     tracker = Log(run, start, plan.passes) if accelerator.is_main_process else nullcontext()
+    period = measured_every(config, plan, count_flops(config, job.loader.images.shape[1]))
     with tracker as log, progress_bar() as progress:
         bar = progress.add_task("training", total=plan.steps, completed=start)
         for step in range(start, plan.steps):
             began = time.perf_counter()
             lr = lr_at(step, plan, config.optimizer)
-            losses, plan = take_step(replace(job, plan=plan), engine, step, lr)
+            in_parameters = period > 0 and step % period == 0
+            losses, noise, plan = take_step(
+                replace(job, plan=plan), engine, step, lr, in_parameters
+            )
             _stop_if_diverged(losses, step, lr)
             progress.update(bar, advance=1, description=f"loss {losses.mean():.4f}")
             if log:
-                log.step(step, losses.tolist(), lr, time.perf_counter() - began)
+                log.step(step, losses.tolist(), lr, time.perf_counter() - began, noise)
             done = step + 1
             if done % config.checkpoint.every == 0 and done < plan.steps:
                 state, delta = engine.state(), engine.perturbations_now()
@@ -234,21 +241,28 @@ def optimise(job: Job, run: Run, engine: Engine, start: int) -> tuple[Tensor, Te
     return losses, delta, plan
 
 
-def take_step(job: Job, engine: Engine, step: int, lr: float) -> tuple[Tensor, BatchPlan]:
+def take_step(
+    job: Job, engine: Engine, step: int, lr: float, in_parameters: bool = False
+) -> tuple[Tensor, dict[str, Moments], BatchPlan]:
     """One optimizer step, in smaller micro-batches from here on if those of the plan do not fit.
 
     Returns:
-        The loss of each generator [p], and the plan that fitted.
+        The loss of each generator [p]; on the delta path, estimates of the gradient's noise, by
+        `delta` and, if asked for, `parameters`; and the plan that fitted.
     """
     accelerator, plan = engine.accelerator, job.plan
-    optimizer_step = delta_step if job.config.batch.accumulation == "delta" else engine_step
     batch = job.sampler.draw(step)
     while True:
         micros = job.loader(batch, plan.micro_slices(accelerator.process_index))
+        if job.config.batch.accumulation == "engine":
+            return engine_step(engine, job.loss, micros, lr), {}, plan
+        watch = Watch(engine, plan.per_generator, in_parameters=in_parameters)
         try:
-            return optimizer_step(engine, job.loss, micros, lr), plan
+            losses = delta_step(engine, job.loss, micros, lr, watch)
         except MicroBatchError:
             plan = plan.with_micro(halved(plan.largest_micro))
+        else:
+            return losses, watch.found, plan
         if accelerator.is_main_process and job.config.batch.micro == "auto":
             remember(job.config, accelerator.device, plan.micro)
 
@@ -288,6 +302,9 @@ def finish(
         "images_seen": plan.passes * plan.steps,
         "learning_rate": plan.lr,
         "final_loss": losses.tolist(),
+        "noise_scale": {
+            space: summarise(*run.noise(space, len(delta))) for space in ("delta", "parameters")
+        },
         "engine": engine.kind,
         "world_size": plan.world_size,
         "micro_batch": plan.largest_micro,

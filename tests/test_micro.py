@@ -91,7 +91,7 @@ def test_what_fits_is_found_and_a_later_shortage_halves_it_again(tmp_path: Path)
     assert scarce.plan.largest_micro == 45
     engine, expected = start_engine(scarce, accelerator), start_engine(job, accelerator)
     room = 10
-    losses, plan = take_step(scarce, engine, 0, lr=0.1)
+    losses, _, plan = take_step(scarce, engine, 0, lr=0.1)
     assert plan.largest_micro <= 10 < 2 * plan.largest_micro + 1
     assert torch.allclose(losses, take_step(job, expected, 0, lr=0.1)[0], rtol=1e-5)
     ours, theirs = engine.perturbations_now(), expected.perturbations_now()

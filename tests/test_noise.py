@@ -258,16 +258,14 @@ def steps(
     return np.array(scales) * (1 + 0.2 * normal[:, 0]), 1 + 1.5 * normal[:, 1]
 
 
-@pytest.mark.parametrize(
-    ("count", "correlation", "least"), [(60, 0.0, 88), (200, 0.0, 90), (200, 0.5, 88)]
-)
-def test_the_interval_covers_the_truth(count: int, correlation: float, least: int) -> None:
+@pytest.mark.parametrize(("count", "correlation"), [(60, 0.0), (200, 0.0), (200, 0.5)])
+def test_the_interval_covers_the_truth(count: int, correlation: float) -> None:
     covered = 0
     for seed in range(100):
         found = summarise(*steps(count, correlation, seed), seed=seed)
         assert found is not None
         covered += found["low"] <= 200 and (found["high"] is None or found["high"] >= 200)
-    assert least <= covered < 100
+    assert 90 <= covered < 100
 
 
 def test_a_run_is_the_ratio_of_sums_and_the_bank_the_median_cluster() -> None:

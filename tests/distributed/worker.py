@@ -132,7 +132,7 @@ class Trainer:
         )
         for step in range(start, stop):
             lr = lr_at(step, self.plan, self.config.optimizer)
-            losses, self.plan = take_step(job, engine, step, lr)
+            losses, _, self.plan = take_step(job, engine, step, lr, in_parameters=True)
         return losses
 
 
