@@ -82,6 +82,7 @@ def _scalars(finding: Finding, table: pd.DataFrame) -> dict[str, Series]:
         "instability/oscillation": of("oscillation"),
         "speed/images_per_second": of("images_per_second"),
         "memory/peak_mib": of("memory"),
+        "critical_batch/predicted": {s.batch: s.critical.value for s in found if s.critical},
     }
     if finding.mean is not None:
         x, at = finding.curve.x, np.log2(finding.mean.at)

@@ -152,9 +152,12 @@ def _find(folder: Path, margin: float, draws: int) -> "Findings":
 
 
 def _say(findings: "Findings") -> None:
+    from analysis.critical import statements
     from analysis.findings import recommendation
 
     for finding in findings.findings:
         console.print(recommendation(finding), markup=False)
+    for statement in statements(findings).values():
+        console.print(statement, markup=False)
     for separation in findings.separations:
         console.print(f"{separation.dataset}: {separation.statement}", markup=False)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from rich.progress import track
 from safetensors import SafetensorError, safe_open
 
-from analysis.table import COLUMNS, CURVE, read_table, write_table
+from analysis.table import COLUMNS, CRITICAL, CURVE, read_table, write_table
 from bigbatch_ue.arms import OF_RUN, Arm, Case, cases, load_arms, title
 from bigbatch_ue.artefacts import homeless, read_json, read_yaml, write_json
 from bigbatch_ue.config import ArmName, Config, Countermeasure, digest
@@ -270,9 +270,23 @@ def _row(
         "tail_epochs": math.ceil(len(arm.accuracies) / _TAIL),
         "images_per_second": result["images_per_second"],
         "peak_memory_mib": result.get("peak_memory_mib", math.nan),
+        **_critical(result),
         "failed": False,
         "reason": "",
     }
+
+
+def _critical(result: Mapping[str, Any]) -> dict[str, float]:
+    """The noise scale of the generators' parameters; null in it is unbounded."""
+    try:
+        measured = (result.get("noise_scale") or {}).get("parameters")
+        if measured is None:
+            return dict.fromkeys(CRITICAL, math.nan)
+        found = [measured[name] for name in ("value", "low", "high")]
+        numbers = [math.inf if number is None else float(number) for number in found]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"result.json: noise_scale is not readable ({error!r})") from None
+    return dict(zip(CRITICAL, numbers, strict=True))
 
 
 def _failed_row(

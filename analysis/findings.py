@@ -16,7 +16,7 @@ from scipy.stats import t as student
 from analysis.confound import Separation, separate
 from analysis.instability import InstabilityFit, Kind, fit_instability
 from analysis.mean import MeanFit, fit_mean
-from analysis.table import CURVE, Curve, curves
+from analysis.table import CRITICAL, CURVE, Critical, Curve, critical_of, curves
 from bigbatch_ue.arms import NAMES
 from bigbatch_ue.artefacts import atomic_file, write_json
 from bigbatch_ue.config import ArmName
@@ -119,6 +119,7 @@ class Size:
         oscillation: within a run.
         images_per_second: of the generators' training, mean.
         memory: peak in MiB, the largest.
+        critical: critical batch that the gradient noise of these runs predicts; None likewise.
     """
 
     batch: int
@@ -132,6 +133,7 @@ class Size:
     oscillation: float
     images_per_second: float
     memory: float
+    critical: Critical | None
 
 
 def find(table: pd.DataFrame, *, draws: int = 1000, margin: float = 0.02) -> Findings:
@@ -177,6 +179,7 @@ def sizes(finding: Finding, table: pd.DataFrame | None = None) -> list[Size]:
                 oscillation=oscillation,
                 images_per_second=float(speed.get(batch, math.nan)),
                 memory=float(memory.get(batch, math.nan)),
+                critical=critical_of(curve.critical[row]),
             )
         )
     return found
@@ -226,6 +229,7 @@ def write_findings(findings: Findings, folder: Path) -> None:
     content = _plain(findings)
     for record, finding in zip(content["findings"], findings.findings, strict=True):
         record["title"] = finding.curve.title
+        record["critical"] = _plain(finding.curve.predicted)
         record["recommendation"] = recommendation(finding)
     write_json(folder / FINDINGS, content)
     with atomic_file(folder / FITS) as temporary:
@@ -342,6 +346,8 @@ def _bracket(interval: tuple[float, float]) -> str:
 
 def _fit_rows(findings: Findings) -> Iterator[dict[str, Any]]:
     for finding in findings.findings:
+        predicted = finding.curve.predicted
+        ends = (predicted.value, predicted.low, predicted.high) if predicted else ()
         for family in finding.mean.families if finding.mean else ():
             yield {
                 **dict(zip(CURVE, finding.curve.key, strict=True)),
@@ -350,6 +356,7 @@ def _fit_rows(findings: Findings) -> Iterator[dict[str, Any]]:
                 "weight": family.weight,
                 **family.parameters,
                 **{f"{name}_error": error for name, error in family.errors.items()},
+                **dict(zip(CRITICAL, ends, strict=False)),
             }
 
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.findings import Finding
+from analysis.table import Critical
 from bigbatch_ue.artefacts import atomic_file
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -34,6 +35,9 @@ RC: Any = {
 _DPI = 150
 GREY = "0.35"
 WIDTH = 4.2
+PREDICTED: Any = {"marker": "|", "ms": 10, "mew": 1.2, "lw": 0.9, "ls": "-"}
+"""A critical batch and its range, thinner than the best B and its interval."""
+
 _ROOM = 0.4
 
 
@@ -120,6 +124,24 @@ def ticks(axes: Axes, places: Sequence[int]) -> None:
         end = centre + half if fits else end
     axes.set_xticks(places, labels)
     axes.minorticks_off()
+
+
+def critical_batch(axes: Axes, critical: Critical, y: float, colour: str) -> None:
+    """A predicted critical batch: a line up the panel, and at height `y` a tick on its range.
+
+    Where the range leaves the axis it ends in an arrow; a value out there has neither line nor
+    tick.
+    """
+    left, right = axes.get_xlim()
+    ends = np.clip([critical.low, critical.high], left, right).tolist()
+    axes.plot(ends, [y, y], color=colour, **{**PREDICTED, "marker": ""})
+    arrows = {"<": (left, critical.low < left), ">": (right, critical.high > right)}
+    for arrow, (edge, outside) in arrows.items():
+        if outside:
+            axes.plot(edge, y, arrow, ms=4.5, color=colour, clip_on=False)
+    if left <= critical.value <= right:
+        axes.axvline(critical.value, color=colour, lw=0.8, ls=(0, (6, 3)), alpha=0.7)
+        axes.plot(critical.value, y, color=colour, **PREDICTED)
 
 
 def full_batch(panels: Sequence[Axes], here: Sequence[Finding]) -> None:

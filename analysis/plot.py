@@ -23,8 +23,10 @@ from analysis.panels import (
     GREY,
     LINES,
     MARKERS,
+    PREDICTED,
     RC,
     WIDTH,
+    critical_batch,
     full_batch,
     grid_of,
     legend,
@@ -103,6 +105,8 @@ def curves_figure(shown: Sequence[Finding], among: Sequence[Finding] = ()) -> Fi
     whole, among = not among, among or shown
     kinds, arms = budgets(shown), list(dict.fromkeys(f.curve.arm for f in shown))
     looks = _looks(among)
+    room = 6 * len(looks)
+    below = 2 * room + 3 if _predicted(among) else room
     width, height = WIDTH * len(kinds) + 0.4, 5.6 * len(arms) + 0.6
     figure, grid = grid_of(width, height, len(kinds), [3.2, 1.2, 1.2] * len(arms))
     tops = [_top(among, kind) for kind in KINDS]
@@ -111,6 +115,7 @@ def curves_figure(shown: Sequence[Finding], among: Sequence[Finding] = ()) -> Fi
             here = [f for f in shown if (f.curve.arm, f.curve.budget) == (arm, budget)]
             panels = grid[row : row + 3, column]
             size_axis(panels[0], among)
+            percent_axis(panels[0], below=below, above=room)
             _column(panels, here, looks, tops)
             panels[0].set_title(f"{arm}, equal {budget}")
         for panel, what in enumerate((_ACCURACY, "points", "points"), row):
@@ -200,10 +205,12 @@ def _column(
     for panel in panels:
         panel.set_visible(bool(here))
     for finding in here:
-        _accuracy(accuracy, finding, looks[_variant(finding)])
+        look = looks[_variant(finding)]
+        _accuracy(accuracy, finding, look)
+        if predicted := finding.curve.predicted:
+            critical_batch(accuracy, predicted, -5 - 6 * (len(looks) + look.rank), look.colour)
         for name, (_, line) in _REFERENCES.items():
             accuracy.axhline(100 * getattr(finding.curve, name), color=GREY, lw=1.2, ls=line)
-    percent_axis(accuracy, below=6 * len(looks), above=6 * len(looks))
     _unstable(unstable, [(finding, looks[_variant(finding)]) for finding in here], tops)
     full_batch(panels, here)
     panels[-1].set_xlabel(_SIZE)
@@ -293,6 +300,10 @@ def _top(among: Sequence[Finding], kind: Kind) -> float:
     return 130 * float(np.nanmax(np.concatenate([[0.005], *stds])))
 
 
+def _predicted(among: Sequence[Finding]) -> bool:
+    return any(finding.curve.predicted for finding in among)
+
+
 def _variant(finding: Finding) -> tuple[str, ...]:
     return (finding.curve.lr_rule, finding.curve.scope, finding.curve.settings)
 
@@ -327,6 +338,8 @@ def _key(among: Sequence[Finding]) -> list[Any]:
         sign("one seed", **_SEED, color=colour),
         sign("best B, 95 % interval", **full, ls="-", marker="D"),
     ]
+    if _predicted(among):
+        handles.append(sign("predicted critical batch", color=colour, **PREDICTED))
     if any(finding.curve.failed.any() for finding in among):
         handles.append(sign("failed runs, number", color=colour, marker="x", mew=1.6, ms=5))
     for name, (what, line) in _REFERENCES.items():

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from analysis.collect import Collection
 from analysis.confound import Separation
+from analysis.critical import span, statements
 from analysis.findings import (
     KINDS,
     Finding,
@@ -89,6 +90,7 @@ def _content(collection: Collection, findings: Findings, folder: Path) -> dict[s
             name: [recommendation(finding) for finding in same if finding in main]
             for name, same in findings.datasets.items()
         },
+        "criticals": statements(findings),
         "others": [recommendation(finding) for finding in shown if finding not in main],
         "pictures": list(_pictures(findings)),
         "accuracies": [_accuracies(name, f, collection) for name, f in named],
@@ -138,7 +140,10 @@ def _confounds(findings: Findings) -> Iterator[Picture]:
 
 
 def _accuracies(name: str, finding: Finding, collection: Collection) -> Grid:
+    found = sizes(finding, collection.table)
+    predicted = any(size.critical for size in found)
     heads = ("B", "mean, %", "95 % interval", "std across seeds", "oscillation", "n", "failed")
+    more = ("steps", "images/s", "peak MiB", *["critical B (80 %)"] * predicted)
     rows = [
         (
             f"{size.batch:,}",
@@ -151,10 +156,11 @@ def _accuracies(name: str, finding: Finding, collection: Collection) -> Grid:
             f"{size.steps:,}",
             number(size.images_per_second),
             number(size.memory),
+            *[span(size.critical) if size.critical else DASH] * predicted,
         )
-        for size in sizes(finding, collection.table)
+        for size in found
     ]
-    return Grid(name, (*heads, "steps", "images/s", "peak MiB"), rows)
+    return Grid(name, (*heads, *more), rows)
 
 
 def _fits(named: Sequence[tuple[str, Finding]]) -> Grid:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -38,11 +39,39 @@ COLUMNS = {
     "tail_epochs": "int64",
     "images_per_second": "float64",
     "peak_memory_mib": "float64",
+    "critical_batch": "float64",
+    "critical_batch_low": "float64",
+    "critical_batch_high": "float64",
     "failed": "bool",
     "reason": "str",
     "run": "str",
 }
+CRITICAL = ("critical_batch", "critical_batch_low", "critical_batch_high")
+"""A run's gradient noise scale and its interval, in images: NaN not measured, inf unbounded."""
+
 CURVE = ("dataset", "arm", "budget", "lr_rule", "scope", "settings")
+
+
+@dataclass(frozen=True)
+class Critical:
+    """What the gradient noise of some runs predicts as critical batch, in images.
+
+    It is the noise scale in the space of the generators' parameters (McCandlish et al., 2018, arXiv
+    1812.06162): well below it twice the batch needs half the steps, well above it as many.
+
+    Attributes:
+        value: median over the runs; inf is unbounded, as everywhere here.
+        low: lower end of the middle 80 % of the runs, rounded outwards to a run.
+        high: upper end.
+        runs: how many measured it.
+        unbounded: of these, how many could not tell the gradient from its noise.
+    """
+
+    value: float
+    low: float
+    high: float
+    runs: int
+    unbounded: int
 
 
 @dataclass(frozen=True)
@@ -64,6 +93,8 @@ class Curve:
         steps: int64 [k], optimizer steps of the generators.
         accuracy: float64 [k, n], after the last epoch.
         oscillation: float64 [k, n], standard deviation over the last quarter of the epochs.
+        critical: float64 [k, n], critical batch that the run's gradient noise predicts, in images;
+            inf where it is unbounded, NaN where it was not measured.
         failed: int64 [k], how many runs failed or diverged.
         full: images of a whole cluster (scope `all`: of the whole set): B of full-batch training.
         clean: mean accuracy of targets trained on clean images; NaN if there are none.
@@ -84,6 +115,7 @@ class Curve:
     steps: NDArray[np.int64]
     accuracy: Floats
     oscillation: Floats
+    critical: Floats
     failed: NDArray[np.int64]
     full: int
     clean: float
@@ -96,6 +128,11 @@ class Curve:
     def x(self) -> Floats:
         """float64 [k], log2 B."""
         return np.log2(self.batches.astype(np.float64))
+
+    @property
+    def predicted(self) -> Critical | None:
+        """The critical batch by all runs of the curve; None if none measured it."""
+        return critical_of(self.critical)
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -113,6 +150,17 @@ class Curve:
         return ", ".join(parts)
 
 
+def critical_of(values: Floats) -> Critical | None:
+    """Median and middle 80 % of runs' critical batches; None if none measured it."""
+    known = values[~np.isnan(values)]
+    if not known.size:
+        return None
+    low = np.quantile(known, 0.1, method="lower")
+    high = np.quantile(known, 0.9, method="higher")
+    unbounded = int(np.isinf(known).sum())
+    return Critical(float(np.median(known)), float(low), float(high), known.size, unbounded)
+
+
 def write_table(table: pd.DataFrame, folder: Path) -> None:
     """Write `table.csv` and `table.parquet` into `folder`, each whole or not at all."""
     with atomic_file(folder / "table.csv") as temporary:
@@ -123,6 +171,8 @@ def write_table(table: pd.DataFrame, folder: Path) -> None:
 
 def read_table(path: Path) -> pd.DataFrame:
     """A table that `write_table` or another program has written, CSV or parquet.
+
+    Of an older one, the columns `CRITICAL` are NaN.
 
     Raises:
         UserError: a file that is missing, of another kind, or lacks a column.
@@ -137,6 +187,9 @@ def read_table(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: no such file") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: not a readable table ({error})") from None
+    for name in CRITICAL:
+        if name not in table:
+            table[name] = np.nan
     missing = [name for name in COLUMNS if name not in table]
     if missing:
         raise UserError(f"{path}: lacks the column(s) {', '.join(missing)}")
@@ -160,9 +213,9 @@ def _curve(rows: pd.DataFrame) -> Curve:
     for column in ("final_accuracy", "oscillation"):
         values[column] = values[column].mask(rows["failed"])
 
-    def matrix(column: str) -> pd.DataFrame:
+    def matrix(column: str, of_targets: Literal["mean", "first"] = "mean") -> pd.DataFrame:
         return values.pivot_table(
-            column, "effective_batch", "seed", aggfunc="mean", dropna=False
+            column, "effective_batch", "seed", aggfunc=of_targets, dropna=False
         ).sort_index()
 
     accuracy = matrix("final_accuracy")
@@ -176,6 +229,7 @@ def _curve(rows: pd.DataFrame) -> Curve:
         steps=by_size["optimizer_steps"].max().to_numpy(np.int64),
         accuracy=accuracy.to_numpy(np.float64),
         oscillation=matrix("oscillation").to_numpy(np.float64),
+        critical=matrix("critical_batch", "first").to_numpy(np.float64),
         failed=runs.groupby("effective_batch")["failed"].sum().to_numpy(np.int64),
         full=int(rows["full_batch"].max()),
         clean=float(rows.groupby("seed")["clean_accuracy"].mean().mean()),

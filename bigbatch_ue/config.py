@@ -170,6 +170,9 @@ class Compute(Section):
     )
     tf32: bool = Field(True, description="on a GPU, for what stays float32")
     checkpointing: bool = Field(False, description="compute activations twice to save memory")
+    cluster_groups: Positive = Field(
+        1, description="so many groups of ranks, each with clusters of its own"
+    )
     images: Literal["auto", "device", "host"] = Field(
         "auto", description="where they are kept; auto: on a GPU if they take half its free memory"
     )

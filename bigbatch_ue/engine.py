@@ -38,7 +38,7 @@ _OPTIMIZERS: dict[str, Any] = {
     "lars": timm.optim.Lars,
     "lamb": timm.optim.Lamb,
 }
-_COLLECTIVE_TIMEOUT = timedelta(hours=2)
+COLLECTIVE_TIMEOUT = timedelta(hours=2)
 
 
 def world_size() -> int:
@@ -62,7 +62,7 @@ def launch() -> Accelerator:
     handlers = []
     if "LOCAL_RANK" in os.environ:
         backend = "gloo" if on_cpu else "nccl"
-        handlers.append(InitProcessGroupKwargs(backend=backend, timeout=_COLLECTIVE_TIMEOUT))
+        handlers.append(InitProcessGroupKwargs(backend=backend, timeout=COLLECTIVE_TIMEOUT))
     elif _asked_for("DEEPSPEED"):
         raise UserError("DeepSpeed needs a launcher: accelerate launch --config_file launchers/...")
     accelerator = Accelerator(

@@ -69,18 +69,27 @@ class GeneratorBank(nn.Module):
         size: H = W, at least 8.
         config: width, eps and bound.
         seed: of the run; generator c depends on (seed, c) only, not on p.
+        first: c of the first generator, where this bank is a part of a larger one.
     """
 
     noise: Tensor
 
-    def __init__(self, clusters: int, channels: int, size: int, config: Generator, seed: int):
+    def __init__(
+        self,
+        clusters: int,
+        channels: int,
+        size: int,
+        config: Generator,
+        seed: int,
+        first: int = 0,
+    ) -> None:
         super().__init__()
         self.eps = config.eps
         self.bound = config.bound
         generators, noise = [], []
         for cluster in range(clusters):
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(torch_seed(seed, Purpose.GENERATOR, cluster))
+                torch.manual_seed(torch_seed(seed, Purpose.GENERATOR, first + cluster))
                 generators.append(ResNetGenerator(channels, config.width))
                 noise.append(torch.rand(channels, size, size))
         self.generators = nn.ModuleList(generators)

@@ -12,7 +12,7 @@ one-way analysis of variance estimates without bias, however unequal the pieces 
 
     tr(Sigma)  by  S = (sum_k n_k |g_k|^2 - n |g|^2) / (K - 1),    |G|^2  by  |g|^2 - S / n.
 
-For equal pieces these are McCandlish's two estimators (appendix A.1, equation A.2) with B_small the
+For equal pieces these are McCandlish's two estimators (appendix A.1) with B_small the
 piece, |G_small|^2 averaged over the K pieces, and B_big all n images. An epoch's images are drawn
 without replacement, so G is the gradient over what the images are a sample of; over the N images
 themselves |G|^2 is about tr(Sigma) / N larger.
@@ -155,7 +155,7 @@ def summarise(
     the same for all clusters: circular ones (Politis and Romano 1992), so that every step counts
     alike, and one fewer than fill T steps, which makes the variance of few blocks right (Rao and
     Wu 1988). In simulations of 60 to 600 steps that covers the truth in 90 to 96 % at an
-    autocorrelation up to 0.5; blocks of T^(1/3) steps cover it less often.
+    autocorrelation up to 0.5; shorter blocks, of T^(1/3), do worse on correlated steps.
 
     Args:
         trace: [T, p], estimates of tr(Sigma) in the order of steps, NaN where there was none.
@@ -195,14 +195,14 @@ def summarise(
 class Smoothed:
     """The noise scale of each row while training: a ratio of exponential moving averages.
 
-    Averages of tr(Sigma) and of |G|^2 have the same weights, so the correction of their start from
-    zero cancels in the ratio. At a decay of 0.9 the variance is that of a mean of 19 steps,
-    (1 + 0.9) / (1 - 0.9), and the trend of a run of 60 steps can still be seen.
+    tr(Sigma) and |G|^2 are averaged apart, with the same weights, decay^age: their sum, which
+    would correct the start, cancels in the ratio. At a decay of 0.9 the variance is that of a mean
+    of 19 steps, (1 + 0.9) / (1 - 0.9), and the trend of a run of 60 steps can still be seen.
     """
 
     def __init__(self, decay: float = 0.9) -> None:
         self.decay = decay
-        self._means: NDArray[np.float64] = np.zeros((2, 1))
+        self._sums: NDArray[np.float64] = np.zeros((2, 1))
 
     def update(self, trace: Sequence[float], signal: Sequence[float]) -> list[float | None]:
         """Count a step in: [p] each, NaN where there is no estimate.
@@ -210,10 +210,9 @@ class Smoothed:
         Returns:
             The scale of each row in images; None before any estimate and where no signal is seen.
         """
-        new = np.array([trace, signal], dtype=np.float64)
-        means = self.decay * self._means + (1 - self.decay) * new
-        self._means = np.where(np.isnan(means).any(axis=0), self._means, means)
-        return [float(t / s) if s > 0 else None for t, s in self._means.T]
+        sums = self.decay * self._sums + np.array([trace, signal], dtype=np.float64)
+        self._sums = np.where(np.isnan(sums).any(axis=0), self._sums, sums)
+        return [float(t / s) if s > 0 else None for t, s in self._sums.T]
 
 
 def _precision(device: torch.device) -> torch.dtype:

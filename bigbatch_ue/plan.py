@@ -53,6 +53,11 @@ class BatchPlan:
         """Micro-batches in one step, the same number on every rank."""
         return math.ceil(math.ceil(self.passes / self.world_size) / self.micro)
 
+    def only(self, rows: slice) -> "BatchPlan":
+        """The plan of some of the generators, in the same steps."""
+        per_generator = self.per_generator[rows]
+        return replace(self, per_generator=per_generator, passes=sum(per_generator))
+
     def with_micro(self, micro: int) -> "BatchPlan":
         """The same batches in passes of at most `micro` images."""
         return replace(self, micro=micro)

@@ -5,10 +5,13 @@ import os
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+GROUP = "BIGBATCH_UE_GROUP"
+"""Environment variable: this rank's group, where groups of ranks own clusters."""
+
 
 def is_main_process() -> bool:
     """Whether this is rank 0, or there are no ranks; known before any engine is started."""
-    return os.environ.get("RANK", "0") == "0"
+    return os.environ.get("RANK", "0") == os.environ.get(GROUP, "0") == "0"
 
 
 def progress_bar(*, transient: bool = False) -> Progress:

@@ -5,7 +5,7 @@ takes slices of the same batch (DESIGN, invariant 1).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -34,6 +34,11 @@ class GlobalBatch:
 
     def __getitem__(self, part: slice | NDArray[np.int64]) -> "GlobalBatch":
         return GlobalBatch(self.index[part], self.row[part], self.views[part], self.weight[part])
+
+    def only(self, rows: slice) -> "GlobalBatch":
+        """The passes of some perturbations, numbered from 0."""
+        chosen = self[np.flatnonzero((self.row >= rows.start) & (self.row < rows.stop))]
+        return replace(chosen, row=chosen.row - rows.start)
 
 
 class Sampler:

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 from accelerate import Accelerator
+from filelock import FileLock
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -36,24 +37,26 @@ from bigbatch_ue.gradient import Loss, delta_step, engine_step
 from bigbatch_ue.loader import Loader
 from bigbatch_ue.memory import expected_memory, forget_peak, peak_memory
 from bigbatch_ue.micro import MicroBatchError, first_guess, halved, probe, remember
-from bigbatch_ue.noise import Moments, summarise
+from bigbatch_ue.noise import Moments
 from bigbatch_ue.objective import ClusterwiseLoss
+from bigbatch_ue.parallel import ALONE, Share, join_group, merge
 from bigbatch_ue.plan import BatchPlan, lr_at, make_plan
-from bigbatch_ue.progress import progress_bar
+from bigbatch_ue.progress import is_main_process, progress_bar
 from bigbatch_ue.run import Run, create_run, open_run
 from bigbatch_ue.sampling import Sampler
 from bigbatch_ue.sources import Pixels
 from bigbatch_ue.surrogate import extract_features, prepare_surrogate
 from bigbatch_ue.tensors import write_tensors
 from bigbatch_ue.tracking import Log
-from bigbatch_ue.watch import Watch, measured_every
+from bigbatch_ue.watch import Watch, measured_every, noise_scale
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one run trains, before any engine has it."""
+    """What one run trains, before any engine has it: the generators `rows` of the bank."""
 
     config: Config
+    rows: slice
     plan: BatchPlan
     sampler: Sampler
     loader: Loader
@@ -75,28 +78,47 @@ def train(config: Config, *, resume: bool = False, download: bool = False) -> Ru
         UserError: bad input, a run that cannot be continued, or an engine that is not what the
             launcher asked for.
     """
+    share = join_group(config.compute.cluster_groups)
     accelerator = launch()
     try:
-        return train_on(accelerator, config, resume=resume, download=download)
+        return train_on(accelerator, config, share, resume=resume, download=download)
     finally:
         accelerator.end_training()
 
 
 def train_on(
-    accelerator: Accelerator, config: Config, *, resume: bool = False, download: bool = False
+    accelerator: Accelerator,
+    config: Config,
+    share: Share = ALONE,
+    *,
+    resume: bool = False,
+    download: bool = False,
 ) -> Run:
-    """`train` on an engine that is launched already."""
-    console = Console(stderr=True, quiet=not accelerator.is_main_process, soft_wrap=True)
+    """`train` on an engine that is launched already, the clusters of one group."""
+    console = Console(stderr=True, quiet=not is_main_process(), soft_wrap=True)
     data = prepare(config.data, download=download)
     run = open_run(config, data.fingerprint, resume=resume)
     accelerator.wait_for_everyone()
+    share.meet()
     if run.finished:
         console.print(f"{run.folder}: finished already, nothing to do")
         return run
-    job = set_up(config, run, data, accelerator)
+    job = set_up(config, run, data, accelerator, share)
     console.print(describe(job.plan, config))
     if job.plan.warning:
         console.print(f"[yellow]warning:[/] {job.plan.warning}")
+    own = share.run(run)
+    if not own.finished:
+        train_job(job, own, accelerator, data.name)
+    if accelerator.is_main_process:
+        merge(run, share)
+    accelerator.wait_for_everyone()
+    return run
+
+
+def train_job(job: Job, run: Run, accelerator: Accelerator, dataset: str) -> None:
+    """Train what `job` says, from the last checkpoint of `run` on, and finish `run`."""
+    config = job.config
     allow_tf32(how(config.compute, accelerator.device))
     start, state = run.load_checkpoint()
     engine = start_engine(job, accelerator, start, state)
@@ -105,21 +127,25 @@ def train_on(
     losses, delta, plan = optimise(job, run, engine, start)
     if accelerator.is_main_process:
         seconds = time.perf_counter() - began
-        finish(run, data.name, replace(job, plan=plan), engine, losses, delta, start, seconds)
+        finish(run, dataset, replace(job, plan=plan), engine, losses, delta, start, seconds)
     accelerator.wait_for_everyone()
-    return run
 
 
-def set_up(config: Config, run: Run, data: DataSet, accelerator: Accelerator) -> Job:
-    """Surrogate, clusters and plan; the main process makes the run's folder once all is well."""
+def set_up(
+    config: Config, run: Run, data: DataSet, accelerator: Accelerator, share: Share = ALONE
+) -> Job:
+    """Surrogate, clusters and plan; a main process makes the run's folder once all is well."""
     surrogate = surrogate_of(config, data, accelerator.device)
-    if accelerator.is_main_process and not run.clusters.exists():
-        features = extract_features(surrogate, data.train.images, accelerator.device)
-        made = cluster(features, config.clusters, config.seed)
-        create_run(run, config, data.fingerprint)
-        made.save(run.clusters, {"answer": run.answer})
+    if accelerator.is_main_process:
+        with FileLock(config.data.root / "surrogates" / f"clusters-{run.answer}.lock"):
+            if not run.clusters.exists():
+                features = extract_features(surrogate, data.train.images, accelerator.device)
+                made = cluster(features, config.clusters, config.seed)
+                create_run(run, config, data.fingerprint)
+                made.save(run.clusters, {"answer": run.answer})
     accelerator.wait_for_everyone()
-    job = job_of(config, data.train.images, surrogate, Clusters.load(run.clusters), accelerator)
+    clusters = Clusters.load(run.clusters)
+    job = job_of(config, data.train.images, surrogate, clusters, accelerator, share)
     return fit_micro(job, accelerator)
 
 
@@ -129,13 +155,16 @@ def job_of(
     surrogate: nn.Module,
     clusters: Clusters,
     accelerator: Accelerator,
+    share: Share = ALONE,
 ) -> Job:
     """Plan, sampler, loader and loss: `images` uint8 [N, C, H, W] in `clusters`."""
     device = accelerator.device
     plan = make_plan(config, clusters.sizes.tolist(), accelerator.num_processes)
+    rows = share.rows(config.clusters.count)
     return Job(
         config=config,
-        plan=plan,
+        rows=rows,
+        plan=plan.only(rows),
         sampler=Sampler.of_clusters(
             clusters.assignment.numpy(),
             plan.per_generator,
@@ -146,7 +175,7 @@ def job_of(
         loader=Loader(images, device, config.compute.images),
         loss=ClusterwiseLoss(
             surrogate=Frozen(surrogate, how(config.compute, device)),
-            targets=clusters.targets.to(device),
+            targets=clusters.targets[rows].to(device),
             objective=config.objective,
             augment=config.augment,
         ),
@@ -162,8 +191,8 @@ def fit_micro(job: Job, accelerator: Accelerator) -> Job:
     expected = expected_memory(config, channels=shape[0], micro=1, ranks=1, engine="single")
     bytes_per_image = round(expected["surrogate: activations"] * 2**20)
     plan = plan.with_micro(least(accelerator, first_guess(config, bytes_per_image, device)))
-    batch = job.sampler.draw(0)
-    delta = torch.zeros(config.clusters.count, *shape, device=device)
+    batch = job.sampler.draw(0).only(job.rows)
+    delta = torch.zeros(len(plan.per_generator), *shape, device=device)
 
     def works(plan: BatchPlan) -> bool:
         micro = next(job.loader(batch, [slice(plan.largest_micro)]))
@@ -194,7 +223,8 @@ def start_engine(
     """The generator bank under the launcher's engine, as new or in the `state` of step `start`."""
     config = job.config
     _, channels, size, _ = job.loader.images.shape
-    bank = GeneratorBank(config.clusters.count, channels, size, config.generator, config.seed)
+    first, count = job.rows.start, len(job.plan.per_generator)
+    bank = GeneratorBank(count, channels, size, config.generator, config.seed, first)
     if state:
         bank.load_state_dict(parameters_of(state))
     on_delta = config.batch.accumulation == "delta"
@@ -251,7 +281,7 @@ def take_step(
         `delta` and, if asked for, `parameters`; and the plan that fitted.
     """
     accelerator, plan = engine.accelerator, job.plan
-    batch = job.sampler.draw(step)
+    batch = job.sampler.draw(step).only(job.rows)
     while True:
         micros = job.loader(batch, plan.micro_slices(accelerator.process_index))
         if job.config.batch.accumulation == "engine":
@@ -302,11 +332,10 @@ def finish(
         "images_seen": plan.passes * plan.steps,
         "learning_rate": plan.lr,
         "final_loss": losses.tolist(),
-        "noise_scale": {
-            space: summarise(*run.noise(space, len(delta))) for space in ("delta", "parameters")
-        },
+        "noise_scale": noise_scale([(run, len(delta))]),
         "engine": engine.kind,
         "world_size": plan.world_size,
+        "cluster_groups": 1,
         "micro_batch": plan.largest_micro,
         "micro_batches": plan.micro_batches,
         "accumulation": config.batch.accumulation,

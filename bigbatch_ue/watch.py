@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +12,9 @@ from bigbatch_ue.config import Config
 from bigbatch_ue.engine import Engine
 from bigbatch_ue.flops import Flops
 from bigbatch_ue.loader import MicroBatch
-from bigbatch_ue.noise import GROUPS, Groups, Moments, Pieces, estimates, parameter_sums
+from bigbatch_ue.noise import GROUPS, Groups, Moments, Pieces, estimates, parameter_sums, summarise
 from bigbatch_ue.plan import BatchPlan
+from bigbatch_ue.run import Run
 
 _COST = 100
 
@@ -62,6 +64,18 @@ class Watch:
             rows = range(self._rank, len(groups.batch), self._ranks)
             sums = parameter_sums(self._engine.whole_bank(), groups, rows)
             self.found["parameters"] = estimates(everywhere(sums))
+
+
+def noise_scale(parts: Sequence[tuple[Run, int]]) -> dict[str, Any]:
+    """The noise scale by space, over all steps of runs that train parts of one bank.
+
+    Args:
+        parts: each run, and how many generators it trains.
+    """
+    return {
+        space: summarise(*np.concatenate([run.noise(space, rows) for run, rows in parts], axis=2))
+        for space in ("delta", "parameters")
+    }
 
 
 def measured_every(config: Config, plan: BatchPlan, flops: Flops) -> int:

@@ -296,6 +296,13 @@ def test_clusters_are_resampled_at_the_same_steps() -> None:
     assert found["per_cluster"][0] == found["per_cluster"][2]
 
 
+def test_both_moments_are_resampled_at_the_same_steps() -> None:
+    _, signal = steps(80, 0.0, 1)
+    found = summarise(200 * (signal + 10), signal + 10)
+    assert found is not None
+    assert (found["low"], found["high"]) == (pytest.approx(200), pytest.approx(200))
+
+
 def test_correlated_steps_make_the_interval_wider() -> None:
     def width(correlation: float) -> float:
         found = [summarise(*steps(200, correlation, seed)) for seed in range(20)]
@@ -341,11 +348,14 @@ def test_steps_and_clusters_without_estimates_are_left_out() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_few_steps_say_little(count: int) -> None:
-    found = summarise(*steps(count, 0.0, 4))
+    trace, signal = steps(count, 0.0, 4)
+    found = summarise(trace, signal + 10)
     assert found is not None
     assert found["measurements"] == count
     if count == 1:
         assert (found["low"], found["high"]) == (0.0, None)
+    else:
+        assert found["low"] < found["value"] < found["high"]
 
 
 def test_smoothed_is_the_ratio_of_corrected_moving_averages() -> None:

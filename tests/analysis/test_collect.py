@@ -1,6 +1,7 @@
 """From run folders to the table: what is in it, and which runs are told of instead."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import torch
 import yaml
 
 from analysis.collect import collect, read_collection, write_collection
-from analysis.table import COLUMNS, curves, read_table
+from analysis.table import COLUMNS, CRITICAL, curves, read_table
 from bigbatch_ue.artefacts import read_json, write_json
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.evaluate import evaluate
@@ -142,6 +143,44 @@ def test_a_result_that_disagrees_with_its_run_is_reported(
 ) -> None:
     change(run / "result.json", **changed)
     assert says in reason(run)
+
+
+@pytest.mark.parametrize(
+    ("measured", "expected"),
+    [
+        ({"value": 90.5, "low": 60, "high": 120.0, "measurements": 9}, [90.5, 60, 120]),
+        ({"value": 90.5, "low": 60.0, "high": None}, [90.5, 60, math.inf]),
+        ({"value": None, "low": 60.0, "high": None}, [math.inf, 60, math.inf]),
+        (None, [math.nan] * 3),
+    ],
+)
+def test_the_noise_of_the_parameters_gradient_is_recorded(
+    measured: Any, expected: list[float], run: Path
+) -> None:
+    other = {"value": 1.0, "low": 1.0, "high": 1.0}
+    change(run / "result.json", noise_scale={"delta": other, "parameters": measured})
+    collection = collect([run.parent])
+    assert collection.problems == ()
+    np.testing.assert_array_equal(collection.table[list(CRITICAL)], [expected] * 6)
+    write_collection(collection, run.parent / "out")
+    for name in ("table.csv", "table.parquet"):
+        again = read_table(run.parent / "out" / name)
+        pd.testing.assert_frame_equal(again, collection.table)
+
+
+@pytest.mark.parametrize("result", [{}, {"noise_scale": None}])
+def test_a_run_that_did_not_measure_its_noise_is_read(result: Any, run: Path) -> None:
+    path = run / "result.json"
+    write_json(path, {k: v for k, v in read_json(path).items() if k != "noise_scale"} | result)
+    table = collect([run.parent]).table
+    assert len(table) == 6
+    assert table[list(CRITICAL)].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("noise", [[1], {"parameters": {"value": 1.0}}, {"parameters": 7.0}])
+def test_a_noise_scale_of_another_kind_is_reported(noise: Any, run: Path) -> None:
+    change(run / "result.json", noise_scale=noise)
+    assert "result.json: noise_scale is not readable" in reason(run)
 
 
 def test_a_configuration_changed_afterwards_is_reported(run: Path) -> None:

@@ -51,6 +51,7 @@ def curve(
         steps=steps,
         accuracy=accuracy,
         oscillation=np.zeros_like(accuracy),
+        critical=np.full_like(accuracy, np.nan),
         failed=np.isnan(accuracy).sum(axis=1),
         full=1024,
         clean=0.9,

@@ -101,6 +101,7 @@ def a_curve(k: int = 4, seeds: int = 3, **changed: Any) -> Curve:
         "steps": np.full(k, 60),
         "accuracy": np.linspace(0.3, 0.5, k * seeds).reshape(k, seeds),
         "oscillation": np.full((k, seeds), 0.02),
+        "critical": np.full((k, seeds), np.nan),
         "failed": np.zeros(k, np.int64),
         "full": 140,
         "clean": 0.99,

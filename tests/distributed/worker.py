@@ -125,6 +125,7 @@ class Trainer:
     def train(self, engine: Engine, start: int, stop: int) -> torch.Tensor:
         job = Job(
             config=self.config,
+            rows=slice(0, CLUSTERS),
             plan=self.plan,
             sampler=self.sampler,
             loader=self.loader,

@@ -1,0 +1,75 @@
+"""Groups of ranks that own clusters: the bank's result, with nothing said between groups."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bigbatch_ue.artefacts import read_json
+from bigbatch_ue.errors import UserError
+from bigbatch_ue.parallel import Share, join_group
+from bigbatch_ue.run import load_run
+from bigbatch_ue.tensors import read_tensors
+from bigbatch_ue.train import train
+from tests.distributed.test_engines import start
+from tests.test_train import TINY, tiny
+
+MORE = ("batch.micro=5", "augment.flip=true", "optimizer.name=sgd", "optimizer.lr=10")
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run of one process, and one of four ranks in two groups."""
+    folder = tmp_path_factory.mktemp("parallel")
+    alone = train(tiny(folder, *MORE, name="alone"))
+    places = [f"data.root={folder / 'data'}", f"output={folder / 'groups'}"]
+    done = start(
+        [
+            *(sys.executable, "-m", "accelerate.commands.launch"),
+            *("--config_file", "launchers/ddp.yaml", "--num_processes", "4"),
+            *("--main_process_port", "0", "-m", "bigbatch_ue.train", "--preset", "digits"),
+            *(*TINY, *MORE, *places, "compute.cluster_groups=2"),
+        ]
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return alone.folder, folder / "groups"
+
+
+def test_groups_train_what_the_bank_trains(launched: tuple[Path, Path]) -> None:
+    ours, theirs = (
+        read_tensors(folder / "perturbations.safetensors")[0]["perturbations"]
+        for folder in reversed(launched)
+    )
+    assert ours.shape == theirs.shape
+    for mine, other in zip(ours, theirs, strict=True):
+        assert (mine - other).norm() < 1e-4 * other.norm()
+
+
+def test_the_result_is_that_of_all_groups(launched: tuple[Path, Path]) -> None:
+    alone, groups = (read_json(folder / "result.json") for folder in launched)
+    assert groups["final_loss"] == pytest.approx(alone["final_loss"], rel=1e-3)
+    for key in ("images_seen", "effective_batch_per_generator", "optimizer_steps"):
+        assert groups[key] == alone[key]
+    assert groups["world_size"] == 4
+    assert groups["cluster_groups"] == 2
+    assert len(groups["noise_scale"]["delta"]["per_cluster"]) == 3
+    parts = [read_json(path) for path in sorted(launched[1].glob("groups/*/result.json"))]
+    assert [part["world_size"] for part in parts] == [2, 2]
+    assert sorted(len(part["final_loss"]) for part in parts) == [1, 2]
+    config, run = load_run(launched[1])
+    assert run.finished
+    assert config.compute.cluster_groups == 2
+
+
+def test_clusters_are_cut_evenly() -> None:
+    rows = [share.rows(10) for share in Share(0, 4).all]
+    assert [(part.start, part.stop) for part in rows] == [(0, 2), (2, 5), (5, 7), (7, 10)]
+
+
+def test_ranks_that_cannot_be_cut_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UserError, match="cluster_groups=3 does not divide the launcher's 4"):
+        join_group(3)
+    assert join_group(1) == Share()
+    assert not torch.distributed.is_initialized()
