@@ -1,9 +1,145 @@
-from collections.abc import Iterator
+"""What one rank sends to the others: every collective call counted where it is dispatched.
+
+PyTorch hands each collective to its dispatcher, whoever calls it (DDP's reducer in C++, FSDP2's
+hooks in the backward pass, DeepSpeed) and whichever backend carries it out (gloo, nccl). A dispatch
+mode sees them there with their tensors and their group. It takes time: never time a counted step.
+"""
+
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
+from dataclasses import dataclass, field
 from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+_c10d: Any = dist.distributed_c10d
+_NAMESPACES = ("c10d", "_c10d_functional", "symm_mem")
+_SENT_OF_PAYLOAD: dict[str, Callable[[int], float]] = {
+    "all_reduce": lambda k: 2 * (k - 1) / k,
+    "all_gather": lambda k: (k - 1) / k,
+    "all_to_all": lambda k: (k - 1) / k,
+    "reduce_scatter": lambda k: (k - 1) / k,
+    "reduce": lambda k: min(k - 1, 1),
+    "broadcast": lambda k: min(k - 1, 1),
+    "send": lambda k: 1,
+}
+"""Part of the payload that a rank sends in a group of k, by kind.
+
+In a ring it is the least possible (Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms for
+clusters of workstations", 2009); in a pipelined chain all ranks but one pass the whole payload on,
+and it is theirs that counts here. A backend may send more: gloo scatters what it has all-reduced.
+"""
+_SILENT = ("barrier", "monitored_barrier", "recv", "irecv")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One collective call of this rank.
+
+    Attributes:
+        kind: `all_reduce`, `all_gather`, `all_to_all`, `reduce_scatter`, `reduce`, `broadcast` or
+            `send`.
+        payload: bytes of the whole: what is reduced, or gathered from all, or scattered to all.
+        ranks: size of the group.
+    """
+
+    kind: str
+    payload: int
+    ranks: int
+
+    @property
+    def bytes_sent(self) -> float:
+        """Bytes that this rank sends under the bandwidth-optimal algorithm."""
+        return self.payload * _SENT_OF_PAYLOAD[self.kind](self.ranks)
+
+
+@dataclass(frozen=True)
+class Collective:
+    """All calls of one kind: how many, and their payloads in bytes together."""
+
+    calls: int
+    payload: int
+
+
+@dataclass
+class Traffic:
+    """The collective calls of this rank, in their order."""
+
+    calls: list[Call] = field(default_factory=list)
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes that this rank sends under the bandwidth-optimal algorithms."""
+        return round(sum(call.bytes_sent for call in self.calls))
+
+    @property
+    def collectives(self) -> dict[str, Collective]:
+        """The calls by kind."""
+        payloads: dict[str, list[int]] = {}
+        for call in self.calls:
+            payloads.setdefault(call.kind, []).append(call.payload)
+        return {kind: Collective(len(each), sum(each)) for kind, each in payloads.items()}
 
 
 @contextmanager
-def counting() -> Iterator[Any]:
-    yield SimpleNamespace(bytes_sent=0.0)
+def counting() -> Iterator[Traffic]:
+    """Count what this rank sends in the `with` block, on any engine.
+
+    Raises:
+        NotImplementedError: a collective call that no engine was seen to make; nothing is missed
+            silently.
+    """
+    traffic = Traffic()
+    with _Watch(traffic):
+        yield traffic
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, traffic: Traffic) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.traffic = traffic
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: tuple[type, ...],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if any(issubclass(t, DTensor) for t in types):
+            return NotImplemented  # comes back as the calls that a DTensor makes of it
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func.namespace in _NAMESPACES:
+            given = dict(zip((a.name for a in func._schema.arguments), args, strict=False))
+            self._add(func._schema.name.split("::")[1], given | kwargs, result)
+        return result
+
+    def _add(self, name: str, given: dict[str, Any], result: Any) -> None:
+        name = name.strip("_")
+        group = given.get("process_group", given.get("group_name"))
+        if group is None or name.startswith(_SILENT):
+            return
+        plain = name.replace("_", "")
+        kind = next((k for k in _SENT_OF_PAYLOAD if plain.startswith(k.replace("_", ""))), None)
+        if kind is None:
+            raise NotImplementedError(f"cannot tell what {name} sends")
+        payload = max(map(_bytes, (*given.values(), result)))
+        self.traffic.calls.append(Call(kind, payload, _size(group)))
+
+
+def _bytes(tensors: Any) -> int:
+    return sum(t.nbytes for t in tree_leaves(tensors) if isinstance(t, Tensor))
+
+
+def _size(group: Any) -> int:
+    if isinstance(group, str):
+        group = _c10d._resolve_process_group(group)
+    elif isinstance(group, torch.ScriptObject):
+        group = dist.ProcessGroup.unbox(group)
+    return int(group.size())

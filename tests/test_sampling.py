@@ -76,6 +76,22 @@ def test_views_beyond_the_cluster_repeat_images_in_other_views() -> None:
     assert len(set(batch.views.top[batch.row == 2])) > 1
 
 
+@pytest.mark.parametrize("scope", ["cluster", "all"])
+def test_parts_of_the_bank_make_up_its_batch(scope: str) -> None:
+    whole = sampler(11, scope=scope).draw(4)
+    for rows in (slice(0, 1), slice(1, 3)):
+        part = whole.only(rows)
+        mine = (whole.row >= rows.start) & (whole.row < rows.stop)
+        assert np.array_equal(part.row, whole.row[mine] - rows.start)
+        assert np.array_equal(part.index, whole.index[mine])
+        assert np.array_equal(part.views.top, whole.views.top[mine])
+
+
+def test_every_micro_batch_tells_of_every_cluster() -> None:
+    batch = sampler(40, extend="views").draw(0)
+    assert all(set(batch[slice(i, i + 3)].row) == {0, 1, 2} for i in range(0, 120, 3))
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 @pytest.mark.parametrize("micro", [1, 10, 1000])
 def test_slices_of_all_ranks_are_the_batch(ranks: int, micro: int) -> None:

@@ -15,7 +15,13 @@ from bigbatch_ue.train import train
 from tests.distributed.test_engines import start
 from tests.test_train import TINY, tiny
 
-MORE = ("batch.micro=5", "augment.flip=true", "optimizer.name=sgd", "optimizer.lr=10")
+MORE = (
+    "batch.micro=5",
+    "augment.flip=true",
+    "optimizer.name=sgd",
+    "optimizer.lr=0.05",
+    "budget.steps=2",
+)
 
 
 @pytest.fixture(scope="module")

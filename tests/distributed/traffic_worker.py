@@ -1,0 +1,116 @@
+"""One rank of the traffic tests: counts a step of every engine and path, one after the other.
+
+Usage: accelerate launch --config_file launchers/fsdp2.yaml traffic_worker.py OUT P WIDTH SIZE
+
+A start of ranks costs more than what is measured, so all engines share one: the environment in
+which `accelerate launch` would have started each is set here.
+"""
+
+import os
+import socket
+import struct
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.state import AcceleratorState, GradientState
+
+from bigbatch_ue.artefacts import write_json
+from bigbatch_ue.config import Generator, Optimizer
+from bigbatch_ue.engine import Engine, launch
+from bigbatch_ue.generator import GeneratorBank
+from bigbatch_ue.gradient import delta_step, engine_step
+from bigbatch_ue.loader import MicroBatch
+from bigbatch_ue.traffic import counting
+
+PATHS = {"delta": delta_step, "engine": engine_step}
+CASES = (("delta", (1, 4)), ("engine", (1,)), ("engine", (4,)))
+ENGINES = ("fsdp2", "ddp", "zero0", "zero1", "zero2", "zero3")
+SENT = 200  # offset of `tcpi_bytes_sent` and `tcpi_bytes_retrans` in Linux's `struct tcp_info`
+
+
+def start(engine: str) -> None:
+    """Set what the launcher of `engine` would have, with nothing left of the engine before."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    os.environ["ACCELERATE_USE_FSDP"] = str(engine == "fsdp2").lower()
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = str(engine.startswith("zero")).lower()
+    os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = f"ds_configs/{engine}.json"
+    os.environ["ACCELERATE_DEEPSPEED_ZERO3_INIT"] = "false"
+
+
+def sent_by_sockets() -> int:
+    """Bytes that this process has sent over its open TCP connections, each byte counted once."""
+    total = 0
+    for descriptor in list(Path("/proc/self/fd").iterdir()):
+        try:
+            connection = socket.socket(fileno=int(descriptor.name))
+        except OSError:  # not a socket, or the folder itself, closed by now
+            continue
+        if connection.family in (socket.AF_INET, socket.AF_INET6):
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+            sent, again = struct.unpack_from("QQ", info, SENT)
+            total += sent - again
+        connection.detach()
+    return total
+
+
+def loss(delta: torch.Tensor, micro: MicroBatch) -> torch.Tensor:
+    return delta.index_select(0, torch.as_tensor(micro.row)).square().flatten(1).sum(1)
+
+
+def micro_batch(p: int) -> MicroBatch:
+    return MicroBatch(torch.empty(p), np.arange(p), None, np.ones(p, np.float32))  # type: ignore[arg-type]
+
+
+def count(path: str, passes: tuple[int, ...], bank: GeneratorBank) -> list[dict[str, Any]]:
+    """What a step of `bank` sends in each number of micro-batches; the first two steps set up."""
+    accelerator = launch()
+    p, parameters = len(bank.noise), sum(each.numel() for each in bank.parameters())
+    accumulation = 1 if path == "delta" else passes[0]
+    engine = Engine(accelerator, bank, Optimizer(name="adam"), accumulation)
+
+    def step(micro_batches: int) -> None:
+        PATHS[path](engine, loss, iter([micro_batch(p)] * micro_batches), 1e-3)
+
+    records = []
+    for micro_batches in passes:
+        step(micro_batches)
+        step(micro_batches)
+        accelerator.wait_for_everyone()
+        before = sent_by_sockets()
+        with counting() as traffic:
+            step(micro_batches)
+        after = sent_by_sockets()
+        records.append(
+            {
+                "engine": engine.kind,
+                "path": path,
+                "micro_batches": micro_batches,
+                "parameters": 4 * parameters,
+                "calls": [asdict(call) for call in traffic.calls],
+                "bytes_sent": traffic.bytes_sent,
+                "really_sent": after - before,
+            }
+        )
+    accelerator.free_memory(engine)
+    return records
+
+
+def main(out: Path, p: int, width: int, size: int) -> None:
+    records = []
+    for engine in ENGINES:
+        for path, passes in CASES:
+            start(engine)
+            bank = GeneratorBank(p, 3, size, Generator(width=width), seed=0)
+            records += count(path, passes, bank)
+    if os.environ["RANK"] == "0":
+        write_json(out, records)
+    launch().end_training()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
