@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -213,9 +212,9 @@ def _curve(rows: pd.DataFrame) -> Curve:
     for column in ("final_accuracy", "oscillation"):
         values[column] = values[column].mask(rows["failed"])
 
-    def matrix(column: str, of_targets: Literal["mean", "first"] = "mean") -> pd.DataFrame:
+    def matrix(column: str) -> pd.DataFrame:
         return values.pivot_table(
-            column, "effective_batch", "seed", aggfunc=of_targets, dropna=False
+            column, "effective_batch", "seed", aggfunc="mean", dropna=False
         ).sort_index()
 
     accuracy = matrix("final_accuracy")
@@ -229,7 +228,7 @@ def _curve(rows: pd.DataFrame) -> Curve:
         steps=by_size["optimizer_steps"].max().to_numpy(np.int64),
         accuracy=accuracy.to_numpy(np.float64),
         oscillation=matrix("oscillation").to_numpy(np.float64),
-        critical=matrix("critical_batch", "first").to_numpy(np.float64),
+        critical=matrix("critical_batch").to_numpy(np.float64),
         failed=runs.groupby("effective_batch")["failed"].sum().to_numpy(np.int64),
         full=int(rows["full_batch"].max()),
         clean=float(rows.groupby("seed")["clean_accuracy"].mean().mean()),

@@ -330,7 +330,7 @@ class Session:
             with counting() as traffic:
                 self.step(case, engine, count)
             self.forget(engine)
-            self.traffic[key] = traffic.bytes_sent
+            self.traffic[key] = float(traffic.bytes_sent)
         return self.traffic[key]
 
     def step(self, case: Case, engine: Engine, count: int) -> int:

@@ -17,10 +17,12 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, PartialState
 from accelerate.utils import (
+    DistributedDataParallelKwargs,
     DistributedType,
     FullyShardedDataParallelPlugin,
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
+    KwargsHandler,
 )
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
@@ -59,7 +61,8 @@ def launch() -> Accelerator:
     on_cpu = not torch.cuda.is_available()
     if on_cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it had to guess
-    handlers = []
+    # the bank's noise is a buffer that nobody changes: DDP need not send it in every forward pass
+    handlers: list[KwargsHandler] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
     if "LOCAL_RANK" in os.environ:
         backend = "gloo" if on_cpu else "nccl"
         handlers.append(InitProcessGroupKwargs(backend=backend, timeout=COLLECTIVE_TIMEOUT))

@@ -247,9 +247,17 @@ def test_of_several_micro_batches_the_fastest_is_drawn(tmp_path: Path) -> None:
             (512, 16, 24.0),
         )
     ]
-    best = fastest(table_of(tmp_path, *records))
+    table = table_of(tmp_path / "bench", *records)
+    best = fastest(table)
     assert best["effective_batch"].tolist() == [256, 512]
     assert best["micro_batch"].tolist() == [16, 8]
+    ((title, rows),) = workloads(table)
+    (line,) = scaling_figure(title, rows).axes[0].lines
+    assert np.asarray(line.get_ydata()).tolist() == [30, 25]
+    write_scaling_board(table, tmp_path / "board")
+    (curve,) = (tmp_path / "board").glob("*/*")
+    found = EventAccumulator(str(curve)).Reload().Scalars("speed/images_per_second")
+    assert [(event.step, event.value) for event in found] == [(256, 30), (512, 25)]
 
 
 def test_a_figure_has_a_line_for_each_curve_told_apart(table: pd.DataFrame) -> None:

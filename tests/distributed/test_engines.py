@@ -168,6 +168,21 @@ def test_every_rank_knows_the_others_and_its_engine(launched: tuple[Launch, Path
         assert facts["bank"] == launch.bank
 
 
+def test_noise_is_measured_with_whole_parameters_on_every_engine(
+    launched: tuple[Launch, Path, Path],
+) -> None:
+    launch, out, _ = launched
+    for case in launch.cases:
+        facts = facts_of(out / f"{case}.safetensors")
+        assert facts["whole_bank_differs_by"] == pytest.approx(0, abs=1e-6)
+        noise = facts["noise"]
+        assert isinstance(noise, dict)
+        assert set(noise) == (set() if "engine" in case else {"delta", "parameters"})
+        for traces in noise.values():
+            assert len(traces) == 3
+            assert all(trace > 0 for trace in traces)
+
+
 def test_resume_is_bit_identical(launched: tuple[Launch, Path, Path]) -> None:
     launch, out, _ = launched
     for case in launch.cases:

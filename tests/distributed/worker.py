@@ -18,6 +18,7 @@ from bigbatch_ue.config import Config
 from bigbatch_ue.engine import Engine, launch, parameters_of
 from bigbatch_ue.generator import GeneratorBank
 from bigbatch_ue.loader import Loader, MicroBatch
+from bigbatch_ue.noise import Moments
 from bigbatch_ue.objective import ClusterwiseLoss
 from bigbatch_ue.plan import lr_at, make_plan
 from bigbatch_ue.sampling import GlobalBatch, Sampler
@@ -100,6 +101,7 @@ class Trainer:
             augment=self.config.augment,
         )
         self.loader = Loader(images, accelerator.device)
+        self.noise: dict[str, Moments] = {}
         self.scarce = "scarce" in case and accelerator.is_last_process
         self.delta_path = self.config.batch.accumulation == "delta"
 
@@ -133,7 +135,7 @@ class Trainer:
         )
         for step in range(start, stop):
             lr = lr_at(step, self.plan, self.config.optimizer)
-            losses, _, self.plan = take_step(job, engine, step, lr, in_parameters=True)
+            losses, self.noise, self.plan = take_step(job, engine, step, lr, in_parameters=True)
         return losses
 
 
@@ -148,6 +150,8 @@ def run_case(accelerator: Accelerator, case: str, out: Path) -> None:
     state = engine.state()
     losses = trainer.train(engine, middle, trainer.steps)
     after, delta = engine.state(), engine.perturbations_now()
+    with torch.no_grad():
+        whole = engine.whole_bank()()
     moved = {f"moved/{k}": v - parameters_of(before)[k] for k, v in parameters_of(after).items()}
     tensors = {"delta": delta, "losses": losses, **moved}
     facts = {
@@ -155,6 +159,8 @@ def run_case(accelerator: Accelerator, case: str, out: Path) -> None:
         "bank": type(engine.bank).__name__,
         "world_size": accelerator.num_processes,
         "micro_batches": trainer.plan.micro_batches,
+        "whole_bank_differs_by": float((whole - delta).abs().max()),
+        "noise": {space: moments.trace for space, moments in trainer.noise.items()},
     }
     accelerator.free_memory(engine)
     if middle:
