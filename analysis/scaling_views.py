@@ -8,6 +8,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogFormatter
 from rich import box
 from rich.table import Table
 
@@ -31,7 +32,7 @@ _PANELS = {
     "images_per_s": "images per second",
     "step_s": "seconds per step",
     "peak_memory_mib": "peak memory of a rank, MiB",
-    "bytes_per_step": "bytes sent per step",
+    "bytes_per_step": "sent per step",
 }
 _LOG = ("step_s", "bytes_per_step")
 _STYLES = dict(zip(reversed(PATHS), LINES, strict=False))
@@ -69,13 +70,11 @@ def scaling_figure(title: str, rows: pd.DataFrame) -> Figure:
     """
     rows = fastest(rows)
     panels = [name for name in _PANELS if (rows[name] > 0).any()]
-    columns = min(2, len(panels))
+    columns = 2 if len(panels) == 4 else len(panels)
     height = -(-len(panels) // columns)
     size = WIDTH * columns + 0.2, 2.9 * height + 1.3
     figure, grid = grid_of(*size, columns, [1.0] * height, share=False)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
-    for axes, name in zip(grid.flat, panels, strict=False):
+    for axes, name in zip(grid.flat, panels, strict=True):
         _panel(axes, name, rows)
     figure.suptitle(title, weight="bold", size=11)
     legend(figure, list(_key(rows)), 2 * columns)
@@ -167,9 +166,10 @@ def _panel(axes: Axes, name: str, rows: pd.DataFrame) -> None:
     log2_axis(axes, rows["effective_batch"])
     if name in _LOG:
         axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(LogFormatter())
     else:
         axes.set_ylim(0, 1.04 * axes.get_ylim()[1])
-        axes.yaxis.set_major_formatter("{x:,g}")
+    axes.yaxis.set_major_formatter("{x:,g}" if name != "bytes_per_step" else EngFormatter("B"))
 
 
 def _style(curve: Any, rank: int, rows: pd.DataFrame) -> dict[str, Any]:

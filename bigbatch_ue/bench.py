@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice, product
 from pathlib import Path
 from typing import Any, Literal
@@ -253,6 +254,14 @@ class Session:
 
     def measure_baseline(self, case: Case) -> Measured:
         """One repetition of the baseline."""
+        step = self.baseline(case)
+        step(1)
+        measured = self.timed(lambda: step(self.at_most))
+        self.forget()
+        return measured
+
+    def baseline(self, case: Case) -> Callable[[int | None], int]:
+        """New generators in the baseline's way; takes at most so many micro-batches a step."""
         bank = self.bank()
         optimizers = [
             torch.optim.Adam(generator.parameters(), lr=1e-4) for generator in bank.generators
@@ -271,10 +280,7 @@ class Session:
                 at_most,
             )
 
-        step(1)
-        measured = self.timed(lambda: step(self.at_most))
-        self.forget()
-        return measured
+        return step
 
     def timed(self, step: Callable[[], int]) -> Measured:
         """Time `step`, which returns this rank's images, on all ranks together."""
@@ -311,26 +317,25 @@ class Session:
         """
         if self.accelerator.num_processes == 1:
             return 0.0
-        count = case.job.plan.micro_batches
-        if case.path is GradientPath.BASELINE:
-            parameters = sum(p.numel() for p in self.bank().parameters())
-            ranks = self.accelerator.num_processes
-            return 4 * parameters * 2 * (ranks - 1) / ranks
-        if case.path is GradientPath.DELTA:
+        if case.path is not GradientPath.ENGINE:
             return self.counted(case, 1)
         one, two = self.counted(case, 1), self.counted(case, 2)
-        return one + (count - 1) * (two - one)
+        return one + (case.job.plan.micro_batches - 1) * (two - one)
 
     def counted(self, case: Case, count: int) -> float:
         """Bytes that a rank sends in a step of `count` micro-batches."""
         key = (case.path, case.job.plan.largest_micro, count)
         if key not in self.traffic:
-            engine = self.engine(case, count)
-            self.step(case, engine, count)  # the first step also sets up
+            step: Callable[[], int]
+            if case.path is GradientPath.BASELINE:
+                step = partial(self.baseline(case), None)
+            else:
+                step = partial(self.step, case, self.engine(case, count), count)
+            step()  # also sets up
             with counting() as traffic:
-                self.step(case, engine, count)
-            self.forget(engine)
-            self.traffic[key] = float(traffic.bytes_sent)
+                step()
+            self.forget()
+            self.traffic[key] = traffic.bytes_sent
         return self.traffic[key]
 
     def step(self, case: Case, engine: Engine, count: int) -> int:
