@@ -8,7 +8,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from rich import box
 from rich.table import Table
 
@@ -38,6 +38,7 @@ _LOG = ("step_s", "bytes_per_step")
 _STYLES = dict(zip(reversed(PATHS), LINES, strict=False))
 _HOLLOW = "float32"
 _APART = 0.06
+_DECADES = 50
 
 
 def plot_scaling(table: pd.DataFrame, folder: Path) -> list[Path]:
@@ -166,7 +167,10 @@ def _panel(axes: Axes, name: str, rows: pd.DataFrame) -> None:
     log2_axis(axes, rows["effective_batch"])
     if name in _LOG:
         axes.set_yscale("log")
-        axes.yaxis.set_minor_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        low, high = axes.get_ylim()
+        if high < _DECADES * low:
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     else:
         axes.set_ylim(0, 1.04 * axes.get_ylim()[1])
     axes.yaxis.set_major_formatter("{x:,g}" if name != "bytes_per_step" else EngFormatter("B"))
