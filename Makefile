@@ -1,6 +1,7 @@
 # `make demo` and `make test` do all their own set-up on a machine with Python >= 3.11.
 PYTHON ?= python3
 SEED ?= 0
+WORKERS ?= 2
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -11,7 +12,7 @@ demo: .venv/installed
 	$(BIN)/bigbatch-ue demo --seed $(SEED)
 
 test: .venv/installed lint
-	$(BIN)/pytest --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --durations=15
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

@@ -14,12 +14,12 @@ from bigbatch_ue.config import Augment
 class Views:
     """How each of M images is seen.
 
-    `top` and `left` are offsets of the crop in the padded image, int64 [M] in 0 ... 2 * pad;
+    `top` and `left` are offsets of the crop in the padded image, int16 [M] in 0 ... 2 * pad;
     `flip` mirrors the crop from left to right, bool [M].
     """
 
-    top: NDArray[np.int64]
-    left: NDArray[np.int64]
+    top: NDArray[np.int16]
+    left: NDArray[np.int16]
     flip: NDArray[np.bool_]
 
     def __getitem__(self, chosen: slice | NDArray[np.int64]) -> "Views":
@@ -28,7 +28,7 @@ class Views:
 
 def draw_views(random: np.random.Generator, count: int, augment: Augment) -> Views:
     """Draw `count` views, uniform over offsets; always the same amount of randomness per view."""
-    offsets = random.integers(2 * augment.pad + 1, size=(2, count))
+    offsets = random.integers(2 * augment.pad + 1, size=(2, count)).astype(np.int16)
     return Views(offsets[0], offsets[1], random.random(count) < (0.5 if augment.flip else 0.0))
 
 

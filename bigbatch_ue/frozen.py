@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node, symbolic_trace
@@ -22,7 +23,8 @@ class How:
 
     Attributes:
         precision: of its layers; what goes in and comes out is float32.
-        fold: batch norm is folded into the convolutions before it.
+        fold: batch norm is folded into the convolutions before it, and a strided convolution of the
+            image is one of its 2 x 2 blocks.
         channels_last: memory layout.
         compiled: by torch.compile: `off`, `on`, or `graphs`, with CUDA graphs.
         tf32: a GPU multiplies what stays float32, the generators too, as TF32.
@@ -74,7 +76,7 @@ class Frozen(nn.Module):
         super().__init__()
         net = copy.deepcopy(net).eval().requires_grad_(False)
         if way.fold:
-            net = fold(net)
+            net = in_blocks(fold(net))
         if way.channels_last:
             net = net.to(memory_format=torch.channels_last)
         if way.precision == "bf16":
@@ -132,6 +134,57 @@ def fold(net: nn.Module) -> nn.Module:
             _replace(traced, str(source.target), fuse_conv_bn_eval(before, _plain(norm)))
             _replace(traced, str(node.target), _rest(norm))
     return traced
+
+
+class _OfBlocks(nn.Module):
+    """A convolution of stride 2 as one of stride 1 over the image's 2 x 2 blocks as channels.
+
+    The kernel is padded to an even size. With few channels this is the faster way to the gradient.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        kernel, padding, channels = conv.kernel_size[0], int(conv.padding[0]), conv.in_channels
+        odd = kernel % 2
+        self.before, self.kernel, self.reach = padding + odd, kernel + odd, kernel - 2 * padding
+        blocks = self.kernel // 2
+        weight = F.pad(conv.weight.detach(), (odd, 0, odd, 0))
+        weight = weight.reshape(-1, channels, blocks, 2, blocks, 2).permute(0, 1, 3, 5, 2, 4)
+        self.conv = nn.Conv2d(4 * channels, conv.out_channels, blocks, bias=conv.bias is not None)
+        self.conv.weight = nn.Parameter(weight.flatten(1, 3).contiguous(), requires_grad=False)
+        if conv.bias is not None:
+            self.conv.bias = nn.Parameter(conv.bias.detach(), requires_grad=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        margins: list[int] = []
+        for size in (images.shape[3], images.shape[2]):
+            needed = (size - self.reach) // 2 * 2 + self.kernel
+            margins += [self.before, needed - self.before - size]
+        blocks = F.pixel_unshuffle(F.pad(images, margins), 2)
+        if images.is_contiguous(memory_format=torch.channels_last):
+            blocks = blocks.contiguous(memory_format=torch.channels_last)
+        features: Tensor = self.conv(blocks)
+        return features
+
+
+def in_blocks(net: nn.Module) -> nn.Module:
+    """`net` with its strided convolutions of images (at most 4 channels) over 2 x 2 blocks."""
+    for name, module in list(net.named_modules()):
+        if type(module) is nn.Conv2d and module.in_channels <= 4 and _is_plainly_strided(module):
+            net.set_submodule(name, _OfBlocks(module).to(module.weight.device))
+    return net
+
+
+def _is_plainly_strided(conv: nn.Conv2d) -> bool:
+    return (
+        conv.stride == (2, 2)
+        and conv.dilation == (1, 1)
+        and conv.groups == 1
+        and conv.padding_mode == "zeros"
+        and isinstance(conv.padding, tuple)
+        and len({*conv.padding}) == len({*conv.kernel_size}) == 1
+        and conv.kernel_size[0] > 2
+    )
 
 
 def _plain(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:

@@ -23,7 +23,7 @@ class MicroBatch:
     """m images uint8 [m, C, H, W] on the device, and how the global batch wants them."""
 
     images: Tensor
-    row: NDArray[np.int64]
+    row: NDArray[np.int32]
     views: Views
     weight: NDArray[np.float32]
 
@@ -75,7 +75,7 @@ class Loader:
                     waiting.append((following, reader.submit(self._read, following.index)))
                 yield _micro(piece, images.result().to(self.device, non_blocking=True))
 
-    def _read(self, index: NDArray[np.int64]) -> Tensor:
+    def _read(self, index: NDArray[np.int32]) -> Tensor:
         shape = (len(index), *self.images.shape[1:])
         read = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         np.take(self.images, index, axis=0, out=read.numpy(), mode="clip")

@@ -20,12 +20,12 @@ from bigbatch_ue.randomness import Purpose, draw
 class GlobalBatch:
     """M passes through the surrogate: image `index[i]` carries perturbation `row[i]`.
 
-    `index` and `row` are int64 [M]; `weight` float32 [M] is 1/B of the row's generator, so the
+    `index` and `row` are int32 [M]; `weight` float32 [M] is 1/B of the row's generator, so the
     weighted losses of a row sum to the mean over its effective batch.
     """
 
-    index: NDArray[np.int64]
-    row: NDArray[np.int64]
+    index: NDArray[np.int32]
+    row: NDArray[np.int32]
     views: Views
     weight: NDArray[np.float32]
 
@@ -37,7 +37,10 @@ class GlobalBatch:
 
     def only(self, rows: slice) -> "GlobalBatch":
         """The passes of some perturbations, numbered from 0."""
-        chosen = self[np.flatnonzero((self.row >= rows.start) & (self.row < rows.stop))]
+        own = (self.row >= rows.start) & (self.row < rows.stop)
+        if own.all():
+            return self
+        chosen = self[np.flatnonzero(own)]
         return replace(chosen, row=chosen.row - rows.start)
 
 
@@ -93,16 +96,17 @@ class Sampler:
         sizes = np.array(self.per_step)
         if len(self.members) == 1:  # every perturbation meets every image, in the same view
             positions = np.repeat(np.arange(len(index)), self.rows)
-            row = np.tile(np.arange(self.rows), len(index))
+            row = np.tile(np.arange(self.rows, dtype=np.int32), len(index))
             weight = np.full(len(row), 1 / sizes[0], dtype=np.float32)
             return GlobalBatch(index[positions], row, views[positions], weight)
-        row = np.repeat(np.arange(self.rows), sizes)
+        row = np.repeat(np.arange(self.rows, dtype=np.int32), sizes)
         # one image of each row in turn: every part of the batch then tells of every row
-        turn = np.argsort(np.concatenate([np.arange(size) for size in sizes]), kind="stable")
+        turns = [np.arange(size, dtype=np.int32) for size in sizes]
+        turn = np.argsort(np.concatenate(turns), kind="stable")
         row = row[turn]
         return GlobalBatch(index[turn], row, views[turn], (1 / sizes).astype(np.float32)[row])
 
-    def _take(self, stream: int, step: int) -> NDArray[np.int64]:
+    def _take(self, stream: int, step: int) -> NDArray[np.int32]:
         """Images at the step's positions of an endless, each epoch reshuffled, stream."""
         size = len(self.members[stream])
         start = step * self.per_step[stream]
@@ -110,7 +114,7 @@ class Sampler:
         epochs = range(start // size, (stop - 1) // size + 1)
         taken = np.concatenate([self._shuffled(stream, epoch) for epoch in epochs])
         offset = start - epochs.start * size
-        return taken[offset : offset + self.per_step[stream]]
+        return taken[offset : offset + self.per_step[stream]].astype(np.int32)
 
     def _shuffle(self, stream: int, epoch: int) -> NDArray[np.int64]:
         return draw(self.seed, Purpose.SHUFFLE, epoch, stream).permutation(self.members[stream])

@@ -86,7 +86,7 @@ def measured_every(config: Config, plan: BatchPlan, flops: Flops) -> int:
     """
     if config.noise.every != "auto":
         return config.noise.every
-    bank = config.clusters.count * flops.generator
+    bank = len(plan.per_generator) * flops.generator
     step = plan.passes * flops.image / plan.world_size + bank
     measurement = bank * (1 + 2 * GROUPS) / 3 / plan.world_size
     return math.ceil(_COST * measurement / step)

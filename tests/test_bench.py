@@ -1,6 +1,9 @@
 """Measurements: real steps of every path, with the facts that a table of them needs."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +69,24 @@ def test_long_steps_are_timed_in_part_and_scaled(cli: Cli, tmp_path: Path) -> No
     assert engine["timed_images"] == baseline["timed_images"] == 10
     assert engine["images"] == baseline["images"] == 80
     assert engine["step_s"] == pytest.approx(80 / engine["images_per_s"])
+
+
+def test_memory_does_not_depend_on_the_batch(tmp_path: Path) -> None:
+    """Peak resident memory at B = 65,536 and at a micro-batch, in a process of its own."""
+    command = [sys.executable, "-m", "bigbatch_ue", "bench", "--preset", "digits", *TINY]
+    sizes = ["--batch", "64", "--batch", "65536", "--micro", "128", "--rounds", "1"]
+    done = subprocess.run(
+        [*command, *sizes, "--path", "delta", "--out", str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    small, large = records_of(tmp_path)
+    assert (small["images"], large["images"]) == (128, 131_072)
+    assert small["micro_batch"] == large["micro_batch"] == 128
+    assert large["peak_memory_mib"] < 1.05 * small["peak_memory_mib"]
 
 
 def test_bad_sizes_are_one_line(cli: Cli, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from bigbatch_ue.backbone import build_model
 from bigbatch_ue.config import Compute
 from bigbatch_ue.data import DataSet, prepare
 from bigbatch_ue.fit import pixels
-from bigbatch_ue.frozen import Frozen, How, fold, how
+from bigbatch_ue.frozen import Frozen, How, fold, how, in_blocks
 from bigbatch_ue.objective import distance
 from bigbatch_ue.settings import load
 from bigbatch_ue.train import surrogate_of
@@ -114,6 +114,38 @@ def test_every_batch_norm_after_a_convolution_is_folded(name: str, args: dict[st
     torch.testing.assert_close(folded(images), net(images), rtol=1e-4, atol=1e-5)
     left = sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     assert left < sum(isinstance(module, nn.BatchNorm2d) for module in net.modules()) / 2
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [(7, 3), (3, 1), (3, 0), (4, 1), (6, 2)])
+@pytest.mark.parametrize("shape", [(32, 32), (15, 18), (9, 11)])
+def test_a_strided_convolution_of_images_is_one_of_blocks(
+    kernel: int, padding: int, shape: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 5, kernel, stride=2, padding=padding, bias=kernel % 2 == 0)
+    net = nn.Sequential(conv, nn.Conv2d(5, 4, 3, stride=2)).requires_grad_(False)
+    images = torch.rand(2, 3, *shape, requires_grad=True)
+    expected = net[:1](images)
+    blocks = in_blocks(net)
+    assert type(blocks[0]) is not nn.Conv2d
+    assert type(blocks[1]) is nn.Conv2d
+    found = blocks[:1](images)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    wanted = torch.rand_like(expected)
+    gradients = [torch.autograd.grad(y, images, wanted)[0] for y in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
+
+
+def test_other_convolutions_stay() -> None:
+    for conv in (
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.Conv2d(3, 6, 2, stride=2),
+        nn.Conv2d(8, 6, 3, stride=2),
+        nn.Conv2d(3, 6, 3, stride=2, groups=3),
+        nn.Conv2d(3, 6, 3, stride=2, padding=1, padding_mode="reflect"),
+    ):
+        net = nn.Sequential(conv)
+        assert in_blocks(net)[0] is conv
 
 
 def test_a_network_that_cannot_be_traced_is_left_as_it_is() -> None:
