@@ -9,8 +9,6 @@ Cases take turns, once a round, so that whatever else the machine does meets all
 weights are random: what a step costs does not depend on them.
 """
 
-import ctypes
-import gc
 import json
 import time
 import uuid
@@ -38,7 +36,7 @@ from bigbatch_ue.frozen import allow_tf32, how
 from bigbatch_ue.generator import GeneratorBank
 from bigbatch_ue.gradient import delta_step, engine_step
 from bigbatch_ue.loader import MicroBatch
-from bigbatch_ue.memory import forget_peak, peak_memory
+from bigbatch_ue.memory import forget_peak, give_back_memory, keep_freed_memory, peak_memory
 from bigbatch_ue.micro import probe
 from bigbatch_ue.objective import ClusterwiseLoss
 from bigbatch_ue.plan import make_plan
@@ -118,6 +116,7 @@ class Session:
         self.config, self.at_most = config, at_most
         self.way = how(config.compute, self.device)
         allow_tf32(self.way)
+        keep_freed_memory()
         channels, size, p = 3, config.data.size, config.clusters.count
         random = np.random.default_rng(0)
         shape = (_PER_CLUSTER * p, channels, size, size)
@@ -373,8 +372,4 @@ class Session:
     def forget(self, *held: object) -> None:
         """Give memory back, to the system too, so that the next case's peak is its own."""
         self.accelerator.free_memory(*held)
-        gc.collect()
-        try:
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-        except (OSError, AttributeError):
-            return
+        give_back_memory()

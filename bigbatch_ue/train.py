@@ -35,7 +35,7 @@ from bigbatch_ue.frozen import Frozen, allow_tf32, how
 from bigbatch_ue.generator import GeneratorBank
 from bigbatch_ue.gradient import Loss, delta_step, engine_step
 from bigbatch_ue.loader import Loader
-from bigbatch_ue.memory import expected_memory, forget_peak, peak_memory
+from bigbatch_ue.memory import expected_memory, forget_peak, keep_freed_memory, peak_memory
 from bigbatch_ue.micro import MicroBatchError, first_guess, halved, probe, remember
 from bigbatch_ue.noise import Moments
 from bigbatch_ue.objective import ClusterwiseLoss
@@ -120,6 +120,7 @@ def train_job(job: Job, run: Run, accelerator: Accelerator, dataset: str) -> Non
     """Train what `job` says, from the last checkpoint of `run` on, and finish `run`."""
     config = job.config
     allow_tf32(how(config.compute, accelerator.device))
+    keep_freed_memory()
     start, state = run.load_checkpoint()
     engine = start_engine(job, accelerator, start, state)
     forget_peak(accelerator.device)
