@@ -182,7 +182,7 @@ class Noise(Section):
     """How often the gradient noise scale is measured in the space of the parameters."""
 
     every: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
-        "auto", description="optimizer steps; 0: never; auto: at a hundredth of the work"
+        "auto", description="optimizer steps; 0: never; auto: at a hundredth of the time"
     )
 
 

@@ -119,11 +119,14 @@ def parameter_sums(bank: GeneratorBank, groups: Groups, rows: Iterable[int]) -> 
         rows: those to compute, a share of all p.
 
     Returns:
-        [p, 4] for `estimates`, float64 where the device has it; zero in other rows.
+        [p, 4] for `estimates`, float64 where the device has it; zero in other rows, and where
+        fewer than two groups have images.
     """
     sums = groups.batch.new_zeros(len(groups.batch), 4)
     for row in rows:
         batch, count = groups.batch[row], groups.counts[:, row]
+        if (count > 0).sum() < 2:
+            continue
         squares, whole = torch.zeros_like(count), torch.zeros_like(batch)
         with torch.enable_grad():
             delta = bank.perturbation(row)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -30,7 +31,6 @@ from bigbatch_ue.config import Config
 from bigbatch_ue.data import DataSet, prepare
 from bigbatch_ue.engine import Engine, launch, least, parameters_of
 from bigbatch_ue.errors import UserError
-from bigbatch_ue.flops import count_flops
 from bigbatch_ue.frozen import Frozen, allow_tf32, how
 from bigbatch_ue.generator import GeneratorBank
 from bigbatch_ue.gradient import Loss, delta_step, engine_step
@@ -48,7 +48,7 @@ from bigbatch_ue.sources import Pixels
 from bigbatch_ue.surrogate import extract_features, prepare_surrogate
 from bigbatch_ue.tensors import write_tensors
 from bigbatch_ue.tracking import Log
-from bigbatch_ue.watch import Watch, measured_every, noise_scale
+from bigbatch_ue.watch import Schedule, Watch, noise_scale
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,23 @@ class Job:
     sampler: Sampler
     loader: Loader
     loss: Loss
+
+
+class Step(NamedTuple):
+    """What came of one optimizer step.
+
+    Attributes:
+        losses: of each generator [p].
+        noise: on the delta path, estimates of the gradient's noise, by `delta` and, where they
+            were asked for, `parameters`.
+        measuring: seconds that the latter took.
+        plan: in micro-batches that fitted.
+    """
+
+    losses: Tensor
+    noise: dict[str, Moments]
+    measuring: float
+    plan: BatchPlan
 
 
 def train(config: Config, *, resume: bool = False, download: bool = False) -> Run:
@@ -246,20 +263,21 @@ def optimise(job: Job, run: Run, engine: Engine, start: int) -> tuple[Tensor, Te
     config, plan = job.config, job.plan
     accelerator = engine.accelerator
     tracker = Log(run, start, plan.passes) if accelerator.is_main_process else nullcontext()
-    period = measured_every(config, plan, count_flops(config, job.loader.images.shape[1]))
+    schedule = Schedule(config.noise.every, start)
     with tracker as log, progress_bar() as progress:
         bar = progress.add_task("training", total=plan.steps, completed=start)
         for step in range(start, plan.steps):
             began = time.perf_counter()
             lr = lr_at(step, plan, config.optimizer)
-            in_parameters = period > 0 and step % period == 0
-            losses, noise, plan = take_step(
-                replace(job, plan=plan), engine, step, lr, in_parameters
+            losses, noise, measuring, plan = take_step(
+                replace(job, plan=plan), engine, step, lr, schedule.due(step)
             )
             _stop_if_diverged(losses, step, lr)
+            seconds = time.perf_counter() - began
+            schedule.took(seconds, measuring, engine)
             progress.update(bar, advance=1, description=f"loss {losses.mean():.4f}")
             if log:
-                log.step(step, losses.tolist(), lr, time.perf_counter() - began, noise)
+                log.step(step, losses.tolist(), lr, seconds, noise)
             done = step + 1
             if done % config.checkpoint.every == 0 and done < plan.steps:
                 state, delta = engine.state(), engine.perturbations_now()
@@ -272,28 +290,24 @@ def optimise(job: Job, run: Run, engine: Engine, start: int) -> tuple[Tensor, Te
     return losses, delta, plan
 
 
-def take_step(
-    job: Job, engine: Engine, step: int, lr: float, in_parameters: bool = False
-) -> tuple[Tensor, dict[str, Moments], BatchPlan]:
+def take_step(job: Job, engine: Engine, step: int, lr: float, in_parameters: bool = False) -> Step:
     """One optimizer step, in smaller micro-batches from here on if those of the plan do not fit.
 
-    Returns:
-        The loss of each generator [p]; on the delta path, estimates of the gradient's noise, by
-        `delta` and, if asked for, `parameters`; and the plan that fitted.
+    Its noise is measured in the space of the perturbation, and of the parameters `in_parameters`.
     """
     accelerator, plan = engine.accelerator, job.plan
     batch = job.sampler.draw(step).only(job.rows)
     while True:
         micros = job.loader(batch, plan.micro_slices(accelerator.process_index))
         if job.config.batch.accumulation == "engine":
-            return engine_step(engine, job.loss, micros, lr), {}, plan
+            return Step(engine_step(engine, job.loss, micros, lr), {}, 0.0, plan)
         watch = Watch(engine, plan.per_generator, in_parameters=in_parameters)
         try:
             losses = delta_step(engine, job.loss, micros, lr, watch)
         except MicroBatchError:
             plan = plan.with_micro(halved(plan.largest_micro))
         else:
-            return losses, watch.found, plan
+            return Step(losses, watch.found, watch.seconds, plan)
         if accelerator.is_main_process and job.config.batch.micro == "auto":
             remember(job.config, accelerator.device, plan.micro)
 

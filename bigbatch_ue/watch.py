@@ -1,19 +1,17 @@
 """Watching a run's gradient noise: which steps measure it, and how ranks share the work."""
 
 import math
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bigbatch_ue.config import Config
 from bigbatch_ue.engine import Engine
-from bigbatch_ue.flops import Flops
 from bigbatch_ue.loader import MicroBatch
-from bigbatch_ue.noise import GROUPS, Groups, Moments, Pieces, estimates, parameter_sums, summarise
-from bigbatch_ue.plan import BatchPlan
+from bigbatch_ue.noise import Groups, Moments, Pieces, estimates, parameter_sums, summarise
 from bigbatch_ue.run import Run
 
 _COST = 100
@@ -29,11 +27,13 @@ class Watch:
 
     Attributes:
         found: after `finish`, estimates by space: `delta`, and `parameters` if asked for.
+        seconds: that the space of the parameters took in `finish`.
     """
 
     def __init__(self, engine: Engine, batch: Sequence[int], *, in_parameters: bool) -> None:
         accelerator = engine.accelerator
         self.found: dict[str, Moments] = {}
+        self.seconds = 0.0
         self._engine, self._ranks = engine, accelerator.num_processes
         self._rank = accelerator.process_index
         images = torch.tensor(batch, device=accelerator.device)
@@ -58,12 +58,14 @@ class Watch:
         everywhere = self._engine.sum_over_ranks
         self.found["delta"] = estimates(everywhere(self._pieces.sums(total)))
         if self._groups:
+            began = time.perf_counter()
             groups = self._groups
             groups.gradients = everywhere(groups.gradients)
             groups.counts = everywhere(groups.counts)
             rows = range(self._rank, len(groups.batch), self._ranks)
             sums = parameter_sums(self._engine.whole_bank(), groups, rows)
             self.found["parameters"] = estimates(everywhere(sums))
+            self.seconds = time.perf_counter() - began
 
 
 def noise_scale(parts: Sequence[tuple[Run, int]]) -> dict[str, Any]:
@@ -78,15 +80,34 @@ def noise_scale(parts: Sequence[tuple[Run, int]]) -> dict[str, Any]:
     }
 
 
-def measured_every(config: Config, plan: BatchPlan, flops: Flops) -> int:
-    """After how many steps the noise in the space of the parameters is measured; 0: never.
+class Schedule:
+    """Which steps measure the noise in the space of the parameters.
 
-    `auto` is as often as it adds at most a hundredth to the operations of a step. A measurement
-    takes each generator forward once and backward `GROUPS` times, spread over the ranks.
+    `auto` measures in the first step, then as rarely as makes that cost at most a hundredth of the
+    time, by what it took in the first step and what the second took without it. Operations would
+    not tell: a generator's take several times as long as a surrogate's.
+
+    Args:
+        every: steps from one measurement to the next; 0: never.
+        first: the step that the run goes on from.
     """
-    if config.noise.every != "auto":
-        return config.noise.every
-    bank = len(plan.per_generator) * flops.generator
-    step = plan.passes * flops.image / plan.world_size + bank
-    measurement = bank * (1 + 2 * GROUPS) / 3 / plan.world_size
-    return math.ceil(_COST * measurement / step)
+
+    def __init__(self, every: int | Literal["auto"], first: int) -> None:
+        self._period = None if every == "auto" else every
+        self._first = first if every == "auto" else 0
+        self._measurement = 0.0
+
+    def due(self, step: int) -> bool:
+        """Whether `step` is to measure it."""
+        if self._period is None:
+            return step == self._first
+        return self._period > 0 and (step - self._first) % self._period == 0
+
+    def took(self, step: float, measurement: float, engine: Engine) -> None:
+        """Count a step in, in seconds; may be a collective call."""
+        if self._period is None and measurement > 0:
+            self._measurement = measurement
+        elif self._period is None:
+            seconds = torch.tensor([self._measurement, step], device=engine.accelerator.device)
+            measurement, step = engine.sum_over_ranks(seconds).tolist()
+            self._period = math.ceil(_COST * measurement / step)

@@ -91,9 +91,10 @@ def test_what_fits_is_found_and_a_later_shortage_halves_it_again(tmp_path: Path)
     assert scarce.plan.largest_micro == 45
     engine, expected = start_engine(scarce, accelerator), start_engine(job, accelerator)
     room = 10
-    losses, _, plan = take_step(scarce, engine, 0, lr=0.1)
+    taken = take_step(scarce, engine, 0, lr=0.1)
+    plan = taken.plan
     assert plan.largest_micro <= 10 < 2 * plan.largest_micro + 1
-    assert torch.allclose(losses, take_step(job, expected, 0, lr=0.1)[0], rtol=1e-5)
+    assert torch.allclose(taken.losses, take_step(job, expected, 0, lr=0.1).losses, rtol=1e-5)
     ours, theirs = engine.perturbations_now(), expected.perturbations_now()
     assert (ours - theirs).norm() < 1e-4 * theirs.norm()
     assert first_guess(config, KIB, CPU) == plan.micro

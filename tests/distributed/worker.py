@@ -135,8 +135,9 @@ class Trainer:
         )
         for step in range(start, stop):
             lr = lr_at(step, self.plan, self.config.optimizer)
-            losses, self.noise, self.plan = take_step(job, engine, step, lr, in_parameters=True)
-        return losses
+            taken = take_step(job, engine, step, lr, in_parameters=True)
+            self.noise, self.plan = taken.noise, taken.plan
+        return taken.losses
 
 
 def run_case(accelerator: Accelerator, case: str, out: Path) -> None:
