@@ -24,46 +24,50 @@ MORE = (
 )
 
 
-@pytest.fixture(scope="module")
-def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run of one process, and one of four ranks in two groups."""
+@pytest.fixture(scope="module", params=[4, 2], ids="ranks={}".format)
+def launched(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[int, Path, Path]:
+    """A run of one process, and one of 4 or 2 ranks in two groups."""
+    ranks: int = request.param
     folder = tmp_path_factory.mktemp("parallel")
     alone = train(tiny(folder, *MORE, name="alone"))
     places = [f"data.root={folder / 'data'}", f"output={folder / 'groups'}"]
     done = start(
         [
             *(sys.executable, "-m", "accelerate.commands.launch"),
-            *("--config_file", "launchers/ddp.yaml", "--num_processes", "4"),
+            *("--config_file", "launchers/ddp.yaml", "--num_processes", str(ranks)),
             *("--main_process_port", "0", "-m", "bigbatch_ue.train", "--preset", "digits"),
             *(*TINY, *MORE, *places, "compute.cluster_groups=2"),
         ]
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return alone.folder, folder / "groups"
+    return ranks, alone.folder, folder / "groups"
 
 
-def test_groups_train_what_the_bank_trains(launched: tuple[Path, Path]) -> None:
-    ours, theirs = (
+def test_groups_train_what_the_bank_trains(launched: tuple[int, Path, Path]) -> None:
+    theirs, ours = (
         read_tensors(folder / "perturbations.safetensors")[0]["perturbations"]
-        for folder in reversed(launched)
+        for folder in launched[1:]
     )
     assert ours.shape == theirs.shape
     for mine, other in zip(ours, theirs, strict=True):
         assert (mine - other).norm() < 1e-4 * other.norm()
 
 
-def test_the_result_is_that_of_all_groups(launched: tuple[Path, Path]) -> None:
-    alone, groups = (read_json(folder / "result.json") for folder in launched)
+def test_the_result_is_that_of_all_groups(launched: tuple[int, Path, Path]) -> None:
+    ranks, *folders = launched
+    alone, groups = (read_json(folder / "result.json") for folder in folders)
     assert groups["final_loss"] == pytest.approx(alone["final_loss"], rel=1e-3)
     for key in ("images_seen", "effective_batch_per_generator", "optimizer_steps"):
         assert groups[key] == alone[key]
-    assert groups["world_size"] == 4
+    assert groups["world_size"] == ranks
     assert groups["cluster_groups"] == 2
     assert len(groups["noise_scale"]["delta"]["per_cluster"]) == 3
-    parts = [read_json(path) for path in sorted(launched[1].glob("groups/*/result.json"))]
-    assert [part["world_size"] for part in parts] == [2, 2]
+    parts = [read_json(path) for path in sorted(folders[1].glob("groups/*/result.json"))]
+    assert [part["world_size"] for part in parts] == [ranks // 2] * 2
     assert sorted(len(part["final_loss"]) for part in parts) == [1, 2]
-    config, run = load_run(launched[1])
+    config, run = load_run(folders[1])
     assert run.finished
     assert config.compute.cluster_groups == 2
 
