@@ -35,7 +35,10 @@ _PANELS = {
     "bytes_per_step": "sent per step",
 }
 _LOG = ("step_s", "bytes_per_step")
-_STYLES = dict(zip(reversed(PATHS), LINES, strict=False))
+_STYLES: dict[str, dict[str, Any]] = {
+    path: {"ls": line, "marker": marker}
+    for path, line, marker in zip(reversed(PATHS), LINES, MARKERS, strict=False)
+}
 _HOLLOW = "float32"
 _APART = 0.06
 _DECADES = 50
@@ -61,9 +64,10 @@ def plot_scaling(table: pd.DataFrame, folder: Path) -> list[Path]:
 def scaling_figure(title: str, rows: pd.DataFrame) -> Figure:
     """Speed, time, memory and traffic against B; of several micro-batches, the fastest.
 
-    An engine is told by its colour, a path by its line, a number of ranks by its marker, float32
-    among other precisions by a hollow one; engines are moved apart a little. What nobody has (such
-    as traffic of a single process) has no panel.
+    An engine is told by its colour, a path by its line and marker, a number of ranks by the
+    marker's size, float32 among other precisions by a hollow one; engines are moved apart a little.
+    A line joins sizes with the same micro-batch. What nobody has (such as traffic of a single
+    process) has no panel.
 
     Args:
         title: of the figure.
@@ -153,7 +157,7 @@ def _caption(rows: pd.DataFrame, compared: bool) -> str:
 def _panel(axes: Axes, name: str, rows: pd.DataFrame) -> None:
     engines, ranks = _known(rows, "engine", ENGINES), sorted(rows["ranks"].unique())
     middle = (len(engines) - 1) / 2
-    for _, curve in rows.groupby(list(CURVE), sort=False):
+    for _, curve in rows.groupby([*CURVE, "micro_batch"], sort=False):
         known, first = curve[curve[name] > 0], curve.iloc[0]
         apart = 2 ** (_APART * (engines.index(first["engine"]) - middle))
         x = known["effective_batch"] * apart
@@ -179,8 +183,12 @@ def _panel(axes: Axes, name: str, rows: pd.DataFrame) -> None:
 def _style(curve: Any, rank: int, rows: pd.DataFrame) -> dict[str, Any]:
     colour = COLOURS[ENGINES.index(curve["engine"])]
     face = "w" if _hollow(rows, curve["precision"]) else colour
-    look = {"color": colour, "ls": _STYLES[curve["path"]], "marker": MARKERS[rank % len(MARKERS)]}
-    return {**look, "ms": 5.5, "lw": 1.6, "mec": colour, "mfc": face}
+    look = {"color": colour, "ms": _size(rank), "lw": 1.6, "mec": colour, "mfc": face}
+    return {**_STYLES[curve["path"]], **look}
+
+
+def _size(rank: int) -> float:
+    return 5.5 + 2 * rank
 
 
 def _hollow(rows: pd.DataFrame, precision: str) -> bool:
@@ -192,12 +200,13 @@ def _key(rows: pd.DataFrame) -> Iterator[Any]:
     for engine in _known(rows, "engine", ENGINES):
         yield sign(engine, color=COLOURS[ENGINES.index(engine)], ls="-", lw=3)
     for path in _known(rows, "path", tuple(reversed(PATHS))):
-        yield sign(f"{path} path" if path != "baseline" else path, ls=_STYLES[path], lw=1.6)
+        words = f"{path} path" if path != "baseline" else path
+        yield sign(words, **_STYLES[path], ms=_size(0), lw=1.6)
     for rank, count in enumerate(sorted(rows["ranks"].unique())):
         words = f"{count} rank{'s' if count > 1 else ''}"
-        yield sign(words, marker=MARKERS[rank % len(MARKERS)], ms=5.5)
+        yield sign(words, marker="o", ms=_size(rank))
     if _hollow(rows, _HOLLOW):
-        yield sign(f"hollow: {_HOLLOW}", marker="o", ms=5.5, mfc="w")
+        yield sign(f"hollow: {_HOLLOW}", marker="o", ms=_size(0), mfc="w")
 
 
 def _known(rows: pd.DataFrame, column: str, order: Sequence[str]) -> list[str]:

@@ -252,8 +252,8 @@ def test_of_several_micro_batches_the_fastest_is_drawn(tmp_path: Path) -> None:
     assert best["effective_batch"].tolist() == [256, 512]
     assert best["micro_batch"].tolist() == [16, 8]
     ((title, rows),) = workloads(table)
-    (line,) = scaling_figure(title, rows).axes[0].lines
-    assert np.asarray(line.get_ydata()).tolist() == [30, 25]
+    lines = scaling_figure(title, rows).axes[0].lines
+    assert [np.asarray(line.get_ydata()).tolist() for line in lines] == [[30], [25]]
     write_scaling_board(table, tmp_path / "board")
     (curve,) = (tmp_path / "board").glob("*/*")
     found = EventAccumulator(str(curve)).Reload().Scalars("speed/images_per_second")
@@ -276,7 +276,8 @@ def test_a_figure_has_a_line_for_each_curve_told_apart(table: pd.DataFrame) -> N
         same = [line for line in speed.lines if line.get_color() == colour]
         assert len({line.get_linestyle() for line in same}) >= 2
     assert len([line for line in speed.lines if line.get_markerfacecolor() == "w"]) == 6
-    assert {line.get_marker() for line in speed.lines} == {"o", "s"}
+    assert {line.get_marker() for line in speed.lines} == {"o", "s", "^"}
+    assert {line.get_markersize() for line in speed.lines} == {5.5, 7.5}
     assert [axes.get_xscale() for axes in (speed, step)] == ["log", "log"]
     assert [axes.get_yscale() for axes in (speed, step, memory)] == ["linear", "log", "linear"]
     assert [tick.get_text() for tick in speed.get_xticklabels()] == [
@@ -300,8 +301,8 @@ def test_a_figure_has_a_line_for_each_curve_told_apart(table: pd.DataFrame) -> N
         "2 ranks",
         "hollow: float32",
     }
-    points = {line.get_marker(): np.size(line.get_xdata()) for line in traffic.lines}
-    assert points == {"o": 0, "s": 5}
+    points = {line.get_markersize(): np.size(line.get_xdata()) for line in traffic.lines}
+    assert points == {5.5: 0, 7.5: 5}
 
 
 def test_what_nobody_has_has_no_panel(tmp_path: Path) -> None:
