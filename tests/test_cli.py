@@ -218,7 +218,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path: Path)
 
 def test_plan_prints_the_decomposition_without_training(cli: Cli, tmp_path: Path) -> None:
     options = ("--images", "3680", "--ranks", "3", "--engine", "zero2")
-    code, out, _ = cli("plan", "--preset", "pets", *options, "batch.effective=100")
+    code, out, _ = cli(
+        "plan", "--preset", "pets", *options, "batch.effective=100", "batch.micro=64"
+    )
     assert code == 0
     for part in ("1,000 through", "333 + 333 + 334", "6 of up to 56", "200", "0.0001", "MiB"):
         assert part in out
