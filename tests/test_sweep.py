@@ -21,6 +21,7 @@ from bigbatch_ue.artefacts import read_json, write_json
 from bigbatch_ue.cell import OUTCOME, Outcome
 from bigbatch_ue.cost import estimate, planned
 from bigbatch_ue.errors import UserError
+from bigbatch_ue.interrupt import EXIT_CODE
 from bigbatch_ue.scoreboard import Scoreboard
 from bigbatch_ue.sweep import Batches, cell_table, cells, load_sweep, run_sweep
 from bigbatch_ue.worker import Worker
@@ -131,6 +132,31 @@ def test_a_sweep_killed_and_started_again_ends_with_the_same_table(
     process.communicate()
     finish(start(config))
     pd.testing.assert_frame_equal(table(config), table(undisturbed[0]))
+
+
+@pytest.mark.parametrize("launcher", [None, "ddp.yaml"])
+def test_a_sweep_told_to_stop_makes_a_checkpoint_and_goes_on(
+    launcher: str | None, tmp_path: Path
+) -> None:
+    long = {**TINY, "budget": {"steps": 100}, "checkpoint": {"every": 1000}}
+    long["data"] = {**TINY["data"], "root": str(tmp_path / "data")}
+    found = launcher and str(next((Path(__file__).parents[1] / "launchers").rglob(launcher)))
+    config = write(tmp_path, batches=[4], seeds=[0], settings=long, launcher=found)
+    process = start(config)
+    folder = tmp_path / "sweep" / "cells"
+    while not list(folder.glob("*/metrics.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == EXIT_CODE, said
+    assert said.splitlines()[-1].startswith("error: stopped by ")
+    (checkpoint,) = folder.glob("*/checkpoints/*.safetensors")
+    assert not outcomes(config)
+    step = int(checkpoint.stem.removeprefix("step-"))
+    finish(start(config))
+    (outcome,) = outcomes(config)
+    assert read_json(outcome.parent / "result.json")["resumed_at"] == step
 
 
 def test_nothing_works_on_when_the_sweep_is_killed(tmp_path: Path) -> None:

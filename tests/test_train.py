@@ -7,15 +7,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from bigbatch_ue import loop
 from bigbatch_ue.artefacts import read_json
 from bigbatch_ue.clusters import Clusters
 from bigbatch_ue.config import Config
 from bigbatch_ue.errors import UserError
+from bigbatch_ue.objective import ClusterwiseLoss
 from bigbatch_ue.run import Run, load_run
 from bigbatch_ue.settings import load
 from bigbatch_ue.tensors import read_tensors
@@ -229,3 +232,87 @@ assert found, "the hook hears nothing"
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert read_json(output / "result.json")["resumed_at"] == 4
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int], rows: set[int]) -> None:
+    """Let the losses of some generators be infinite in some steps."""
+    take, now = loop.take_step, 0
+
+    def poisoned(job: Any, engine: Any, step: int, *rest: Any) -> Any:
+        nonlocal now
+        now = step
+        return take(job, engine, step, *rest)
+
+    forward = ClusterwiseLoss.__call__
+
+    def infinite(self: ClusterwiseLoss, delta: torch.Tensor, micro: Any) -> torch.Tensor:
+        losses = forward(self, delta, micro)
+        bad = torch.tensor([int(row) in rows for row in micro.row]) & (now in steps)
+        return losses + torch.where(bad, torch.inf, 0.0)
+
+    monkeypatch.setattr(loop, "take_step", poisoned)
+    monkeypatch.setattr(ClusterwiseLoss, "__call__", infinite)
+
+
+@pytest.mark.parametrize("path", ["delta", "engine"])
+def test_a_loss_that_is_not_finite_stops_with_cluster_step_and_batch(
+    path: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, {3}, {1, 2})
+    name = f"diverged-{path}"
+    with pytest.raises(UserError) as error:
+        train(tiny(folder, f"batch.accumulation={path}", name=name))
+    said = str(error.value)
+    assert said.startswith("training diverged in step 4: loss or gradient is not finite in ")
+    assert "cluster 1: batch of 8 images (" in said
+    assert "cluster 2: batch of 8 images (" in said
+    assert "cluster 0" not in said
+    monkeypatch.undo()
+    run = train(tiny(folder, f"batch.accumulation={path}", name=name), resume=True)
+    assert read_json(run.result)["resumed_at"] == 2, "the state before it is kept"
+
+
+def test_a_skipped_step_changes_nothing_but_the_count(
+    finished: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip = "optimizer.nonfinite=skip"
+    poison(monkeypatch, {1}, {0})
+    run = train(tiny(folder, skip, name="skipped"))
+    assert read_json(run.result)["skipped_steps"] == 1
+    assert read_json(finished.result)["skipped_steps"] == 0
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    assert lines[1]["skipped"] == [0]
+    assert [len(line.get("loss", ())) for line in lines] == [3, 0, 3, 3, 3, 3]
+    before = [json.loads(line) for line in finished.metrics.read_text().splitlines()]
+    assert lines[0]["loss"] == before[0]["loss"]
+    assert lines[3]["loss"] != before[3]["loss"]
+
+    class StoppedError(Exception):
+        pass
+
+    save = Run.save_checkpoint
+
+    def stop_at_4(self: Run, checkpoint: Any, keep: int) -> None:
+        save(self, checkpoint, keep)
+        if checkpoint.step == 4:
+            raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save_checkpoint", stop_at_4)
+        with pytest.raises(StoppedError):
+            train(tiny(folder, skip, name="skipped-and-stopped"))
+    again = train(tiny(folder, skip, name="skipped-and-stopped"), resume=True)
+    assert read_json(again.result)["skipped_steps"] == 1
+    assert torch.equal(perturbations(again), perturbations(run))
+
+
+def test_steps_are_not_skipped_for_ever(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch, set(range(1, 20)), {0})
+    changed = ("optimizer.nonfinite=skip", "budget.steps=20")
+    with pytest.raises(UserError, match="diverged in step 12"):
+        train(tiny(folder, *changed, name="hopeless"))
+
+
+def test_skipping_needs_the_delta_path(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"nonfinite=skip needs batch\.accumulation=delta"):
+        tiny(folder, "optimizer.nonfinite=skip", "batch.accumulation=engine")

@@ -1,0 +1,212 @@
+"""Two ranks that are stopped, killed or poisoned, and go on, perhaps under another engine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from bigbatch_ue.artefacts import read_json
+from bigbatch_ue.errors import LOST_PEER
+from bigbatch_ue.interrupt import EXIT_CODE
+from tests.distributed.test_engines import ROOT, Launch, needs_compiler
+from tests.test_interrupt import logged, perturbations, wait_for_steps
+from tests.test_train import TINY
+
+ARGUMENTS = ["--preset", "digits", *TINY, "batch.micro=5", "budget.steps=40", "checkpoint.every=4"]
+
+
+def start(
+    folder: Path, name: str, launcher: str, *arguments: str, script: str = ""
+) -> "subprocess.Popen[str]":
+    """Train `name` under a launcher; by `script`, if given, which ends in what `main` does."""
+    (config,) = (ROOT / "launchers").rglob(f"{launcher}.yaml")
+    launch = ["-m", "bigbatch_ue.launch", "--config_file", str(config), "--main_process_port", "0"]
+    program = ["-m", "bigbatch_ue"]
+    if script:
+        path = folder / f"{name}.py"
+        path.write_text(
+            f"{script}\nimport sys\nfrom bigbatch_ue.cli import main\nmain(sys.argv[1:])"
+        )
+        program = [str(path)]
+    places = [f"data.root={folder / 'data'}", f"output={folder / name}"]
+    return subprocess.Popen(
+        [sys.executable, *launch, *program, "train", *ARGUMENTS, *places, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: "subprocess.Popen[str]", code: int = 0) -> str:
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == code, said
+    return said
+
+
+def distance(ours: Path, theirs: Path) -> float:
+    delta, expected = perturbations(ours), perturbations(theirs)
+    return float((delta - expected).norm() / expected.norm())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("survive")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path) -> Path:
+    """What two ranks under DDP make of it."""
+    finish(start(folder, "undisturbed", "ddp"))
+    return folder / "undisturbed"
+
+
+@pytest.fixture(scope="module")
+def stopped(folder: Path, undisturbed: Path) -> Path:
+    """The same, told to stop on the way."""
+    process = start(folder, "stopped", "ddp")
+    wait_for_steps(folder / "stopped", 3, process)
+    process.send_signal(signal.SIGUSR1)
+    said = finish(process, EXIT_CODE)
+    assert "stopped after step" in said
+    assert "add --resume" in said
+    return folder / "stopped"
+
+
+def copy_of(run: Path, name: str) -> Path:
+    copy = run.with_name(name)
+    subprocess.run(["cp", "-r", str(run), str(copy)], check=True)
+    return copy
+
+
+def test_both_ranks_stop_together_and_go_on_to_the_same_bits(
+    folder: Path, stopped: Path, undisturbed: Path
+) -> None:
+    copy = copy_of(stopped, "same")
+    done = logged(copy)
+    assert (copy / "checkpoints" / f"step-{done:08d}.safetensors").exists()
+    finish(start(folder, "same", "ddp", "--resume"))
+    assert read_json(copy / "result.json")["resumed_at"] == done
+    assert torch.equal(perturbations(copy), perturbations(undisturbed))
+
+
+@pytest.mark.parametrize(
+    ("launch", "micro"),
+    [
+        (Launch("single", 1, "single"), 7),
+        (Launch("zero2", 2, "zero2"), 5),
+        (Launch("fsdp2", 2, "fsdp2"), 8),
+    ],
+    ids=str,
+)
+def test_another_engine_and_micro_batch_go_on_to_the_same_result(
+    launch: Launch, micro: int, folder: Path, stopped: Path, undisturbed: Path
+) -> None:
+    needs_compiler(launch)
+    copy = copy_of(stopped, launch.config)
+    finish(start(folder, copy.name, launch.config, "--resume", f"batch.micro={micro}"))
+    result = read_json(copy / "result.json")
+    assert (result["engine"], result["world_size"]) == (launch.kind, launch.ranks)
+    assert result["resumed_at"] == logged(stopped)
+    assert distance(copy, undisturbed) < 1e-3
+
+
+def test_a_killed_rank_ends_the_other_and_is_named(folder: Path, undisturbed: Path) -> None:
+    process = start(folder, "killed", "ddp")
+    wait_for_steps(folder / "killed", 5, process)
+    ranks = psutil.Process(process.pid).children()
+    (second,) = [rank for rank in ranks if rank.environ()["RANK"] == "1"]
+    began = time.monotonic()
+    second.kill()
+    said = finish(process, 128 + signal.SIGKILL)
+    assert time.monotonic() - began < 60
+    assert "error: rank 1 was ended by SIGKILL" in said
+    assert "Traceback" not in said
+    assert not [rank for rank in ranks if rank.is_running()]
+    before = logged(folder / "killed")
+
+    finish(start(folder, "killed", "ddp", "--resume"))
+    assert before - 4 <= read_json(folder / "killed" / "result.json")["resumed_at"] <= before
+    assert torch.equal(perturbations(folder / "killed"), perturbations(undisturbed))
+
+
+def test_a_rank_without_its_peer_says_so() -> None:
+    """As on another machine, where no launcher sees the rank that died."""
+    script = """
+import os, signal, sys
+import torch, torch.distributed
+from bigbatch_ue.cli import main
+import bigbatch_ue.train
+def lose(*_, **__):
+    torch.distributed.init_process_group("gloo")
+    if torch.distributed.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    torch.distributed.all_reduce(torch.ones(1))
+bigbatch_ue.train.train = lose
+main(["train", "--preset", "digits"])
+"""
+    port = str(49152 + os.getpid() % 16000)
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            env={
+                **os.environ,
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "RANK": str(rank),
+                "WORLD_SIZE": "2",
+            },
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [rank.communicate(timeout=60)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [LOST_PEER, -signal.SIGKILL], said
+    assert said[0].splitlines()[-1].startswith("error: lost another rank; add --resume")
+
+
+def test_ranks_that_see_other_checkpoints_stop(folder: Path, stopped: Path) -> None:
+    copy_of(stopped, "unshared")
+    blind = """
+import os
+from bigbatch_ue.run import NEW, Run
+if os.environ["RANK"] == "1":
+    Run.load_checkpoint = lambda self: NEW
+"""
+    said = finish(start(folder, "unshared", "ddp", "--resume", script=blind), 2)
+    assert "not the same for all ranks; is the folder shared?" in said
+
+
+@pytest.mark.parametrize("launch", [Launch("ddp", 2, "ddp"), Launch("zero2", 2, "zero2")], ids=str)
+def test_all_ranks_skip_a_step_of_which_one_has_no_finite_loss(
+    launch: Launch, folder: Path
+) -> None:
+    needs_compiler(launch)
+    poison = """
+import os
+import torch
+from bigbatch_ue.objective import ClusterwiseLoss
+calls, forward = 0, ClusterwiseLoss.__call__
+def poisoned(self, delta, micro):
+    global calls
+    calls += 1
+    losses = forward(self, delta, micro)
+    return losses * torch.nan if os.environ["RANK"] == "1" and calls == 4 else losses
+ClusterwiseLoss.__call__ = poisoned
+"""
+    name = f"poisoned-{launch.config}"
+    changed = ("budget.steps=6", "optimizer.nonfinite=skip")
+    finish(start(folder, name, launch.config, *changed, script=poison))
+    assert read_json(folder / name / "result.json")["skipped_steps"] == 1
+    metrics = (folder / name / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in metrics.splitlines()]
+    assert [line["step"] for line in lines] == list(range(6))
+    assert sum("skipped" in line for line in lines) == 1
