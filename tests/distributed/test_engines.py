@@ -94,7 +94,7 @@ def launched(
     needs_compiler(launch)
     out = tmp_path_factory.mktemp(str(launch))
     accelerate = [sys.executable, "-m", "accelerate.commands.launch"]
-    config = ["--config_file", f"launchers/{launch.config}.yaml"]
+    config = ["--config_file", f"launchers/accelerate/{launch.config}.yaml"]
     ranks = ["--num_processes", str(launch.ranks), "--main_process_port", "0"]
     done = start(
         [*accelerate, *config, *ranks, str(WORKER), str(out), *launch.cases],
@@ -207,6 +207,6 @@ def test_deepspeed_without_a_launcher_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_launcher_is_among_those_started() -> None:
-    assert {path.stem for path in (ROOT / "launchers").glob("*.yaml")} == {
+    assert {path.stem for path in (ROOT / "launchers" / "accelerate").glob("*.yaml")} == {
         launch.config for launch in LAUNCHES
     }
