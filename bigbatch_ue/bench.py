@@ -36,6 +36,7 @@ from bigbatch_ue.frozen import allow_tf32, how
 from bigbatch_ue.generator import GeneratorBank
 from bigbatch_ue.gradient import delta_step, engine_step
 from bigbatch_ue.loader import MicroBatch
+from bigbatch_ue.loop import Job
 from bigbatch_ue.memory import forget_peak, give_back_memory, keep_freed_memory, peak_memory
 from bigbatch_ue.micro import probe
 from bigbatch_ue.objective import ClusterwiseLoss
@@ -44,7 +45,7 @@ from bigbatch_ue.progress import progress_bar
 from bigbatch_ue.sampling import Sampler
 from bigbatch_ue.settings import resolve
 from bigbatch_ue.traffic import counting
-from bigbatch_ue.train import Job, fit_micro, job_of
+from bigbatch_ue.train import fit_micro, job_of
 
 RECORDS = "records.jsonl"
 _PER_CLUSTER = 32

@@ -5,16 +5,18 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 import typer.exceptions
 from rich.console import Console
 from rich.table import Column, Table
 
+from bigbatch_ue import interrupt
 from bigbatch_ue.artefacts import homeless
 from bigbatch_ue.config import PRESETS, TARGETS, ArmName, GradientPath
-from bigbatch_ue.errors import UserError, told
+from bigbatch_ue.errors import LOST_PEER, UserError, lost_peer, told
+from bigbatch_ue.interrupt import Interrupted, interruptible
 from bigbatch_ue.progress import is_main_process
 from bigbatch_ue.settings import load, revise
 
@@ -84,11 +86,16 @@ def train(
         bool, typer.Option("--resume", help="continue from the last checkpoint")
     ] = False,
     download: Download = False,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="MINUTES", help="then write a checkpoint and end with code 75"),
+    ] = None,
 ) -> None:
     """Train the perturbations of one data set at one effective batch."""
     from bigbatch_ue.train import train as run_training
 
-    run = run_training(load(preset, config, overrides or ()), resume=resume, download=download)
+    resolved = load(preset, config, overrides or ())
+    run = run_training(resolved, resume=resume, download=download, time_limit=time_limit)
     if is_main_process():
         console.print(f"perturbations: {run.perturbations}", soft_wrap=True)
         console.print(f"next: bigbatch-ue protect {run.folder}", soft_wrap=True)
@@ -267,16 +274,25 @@ def demo(
 
 
 def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) -> None:
-    """Run one of `commands`; what the user can mend is one line on stderr and exit code 2."""
+    """Run one of `commands`; what ends it early is one line on stderr and an exit code.
+
+    2: something that the user can mend; 75: stopped by a signal or time limit, nothing is lost;
+    76: another rank was lost; 130: Ctrl-C.
+    """
     _quiet()
     try:
-        code = commands(
-            list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False
-        )
+        with interruptible():
+            code = commands(
+                list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False
+            )
         if code:
             sys.exit(code)
-    except (UserError, OSError) as error:
+    except Interrupted as stop:
+        _stop(str(stop), code=interrupt.EXIT_CODE)
+    except (UserError, OSError, RuntimeError) as error:
         message = told(error)
+        if message is None and lost_peer(error):
+            _stop("lost another rank; add --resume to go on from the last checkpoint", LOST_PEER)
         if message is None:
             raise
         _stop(message)
@@ -299,7 +315,7 @@ def _command() -> list[str]:
     return ["bigbatch-ue", *map(homeless, sys.argv[1:])]
 
 
-def _stop(message: str, code: int = 2) -> None:
+def _stop(message: str, code: int = 2) -> NoReturn:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 
@@ -308,6 +324,8 @@ def _quiet() -> None:
     """Keep what dependencies say about themselves out of the user's terminal."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    if not is_main_process():
+        warnings.simplefilter("ignore")
     logging.getLogger("accelerate").setLevel(logging.ERROR)
 
 

@@ -155,6 +155,9 @@ class Optimizer(Section):
     schedule: Literal["cosine", "constant"] = "cosine"
     lr_rule: Literal["none", "sqrt", "linear"] = "none"
     reference_batch: Positive = Field(256, description="batch at which the rule leaves lr alone")
+    nonfinite: Literal["stop", "skip"] = Field(
+        "stop", description="a step whose loss or gradient is NaN or infinite; skip: go on without"
+    )
 
 
 class Compute(Section):
@@ -190,6 +193,9 @@ class Checkpoint(Section):
     """When the training state is written, and how many states are kept."""
 
     every: Positive = Field(50, description="optimizer steps between checkpoints")
+    minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        10, description="at most so long between checkpoints"
+    )
     keep: Positive = 2
 
 
@@ -311,6 +317,8 @@ class Config(Section):
             )
         if self.data.size < 8:
             raise ValueError(f"data.size={self.data.size}: the generators need at least 8 pixels")
+        if self.optimizer.nonfinite == "skip" and self.batch.accumulation == "engine":
+            raise ValueError("optimizer.nonfinite=skip needs batch.accumulation=delta")
         if self.augment.pad >= self.data.size:
             raise ValueError(f"augment.pad={self.augment.pad} must be below data.size")
         return self
@@ -342,6 +350,7 @@ class Config(Section):
         """What decides the answer: everything but places, decomposition and later stages."""
         content = self.model_dump(mode="json", exclude=_NO_ANSWER)
         del content["data"]["root"], content["batch"]["micro"], content["batch"]["accumulation"]
+        del content["optimizer"]["nonfinite"]
         return content
 
     def save(self, path: Path) -> None:

@@ -123,6 +123,11 @@ def least(accelerator: Accelerator, value: int) -> int:
     return int(values.min())
 
 
+def greatest(accelerator: Accelerator, value: int) -> int:
+    """The largest `value` of all ranks, on every rank."""
+    return -least(accelerator, -value)
+
+
 def parameters_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The bank's parameters in an engine's state, by their own names."""
     prefix = "parameter/"

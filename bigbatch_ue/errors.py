@@ -1,4 +1,10 @@
-"""Errors that the user can mend."""
+"""Errors that the user can mend, and ranks that were lost."""
+
+import os
+
+LOST_PEER = 76
+"""Exit code of a rank that ends because another one did."""
+_LOST = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting", "NCCL")
 
 
 class UserError(Exception):
@@ -12,3 +18,9 @@ def told(error: Exception) -> str | None:
     if isinstance(error, OSError) and (error.filename or error.strerror):
         return f"{error.filename or 'output'}: {error.strerror}"
     return None
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether `error` says that a rank could not reach another one any more."""
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    return not alone and any(sign in str(error) for sign in _LOST)

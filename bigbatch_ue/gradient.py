@@ -15,6 +15,19 @@ from bigbatch_ue.loader import MicroBatch
 from bigbatch_ue.micro import MicroBatchError, fits
 from bigbatch_ue.watch import Watch
 
+
+class NonFiniteError(Exception):
+    """A loss or gradient of a step is NaN or infinite; every rank raises it.
+
+    Attributes:
+        rows: the generators whose it is.
+    """
+
+    def __init__(self, rows: list[int]) -> None:
+        self.rows = rows
+        super().__init__(f"loss or gradient of generator(s) {rows} is not finite")
+
+
 Loss = Callable[[Tensor, MicroBatch], Tensor]
 """Perturbations [p, C, H, W] and a micro-batch of m to weighted losses [m]."""
 
@@ -36,6 +49,7 @@ def delta_step(
     Raises:
         MicroBatchError: on every rank, when a micro-batch exceeds the memory of one; nothing is
             changed, so the step can be taken again in smaller ones.
+        NonFiniteError: on every rank; nothing is changed.
     """
     with engine.accumulating(lr):
         delta = engine.perturbations()
@@ -54,10 +68,13 @@ def delta_step(
 
         if not least(engine.accelerator, fits(accumulate)):
             raise MicroBatchError
+        per_row[~gradient.flatten(1).isfinite().all(dim=1)] = torch.nan
+        losses = engine.sum_over_ranks(per_row)
+        _check_finite(losses)
         if watch:
             watch.finish(gradient)
         engine.backward((delta * gradient).sum())
-    return engine.sum_over_ranks(per_row)
+    return losses
 
 
 def engine_step(engine: Engine, loss: Loss, micros: Iterator[MicroBatch], lr: float) -> Tensor:
@@ -65,6 +82,9 @@ def engine_step(engine: Engine, loss: Loss, micros: Iterator[MicroBatch], lr: fl
 
     Returns:
         The step's loss of each generator, over all ranks, float32 [p].
+
+    Raises:
+        NonFiniteError: on every rank; a loss was not finite, and the step has been taken.
     """
     per_row: Tensor | None = None
     for micro in micros:
@@ -78,7 +98,16 @@ def engine_step(engine: Engine, loss: Loss, micros: Iterator[MicroBatch], lr: fl
             if len(micro) > 0:
                 _add_by_row(per_row, losses, micro)
     assert per_row is not None, "a plan has at least one micro-batch"
-    return engine.sum_over_ranks(per_row)
+    totals = engine.sum_over_ranks(per_row)
+    _check_finite(totals)
+    return totals
+
+
+def _check_finite(losses: Tensor) -> None:
+    """Raise a `NonFiniteError` unless all `losses` [p], the same on every rank, are finite."""
+    if not losses.isfinite().all():
+        rows = torch.nonzero(~losses.isfinite()).flatten().tolist()
+        raise NonFiniteError(rows)
 
 
 def _add_by_row(per_row: Tensor, losses: Tensor, micro: MicroBatch) -> None:

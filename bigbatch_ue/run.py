@@ -1,13 +1,17 @@
 """One run, one folder: configuration, metrics, checkpoints, result."""
 
 import json
+import shutil
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,6 +21,24 @@ from bigbatch_ue.errors import UserError
 from bigbatch_ue.noise import Moments
 from bigbatch_ue.settings import load
 from bigbatch_ue.tensors import read_tensors, write_tensors
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state that training can go on from.
+
+    Attributes:
+        step: optimizer steps done, skipped ones included.
+        state: parameters and optimizer state by name (`Engine.state`); empty at step 0.
+        skipped: steps that were skipped.
+    """
+
+    step: int = 0
+    state: dict[str, Tensor] = field(default_factory=dict)
+    skipped: int = 0
+
+
+NEW = Checkpoint()
 
 
 @dataclass(frozen=True)
@@ -68,32 +90,70 @@ class Run:
         moments = [[moment[name] for moment in found] for name in Moments._fields]
         return np.array(moments, dtype=np.float64).reshape(len(Moments._fields), len(found), rows)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only process that trains this run.
+
+        Raises:
+            UserError: another one is at it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / "training.lock", blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(
+                f"{self.folder}: another process is training this run; wait for it, or end it"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
     # -- checkpoints -----------------------------------------------------------------------------
 
-    def save_checkpoint(self, step: int, state: dict[str, Tensor], keep: int) -> None:
-        """Write the state after `step` steps, then remove all but the newest `keep` ones."""
-        path = self.folder / "checkpoints" / f"step-{step:08d}.safetensors"
-        write_tensors(path, state, {"step": step, "answer": self.answer})
-        for old in self._checkpoints()[:-keep]:
-            old.unlink()
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the states that training can go on from."""
+        return self.folder / "checkpoints"
 
-    def load_checkpoint(self) -> tuple[int, dict[str, Tensor]]:
-        """The newest state: steps done, tensors by name; (0, {}) where there is none."""
-        checkpoints = self._checkpoints()
-        if not checkpoints:
-            return 0, {}
-        state, metadata = read_tensors(checkpoints[-1])
-        if metadata.get("answer") != self.answer:
-            raise UserError(f"{checkpoints[-1]}: belongs to another configuration or data set")
-        return int(metadata["step"]), state
+    def save_checkpoint(self, checkpoint: Checkpoint, keep: int) -> None:
+        """Write `checkpoint`, then remove all but the newest `keep`, and damaged ones beyond it."""
+        path = self.checkpoints / f"step-{checkpoint.step:08d}.safetensors"
+        about = {"step": checkpoint.step, "skipped": checkpoint.skipped, "answer": self.answer}
+        write_tensors(path, checkpoint.state, about)
+        everything = self._checkpoints()
+        here = everything.index(path) + 1
+        for other in everything[: max(here - keep, 0)] + everything[here:]:
+            other.unlink()
+
+    def load_checkpoint(self) -> Checkpoint:
+        """The newest checkpoint that is whole; one of step 0 where there is none.
+
+        Each damaged one is named in a warning.
+
+        Raises:
+            UserError: it belongs to another run.
+        """
+        for path in reversed(self._checkpoints()):
+            try:
+                state, about = read_tensors(path)
+                found = Checkpoint(int(about["step"]), state, int(about.get("skipped", 0)))
+            except (UserError, KeyError, TypeError, ValueError) as error:
+                reason = str(error) if isinstance(error, UserError) else f"{path}: no checkpoint"
+                warnings.warn(f"{reason}; going on from the one before", stacklevel=2)
+                continue
+            if about.get("answer") != self.answer:
+                raise UserError(f"{path}: belongs to another configuration or data set")
+            return found
+        return NEW
 
     def remove_checkpoints(self) -> None:
         """Remove all checkpoints; they only serve an unfinished run."""
-        for path in self._checkpoints():
-            path.unlink()
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def _checkpoints(self) -> list[Path]:
-        return sorted((self.folder / "checkpoints").glob("step-*.safetensors"))
+        return sorted(self.checkpoints.glob("step-*.safetensors"))
 
 
 def open_run(config: Config, fingerprint: str, *, resume: bool) -> Run:

@@ -1,5 +1,6 @@
-"""Tensors on disk: safetensors files, written whole or not at all."""
+"""Tensors on disk: safetensors files, written whole or not at all, with a checksum."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from bigbatch_ue.artefacts import atomic_file
 from bigbatch_ue.errors import UserError
 
-_METADATA = "bigbatch_ue"
+_METADATA, _CHECKSUM = "bigbatch_ue", "sha256"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -23,9 +24,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         UserError: the file cannot be written, such as on a full disk.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    about = json.dumps(metadata)
+    header = {_METADATA: about, _CHECKSUM: _checksum(contiguous, about)}
     with atomic_file(path) as temporary:
         try:
-            save_file(contiguous, temporary, metadata={_METADATA: json.dumps(metadata)})
+            save_file(contiguous, temporary, metadata=header)
         except SafetensorError as error:
             raise UserError(f"{path}: cannot be written ({error})") from None
 
@@ -34,16 +37,32 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a safetensors file: tensors by name (on the CPU) and the metadata written with them.
 
     Raises:
-        UserError: the file is missing, or is no whole safetensors file.
+        UserError: the file is missing, is no whole safetensors file, or is not as it was written.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        about = header.get(_METADATA, "{}")
+        metadata = json.loads(about)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error})") from None
+    if not isinstance(metadata, dict):
+        raise UserError(f"{path}: not a file of this program (its metadata is no mapping)")
+    if _METADATA in header and header.get(_CHECKSUM) != _checksum(tensors, about):
+        raise UserError(f"{path}: damaged, its checksum differs")
+    return tensors, metadata
+
+
+def _checksum(tensors: Mapping[str, Tensor], about: str) -> str:
+    """SHA-256 of names, types, shapes and bytes of `tensors`, and of what is said about them."""
+    digest = hashlib.sha256(about.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def require(path: Path, tensors: Mapping[str, Tensor], **expected: tuple[int, torch.dtype]) -> None:

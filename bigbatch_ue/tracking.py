@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -37,20 +37,26 @@ class Log:
         lr: float,
         seconds: float,
         noise: Mapping[str, Moments],
+        skipped: Sequence[int],
     ) -> None:
-        """Record one optimizer step: each generator's loss, its gradient's noise, and the speed."""
+        """Record one optimizer step: each generator's loss, its gradient's noise, and the speed.
+
+        Of a step that was `skipped`, for the sake of these generators, there is no loss.
+        """
         scalars = {
             "lr": lr,
             "images_seen": self.passes * (step + 1),
             "images_per_s": self.passes / seconds,
         }
-        line = {"step": step, "loss": losses, **scalars}
+        what = {"skipped": list(skipped)} if skipped else {"loss": losses}
+        line = {"step": step, **what, **scalars}
         if noise:
             line["noise"] = {space: _finite(moments) for space, moments in noise.items()}
         self.lines.write(json.dumps(line) + "\n")
-        per_cluster = {f"loss/cluster_{row:02d}": value for row, value in enumerate(losses)}
-        mean = {"loss/mean": sum(losses) / len(losses)}
-        for name, value in {**scalars, **mean, **per_cluster}.items():
+        if not skipped:
+            scalars["loss/mean"] = sum(losses) / len(losses)
+            scalars |= {f"loss/cluster_{row:02d}": value for row, value in enumerate(losses)}
+        for name, value in scalars.items():
             self.board.add_scalar(name, value, step)
         for space, moments in noise.items():
             scales = self.smoothed[space].update(*moments)

@@ -14,80 +14,55 @@ The perturbations are the same, whichever of these is used (DESIGN, invariant 1)
 """
 
 import time
-from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
-from typing import NamedTuple
+from dataclasses import asdict, replace
 
 import torch
 from accelerate import Accelerator
 from filelock import FileLock
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
 from bigbatch_ue import __version__
 from bigbatch_ue.artefacts import write_json
 from bigbatch_ue.clusters import Clusters, cluster
 from bigbatch_ue.config import Config
 from bigbatch_ue.data import DataSet, prepare
-from bigbatch_ue.engine import Engine, launch, least, parameters_of
+from bigbatch_ue.engine import Engine, greatest, launch, least, parameters_of
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.frozen import Frozen, allow_tf32, how
 from bigbatch_ue.generator import GeneratorBank
-from bigbatch_ue.gradient import Loss, delta_step, engine_step
+from bigbatch_ue.interrupt import Stop
 from bigbatch_ue.loader import Loader
+from bigbatch_ue.loop import Job, Trained, optimise
 from bigbatch_ue.memory import expected_memory, forget_peak, keep_freed_memory, peak_memory
-from bigbatch_ue.micro import MicroBatchError, first_guess, halved, probe, remember
-from bigbatch_ue.noise import Moments
+from bigbatch_ue.micro import first_guess, halved, probe, remember
 from bigbatch_ue.objective import ClusterwiseLoss
 from bigbatch_ue.parallel import ALONE, Share, join_group, merge
-from bigbatch_ue.plan import BatchPlan, lr_at, make_plan
-from bigbatch_ue.progress import is_main_process, progress_bar
-from bigbatch_ue.run import Run, create_run, open_run
+from bigbatch_ue.plan import BatchPlan, make_plan
+from bigbatch_ue.progress import is_main_process
+from bigbatch_ue.run import NEW, Checkpoint, Run, create_run, open_run
 from bigbatch_ue.sampling import Sampler
 from bigbatch_ue.sources import Pixels
 from bigbatch_ue.surrogate import extract_features, prepare_surrogate
 from bigbatch_ue.tensors import write_tensors
-from bigbatch_ue.tracking import Log
-from bigbatch_ue.watch import Schedule, Watch, noise_scale
+from bigbatch_ue.watch import noise_scale
 
 
-@dataclass(frozen=True)
-class Job:
-    """What one run trains, before any engine has it: the generators `rows` of the bank."""
-
-    config: Config
-    rows: slice
-    plan: BatchPlan
-    sampler: Sampler
-    loader: Loader
-    loss: Loss
-
-
-class Step(NamedTuple):
-    """What came of one optimizer step.
-
-    Attributes:
-        losses: of each generator [p].
-        noise: on the delta path, estimates of the gradient's noise, by `delta` and, where they
-            were asked for, `parameters`.
-        measuring: seconds that the latter took.
-        plan: in micro-batches that fitted.
-    """
-
-    losses: Tensor
-    noise: dict[str, Moments]
-    measuring: float
-    plan: BatchPlan
-
-
-def train(config: Config, *, resume: bool = False, download: bool = False) -> Run:
+def train(
+    config: Config,
+    *,
+    resume: bool = False,
+    download: bool = False,
+    time_limit: float | None = None,
+) -> Run:
     """Train the perturbations of `config`; under a launcher, one rank of it.
 
     Args:
         config: the resolved configuration.
         resume: continue an unfinished run from its last checkpoint.
         download: allow the data set to be downloaded.
+        time_limit: minutes from the start of the process, after which it is to end.
 
     Returns:
         The finished run; one that had finished before is returned as it is.
@@ -95,11 +70,12 @@ def train(config: Config, *, resume: bool = False, download: bool = False) -> Ru
     Raises:
         UserError: bad input, a run that cannot be continued, or an engine that is not what the
             launcher asked for.
+        Interrupted: a checkpoint was written, because of SIGTERM, SIGUSR1 or the time limit.
     """
     share = join_group(config.compute.cluster_groups)
-    accelerator = launch()
+    accelerator, stop = launch(), Stop(time_limit)
     try:
-        return train_on(accelerator, config, share, resume=resume, download=download)
+        return train_on(accelerator, config, share, resume=resume, download=download, stop=stop)
     finally:
         accelerator.end_training()
 
@@ -111,6 +87,7 @@ def train_on(
     *,
     resume: bool = False,
     download: bool = False,
+    stop: Stop | None = None,
 ) -> Run:
     """`train` on an engine that is launched already, the clusters of one group."""
     console = Console(stderr=True, quiet=not is_main_process(), soft_wrap=True)
@@ -127,27 +104,30 @@ def train_on(
         console.print(f"[yellow]warning:[/] {job.plan.warning}")
     own = share.run(run)
     if not own.finished:
-        train_job(job, own, accelerator, data.name)
+        train_job(job, own, accelerator, data.name, stop or Stop())
     if accelerator.is_main_process:
         merge(run, share)
     accelerator.wait_for_everyone()
     return run
 
 
-def train_job(job: Job, run: Run, accelerator: Accelerator, dataset: str) -> None:
+def train_job(job: Job, run: Run, accelerator: Accelerator, dataset: str, stop: Stop) -> None:
     """Train what `job` says, from the last checkpoint of `run` on, and finish `run`."""
-    config = job.config
-    allow_tf32(how(config.compute, accelerator.device))
+    allow_tf32(how(job.config.compute, accelerator.device))
     keep_freed_memory()
-    start, state = run.load_checkpoint()
-    engine = start_engine(job, accelerator, start, state)
-    forget_peak(accelerator.device)
-    began = time.perf_counter()
-    losses, delta, plan = optimise(job, run, engine, start)
-    if accelerator.is_main_process:
-        seconds = time.perf_counter() - began
-        finish(run, dataset, replace(job, plan=plan), engine, losses, delta, start, seconds)
-    accelerator.wait_for_everyone()
+    main = accelerator.is_main_process
+    with run.held() if main else nullcontext(), stop.listening():
+        start = run.load_checkpoint()
+        if least(accelerator, start.step) != greatest(accelerator, start.step):
+            raise UserError(f"{run.checkpoints}: not the same for all ranks; is the folder shared?")
+        engine = start_engine(job, accelerator, start)
+        forget_peak(accelerator.device)
+        began = time.perf_counter()
+        trained = optimise(job, run, engine, start, stop)
+        if main:
+            seconds = time.perf_counter() - began
+            finish(run, dataset, replace(job, plan=trained.plan), engine, trained, start, seconds)
+        accelerator.wait_for_everyone()
 
 
 def set_up(
@@ -236,91 +216,20 @@ def surrogate_of(config: Config, data: DataSet, device: torch.device) -> nn.Modu
     )
 
 
-def start_engine(
-    job: Job, accelerator: Accelerator, start: int = 0, state: Mapping[str, Tensor] | None = None
-) -> Engine:
-    """The generator bank under the launcher's engine, as new or in the `state` of step `start`."""
+def start_engine(job: Job, accelerator: Accelerator, start: Checkpoint = NEW) -> Engine:
+    """The generator bank under the launcher's engine, as it was at `start`."""
     config = job.config
     _, channels, size, _ = job.loader.images.shape
     first, count = job.rows.start, len(job.plan.per_generator)
     bank = GeneratorBank(count, channels, size, config.generator, config.seed, first)
-    if state:
-        bank.load_state_dict(parameters_of(state))
+    if start.state:
+        bank.load_state_dict(parameters_of(start.state))
     on_delta = config.batch.accumulation == "delta"
     accumulation = 1 if on_delta else job.plan.micro_batches
     engine = Engine(accelerator, bank, config.optimizer, accumulation)
-    if state:
-        engine.restore_optimizer(state, start)
+    if start.state:
+        engine.restore_optimizer(start.state, start.step - start.skipped)
     return engine
-
-
-def optimise(job: Job, run: Run, engine: Engine, start: int) -> tuple[Tensor, Tensor, BatchPlan]:
-    """Take the optimizer steps from `start` on, with checkpoints.
-
-    Returns:
-        The last step's loss of each generator [p], the perturbations [p, C, H, W], and the plan
-        that fitted.
-    """
-    config, plan = job.config, job.plan
-    accelerator = engine.accelerator
-    tracker = Log(run, start, plan.passes) if accelerator.is_main_process else nullcontext()
-    schedule = Schedule(config.noise.every, start)
-    with tracker as log, progress_bar() as progress:
-        bar = progress.add_task("training", total=plan.steps, completed=start)
-        for step in range(start, plan.steps):
-            began = time.perf_counter()
-            lr = lr_at(step, plan, config.optimizer)
-            losses, noise, measuring, plan = take_step(
-                replace(job, plan=plan), engine, step, lr, schedule.due(step)
-            )
-            _stop_if_diverged(losses, step, lr)
-            seconds = time.perf_counter() - began
-            schedule.took(seconds, measuring, engine)
-            progress.update(bar, advance=1, description=f"loss {losses.mean():.4f}")
-            if log:
-                log.step(step, losses.tolist(), lr, seconds, noise)
-            done = step + 1
-            if done % config.checkpoint.every == 0 and done < plan.steps:
-                state, delta = engine.state(), engine.perturbations_now()
-                if log:
-                    log.pictures(done, delta)
-                    run.save_checkpoint(done, state, config.checkpoint.keep)
-        delta = engine.perturbations_now()
-        if log:
-            log.pictures(plan.steps, delta)
-    return losses, delta, plan
-
-
-def take_step(job: Job, engine: Engine, step: int, lr: float, in_parameters: bool = False) -> Step:
-    """One optimizer step, in smaller micro-batches from here on if those of the plan do not fit.
-
-    Its noise is measured in the space of the perturbation, and of the parameters `in_parameters`.
-    """
-    accelerator, plan = engine.accelerator, job.plan
-    batch = job.sampler.draw(step).only(job.rows)
-    while True:
-        micros = job.loader(batch, plan.micro_slices(accelerator.process_index))
-        if job.config.batch.accumulation == "engine":
-            return Step(engine_step(engine, job.loss, micros, lr), {}, 0.0, plan)
-        watch = Watch(engine, plan.per_generator, in_parameters=in_parameters)
-        try:
-            losses = delta_step(engine, job.loss, micros, lr, watch)
-        except MicroBatchError:
-            plan = plan.with_micro(halved(plan.largest_micro))
-        else:
-            return Step(losses, watch.found, watch.seconds, plan)
-        if accelerator.is_main_process and job.config.batch.micro == "auto":
-            remember(job.config, accelerator.device, plan.micro)
-
-
-def _stop_if_diverged(losses: Tensor, step: int, lr: float) -> None:
-    """Raise a `UserError` that names the generators whose loss is no longer finite."""
-    if not losses.isfinite().all():
-        rows = torch.nonzero(~losses.isfinite()).flatten().tolist()
-        raise UserError(
-            f"training diverged in step {step + 1}: loss of generator(s) "
-            f"{', '.join(map(str, rows))} is not finite; lower optimizer.lr (now {lr:.3g})"
-        )
 
 
 def finish(
@@ -328,15 +237,14 @@ def finish(
     dataset: str,
     job: Job,
     engine: Engine,
-    losses: Tensor,
-    delta: Tensor,
-    start: int,
+    trained: Trained,
+    start: Checkpoint,
     seconds: float,
 ) -> None:
     """Write the perturbations and the result: the run is finished."""
     config, plan = job.config, job.plan
     metadata = {"answer": run.answer, "eps": config.generator.eps, "steps": plan.steps}
-    write_tensors(run.perturbations, {"perturbations": delta}, metadata)
+    write_tensors(run.perturbations, {"perturbations": trained.delta}, metadata)
     result = {
         "dataset": dataset,
         "seed": config.seed,
@@ -347,8 +255,9 @@ def finish(
         "optimizer_steps": plan.steps,
         "images_seen": plan.passes * plan.steps,
         "learning_rate": plan.lr,
-        "final_loss": losses.tolist(),
-        "noise_scale": noise_scale([(run, len(delta))]),
+        "final_loss": trained.losses.tolist(),
+        "skipped_steps": trained.skipped,
+        "noise_scale": noise_scale([(run, len(trained.delta))]),
         "engine": engine.kind,
         "world_size": plan.world_size,
         "cluster_groups": 1,
@@ -357,10 +266,10 @@ def finish(
         "accumulation": config.batch.accumulation,
         "compute": asdict(how(config.compute, engine.accelerator.device)),
         "device": engine.accelerator.device.type,
-        "resumed_at": start,
+        "resumed_at": start.step,
         "seconds": round(seconds, 3),
         "peak_memory_mib": round(peak_memory(engine.accelerator.device), 1),
-        "images_per_second": round(plan.passes * (plan.steps - start) / seconds, 1),
+        "images_per_second": round(plan.passes * (plan.steps - start.step) / seconds, 1),
         "versions": {"bigbatch_ue": __version__, "torch": torch.__version__},
     }
     write_json(run.result, result)

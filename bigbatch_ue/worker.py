@@ -20,8 +20,12 @@ import psutil
 
 from bigbatch_ue.cell import CONFIG, LOG, Outcome
 from bigbatch_ue.errors import UserError, told
+from bigbatch_ue.interrupt import EXIT_CODE, Interrupted, answering, interruptible
 
 _POLL = 0.5
+_GRACE = 100.0
+"""Seconds that training has for its checkpoint when the sweep is told to stop."""
+_GO_ON = "stopped by a signal; the same command goes on from here"
 
 
 class Worker:
@@ -54,6 +58,10 @@ class Worker:
 
         Returns:
             What it came to; None if it was lost.
+
+        Raises:
+            Interrupted: this process or that of the worker was told to stop; training has made a
+                checkpoint.
         """
         began = time.perf_counter()
         if self._process is None or not self._process.is_alive():
@@ -61,14 +69,21 @@ class Worker:
         assert self._connection is not None
         order = {"folder": str(folder), "launcher": launcher and str(launcher), "protect": protect}
         self._connection.send_bytes(json.dumps(order).encode())
-        while not self._connection.poll(_POLL):
-            if lost():
-                self._stop()
-                return None
+        try:
+            while not self._connection.poll(_POLL):
+                if lost():
+                    self._stop()
+                    return None
+        except Interrupted:
+            self._process.terminate()
+            self._process.join(_GRACE)
+            raise
         try:
             reason, healthy = json.loads(self._connection.recv_bytes())
         except EOFError:
             self._process.join()
+            if self._process.exitcode == EXIT_CODE:
+                raise Interrupted(_GO_ON) from None
             reason, healthy = _death(self._process.exitcode, folder), False
         if not healthy:
             self._stop()
@@ -112,13 +127,17 @@ def _serve(connection: "Connection[Any, Any]") -> None:
     """Do what comes through `connection` until it is closed; the body of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow, daemon=True).start()
-    while True:
-        try:
-            order = json.loads(connection.recv_bytes())
-        except EOFError:
-            return
-        reply = _attempt(Path(order["folder"]), order["launcher"], order["protect"])
-        connection.send_bytes(json.dumps(reply).encode())
+    try:
+        with interruptible():
+            while True:
+                order = json.loads(connection.recv_bytes())
+                reply = _attempt(Path(order["folder"]), order["launcher"], order["protect"])
+                connection.send_bytes(json.dumps(reply).encode())
+    except EOFError:
+        return
+    except Interrupted as stop:
+        print(f"error: {stop}", file=sys.stderr)
+        sys.exit(EXIT_CODE)
 
 
 def _follow() -> None:
@@ -175,8 +194,11 @@ def _do_cell(folder: Path, launcher: str | None, protect: bool) -> None:
 
 def _launch(launcher: str, settings: Path) -> None:
     """Train under a launcher, in processes of its own."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", launcher]
+    command = [sys.executable, "-m", "bigbatch_ue.launch", "--config_file", launcher]
     training = ["-m", "bigbatch_ue.train", "--config", str(settings), "--resume"]
-    done = subprocess.run([*command, *training], check=False)
-    if done.returncode:
-        raise UserError(f"training under {launcher} ended with exit code {done.returncode}")
+    with subprocess.Popen([*command, *training]) as ranks, answering(ranks.send_signal):
+        code = ranks.wait()
+    if code == EXIT_CODE:
+        raise Interrupted(_GO_ON)
+    if code:
+        raise UserError(f"training under {launcher} ended with exit code {code}")

@@ -14,11 +14,12 @@ from bigbatch_ue.data import prepare
 from bigbatch_ue.engine import launch
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.loader import MicroBatch
+from bigbatch_ue.loop import take_step
 from bigbatch_ue.micro import first_guess, fits, halved, probe, remember
 from bigbatch_ue.plan import LARGEST_MICRO
 from bigbatch_ue.run import open_run
 from bigbatch_ue.settings import load
-from bigbatch_ue.train import fit_micro, set_up, start_engine, take_step, train
+from bigbatch_ue.train import fit_micro, set_up, start_engine, train
 from tests.test_train import tiny
 
 CPU = torch.device("cpu")
