@@ -3,15 +3,17 @@
 import json
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from bigbatch_ue.artefacts import read_json
-from bigbatch_ue.run import Run
+from bigbatch_ue.run import load_run
 from bigbatch_ue.train import train
 from tests.distributed.test_engines import ROOT, Launch, needs_compiler
 from tests.test_sweep import write
@@ -21,6 +23,7 @@ STUBS = Path(__file__).with_name("stubs")
 MULTINODE = "launchers/multinode.sh"
 SLURM, SWEEP = "launchers/slurm/train.sbatch", "launchers/slurm/sweep.sbatch"
 LSF = "launchers/lsf/train.lsf"
+LONG = "budget.steps=40"
 JOB = {"SLURM_JOB_ID": "123457", "SLURM_JOB_NODELIST": "a1,a2", "SLURM_GPUS_ON_NODE": "4"}
 MACHINE = {"MACHINES": "2", "MACHINE_RANK": "1", "MAIN_HOST": "a1", "RANKS_PER_MACHINE": "4"}
 FOREIGN = ("SLURM_", "LSB_", "JSM_", "OMPI_", "MACHINE", "MAIN_", "RANKS_", "ENGINE", "TIME_LIMIT")
@@ -36,6 +39,7 @@ def start(*command: str, folder: Path = ROOT, **own: str) -> "subprocess.Popen[s
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        start_new_session=True,
     )
 
 
@@ -44,7 +48,8 @@ def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     try:
         out, err = process.communicate(timeout=280)
     finally:
-        process.terminate()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     return process.returncode, out, err
 
 
@@ -66,70 +71,78 @@ def calls(cluster: Path) -> list[list[str]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return train(tiny(tmp_path_factory.mktemp("alone")))
+def differ_by(folder: Path, alone: Path) -> float:
+    """Relative L2 distance of a run's perturbations from those of one process."""
+    delta, expected = (perturbations(load_run(each)[1]) for each in (folder, alone))
+    return float((delta - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("launch", [Launch("ddp", 2, "ddp"), Launch("zero2", 2, "zero2")], ids=str)
-def test_two_machines_train_the_run_of_one_process(
-    launch: Launch, alone: Run, tmp_path: Path
-) -> None:
-    needs_compiler(launch)
+def test_two_machines_train_the_run_of_one_process(tmp_path: Path) -> None:
+    needs_compiler(Launch("zero2", 2, "zero2"))
+    alone = train(tiny(tmp_path, name="alone"))
     shared = {"MACHINES": "2", "MAIN_HOST": "127.0.0.1", "MAIN_PORT": free_port()}
-    shared |= {"RANKS_PER_MACHINE": "1", "ENGINE": launch.config}
+    shared |= {"RANKS_PER_MACHINE": "1", "ENGINE": "zero2"}
     command = (MULTINODE, *training(tmp_path))
     machines = [start(*command, **shared, MACHINE_RANK=str(rank)) for rank in range(2)]
     for code, _, err in [finish(machine) for machine in machines]:
         assert code == 0, err
     result = read_json(tmp_path / "run" / "result.json")
-    assert (result["engine"], result["world_size"]) == (launch.kind, 2)
-    delta, expected = perturbations(Run(tmp_path / "run")), perturbations(alone)
-    assert (delta - expected).norm() < 1e-3 * expected.norm()
+    assert (result["engine"], result["world_size"]) == ("zero2", 2)
+    assert differ_by(tmp_path / "run", alone.folder) < 1e-3
 
 
-@pytest.mark.parametrize(
-    ("submit", "starter", "ranks"),
-    [
-        (["sbatch", "--nodes=2", SLURM], "srun", "1"),
-        (["bsub", "-nnodes", "1", LSF], "jsrun", "2"),
-    ],
-    ids=["slurm", "lsf"],
-)
-def test_a_job_near_its_time_limit_is_queued_again_and_then_ends(
-    submit: list[str], starter: str, ranks: str, tmp_path: Path
+def test_slurm_queues_a_job_again_until_two_nodes_have_the_run_of_one_process(
+    tmp_path: Path,
 ) -> None:
+    alone = train(tiny(tmp_path, LONG, name="alone"))
     job = start(
-        *(*submit, *training(tmp_path, "budget.steps=40")),
+        *("sbatch", "--nodes=2", SLURM, *training(tmp_path, LONG)),
         CLUSTER=str(tmp_path),
         WARN_AT=str(tmp_path / "run" / "metrics.jsonl"),
         MAIN_PORT=free_port(),
-        RANKS_PER_MACHINE=ranks,
+        RANKS_PER_MACHINE="1",
     )
     code, _, err = finish(job)
     assert code == 0, err
     assert "SIGUSR1" in err
-    starts = [arguments for name, *arguments in calls(tmp_path) if name == starter]
-    assert len(starts) == 2
-    assert starts[0] == starts[1]
-    assert "--resume" in starts[0]
-    assert read_json(tmp_path / "run" / "result.json")["world_size"] == 2
+    first, again = [arguments for name, *arguments in calls(tmp_path) if name == "srun"]
+    assert first == again
+    assert "--resume" in first
+    result = read_json(tmp_path / "run" / "result.json")
+    assert (result["engine"], result["world_size"]) == ("ddp", 2)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(40))
+    assert differ_by(tmp_path / "run", alone.folder) < 1e-3
 
 
-def test_a_sweep_near_its_time_limit_is_queued_again_and_then_ends(tmp_path: Path) -> None:
-    config = write(tmp_path, batches=[4], protect=False)
+def test_lsf_queues_a_job_again_that_its_time_limit_ended(tmp_path: Path) -> None:
     job = start(
-        *("sbatch", "--array=1-2", SWEEP, "--config", str(config)),
+        *("bsub", "-nnodes", "1", LSF, *training(tmp_path)),
+        CLUSTER=str(tmp_path),
+        MAIN_PORT=free_port(),
+        RANKS_PER_MACHINE="2",
+        TIME_LIMIT="0",
+    )
+    code, _, err = finish(job)
+    assert code == 75, err
+    assert "time limit" in err
+    assert "2 rank(s)" in err
+    assert (tmp_path / "put-back").exists()
+    assert "jsrun" in [name for name, *_ in calls(tmp_path)]
+
+
+def test_slurm_queues_a_sweep_again_until_it_is_done(tmp_path: Path) -> None:
+    config = write(tmp_path, batches=[4], seeds=[0], protect=False)
+    job = start(
+        *("sbatch", "--array=1-1", SWEEP, "--config", str(config)),
         CLUSTER=str(tmp_path),
         WARN_AT=str(tmp_path / "sweep"),
     )
     code, out, err = finish(job)
     assert code == 0, err
     assert "SIGUSR1" in err
-    assert ["scontrol", "requeue", "123457"] in calls(tmp_path)
-    assert out.count("2 cells: 2 finished") == 2
+    assert calls(tmp_path)[1:] == [["scontrol", "requeue", "123457"]]
+    assert out.count("1 cells: 1 finished") == 1
 
 
 def test_each_task_of_an_array_has_its_own_shard(tmp_path: Path) -> None:

@@ -1,9 +1,7 @@
 """What the stub commands beside this file share: a Slurm and an LSF, all nodes this machine.
 
 They take the options that the launchers use and no others, and write each call to
-`$CLUSTER/calls.jsonl`. `sbatch` and `bsub` do a job at once, and end when it has ended. When the
-file `$WARN_AT` exists the job is warned of its time limit, as its script asks for, but not again
-when it has been put back into the queue.
+`$CLUSTER/calls.jsonl`. `sbatch` and `bsub` do a job at once, and end when it has ended.
 """
 
 import json
@@ -12,8 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 CLUSTER = Path(os.environ["CLUSTER"])
@@ -60,28 +57,11 @@ def run_tasks(command: Sequence[str], environments: Sequence[dict[str, str]]) ->
     for number in (signal.SIGUSR1, signal.SIGTERM):
         signal.signal(number, pass_on)
     tasks += [subprocess.Popen(command, env={**os.environ, **own}) for own in environments]
-    return max(task.wait() % 256 for task in tasks)
+    return max(code if code >= 0 else 128 - code for code in [task.wait() for task in tasks])
 
 
-def run_job(
-    script: Path,
-    arguments: Sequence[str],
-    environment: dict[str, str],
-    warning: signal.Signals,
-    requeued: Callable[[int], bool],
-) -> int:
-    """Run a batch script until it is not put back into the queue; its exit code."""
-    spooled = CLUSTER / "spooled"  # schedulers run a copy, which has no neighbours
-    shutil.copy(script, spooled)
-    warn_at = os.environ.get("WARN_AT")
-    while True:
-        job = subprocess.Popen([spooled, *arguments], env={**os.environ, **environment})
-        while warn_at and job.poll() is None:
-            if Path(warn_at).exists():
-                job.send_signal(warning)
-                break
-            time.sleep(0.02)
-        warn_at = None
-        code = job.wait()
-        if not requeued(code):
-            return code
+def spool(script: str) -> Path:
+    """The copy of a batch script that runs; it has no neighbours."""
+    copy = CLUSTER / "spooled"
+    shutil.copy(script, copy)
+    return copy
