@@ -18,6 +18,7 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck -x launchers/*.sh launchers/*/*.sbatch launchers/*/*.lsf analysis/examples/*/run.sh .ci/run
 
 .venv/installed: pyproject.toml constraints.txt
 	@echo 'setting up .venv: a few minutes, 5.5 GB'

@@ -3,7 +3,7 @@
 One process, then two ranks under an engine, into one folder:
 
     bigbatch-ue bench --preset pets --batch 256 --micro 8 --out runs/bench
-    accelerate launch --config_file launchers/zero2.yaml -m bigbatch_ue bench --preset pets ...
+    accelerate launch --config_file launchers/accelerate/zero2.yaml -m bigbatch_ue bench ...
 
 Cases take turns, once a round, so that whatever else the machine does meets all of them. Images and
 weights are random: what a step costs does not depend on them.

@@ -67,7 +67,9 @@ def launch() -> Accelerator:
         backend = "gloo" if on_cpu else "nccl"
         handlers.append(InitProcessGroupKwargs(backend=backend, timeout=COLLECTIVE_TIMEOUT))
     elif _asked_for("DEEPSPEED"):
-        raise UserError("DeepSpeed needs a launcher: accelerate launch --config_file launchers/...")
+        raise UserError(
+            "DeepSpeed needs a launcher: accelerate launch --config_file launchers/accelerate/..."
+        )
     accelerator = Accelerator(
         cpu=on_cpu and not _asked_for("DEEPSPEED"),
         mixed_precision="no",

@@ -234,7 +234,9 @@ def _train_together(
 ) -> None:
     """Train arm after arm, all ranks the same one."""
     if kind_of(accelerator) != "ddp":
-        raise UserError("evaluation.share=batches needs launchers/ddp.yaml; or use share=arms")
+        raise UserError(
+            "evaluation.share=batches needs launchers/accelerate/ddp.yaml; or use share=arms"
+        )
     ranks = accelerator.num_processes
     for number, case in enumerate(mine, 1):
         path = _place(case, subject, ranks)

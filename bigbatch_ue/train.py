@@ -3,11 +3,12 @@
 One process, then two ranks on one machine under each engine, then two machines of four GPUs:
 
     python -m bigbatch_ue.train --preset digits batch.effective=4096
-    accelerate launch --config_file launchers/ddp.yaml -m bigbatch_ue.train --preset digits
-    accelerate launch --config_file launchers/zero3.yaml -m bigbatch_ue.train --preset digits
-    accelerate launch --config_file launchers/fsdp2.yaml --num_machines 2 --num_processes 8 \
-        --machine_rank $RANK --main_process_ip $HOST --main_process_port 29500 \
-        -m bigbatch_ue.train --preset pets batch.effective=1024
+    accelerate launch --config_file launchers/accelerate/ddp.yaml \
+        -m bigbatch_ue.train --preset digits
+    accelerate launch --config_file launchers/accelerate/zero3.yaml \
+        -m bigbatch_ue.train --preset digits
+    MACHINES=2 MACHINE_RANK=$RANK MAIN_HOST=$HOST RANKS_PER_MACHINE=4 ENGINE=fsdp2 \
+        launchers/multinode.sh train --preset pets batch.effective=1024
 
 The perturbations are the same, whichever of these is used (DESIGN, invariant 1).
 """

@@ -409,7 +409,7 @@ def test_a_torn_outcome_is_named(tmp_path: Path) -> None:
 
 
 def test_cells_train_under_the_launcher_that_the_sweep_names(tmp_path: Path) -> None:
-    launcher = Path(__file__).parents[1] / "launchers" / "ddp.yaml"
+    launcher = Path(__file__).parents[1] / "launchers" / "accelerate" / "ddp.yaml"
     config = write(tmp_path, batches=[4], seeds=[0], launcher=str(launcher), protect=False)
     ((cell, outcome),) = run_sweep(load_sweep(config))
     assert outcome is not None

@@ -1,6 +1,6 @@
 """One rank of the evaluation tests: tests one trained target, and trains another with the others.
 
-Usage: accelerate launch --config_file launchers/ddp.yaml evaluation_worker.py RUN WEIGHTS OUT
+Usage: accelerate launch --config_file launchers/accelerate/ddp.yaml THIS RUN WEIGHTS OUT
 """
 
 import sys

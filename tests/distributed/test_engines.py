@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 
 from bigbatch_ue.engine import launch
@@ -94,7 +95,7 @@ def launched(
     needs_compiler(launch)
     out = tmp_path_factory.mktemp(str(launch))
     accelerate = [sys.executable, "-m", "accelerate.commands.launch"]
-    config = ["--config_file", f"launchers/{launch.config}.yaml"]
+    config = ["--config_file", f"launchers/accelerate/{launch.config}.yaml"]
     ranks = ["--num_processes", str(launch.ranks), "--main_process_port", "0"]
     done = start(
         [*accelerate, *config, *ranks, str(WORKER), str(out), *launch.cases],
@@ -206,7 +207,11 @@ def test_deepspeed_without_a_launcher_is_refused(tmp_path: Path) -> None:
     assert "DeepSpeed needs a launcher" in done.stderr
 
 
-def test_every_launcher_is_among_those_started() -> None:
-    assert {path.stem for path in (ROOT / "launchers").glob("*.yaml")} == {
-        launch.config for launch in LAUNCHES
+def test_every_launcher_and_every_deepspeed_config_is_among_those_started() -> None:
+    files = {path.stem: path for path in (ROOT / "launchers" / "accelerate").glob("*.yaml")}
+    assert set(files) == {launch.config for launch in LAUNCHES}
+    settings = [yaml.safe_load(file.read_text()) for file in files.values()]
+    used = {
+        s["deepspeed_config"]["deepspeed_config_file"] for s in settings if "deepspeed_config" in s
     }
+    assert used == {f"ds_configs/{path.name}" for path in (ROOT / "ds_configs").glob("*")}

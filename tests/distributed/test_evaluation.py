@@ -48,7 +48,7 @@ def outs(run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     weights = folder / "weights.safetensors"
     write_tensors(weights, model.state_dict(), {})
     names = ("one", "two")
-    for name, launcher in zip(names, ((), (*DDP, "launchers/ddp.yaml")), strict=True):
+    for name, launcher in zip(names, ((), (*DDP, "launchers/accelerate/ddp.yaml")), strict=True):
         start(*launcher, WORKER, str(run), str(weights), str(folder / name))
     return [folder / name for name in names]
 
@@ -83,4 +83,4 @@ def test_two_ranks_share_the_arms_with_the_results_of_one(run: Path, tmp_path: P
 
     one = records("one")
     assert len(one) == 6
-    assert records("two", *DDP, "launchers/ddp.yaml") == one
+    assert records("two", *DDP, "launchers/accelerate/ddp.yaml") == one

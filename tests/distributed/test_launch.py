@@ -40,7 +40,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_ranks_write_the_run_of_one(launch: Launch, alone: Path) -> None:
     needs_compiler(launch)
     accelerate = ("-m", "accelerate.commands.launch", "--main_process_port", "0")
-    config = ("--config_file", f"launchers/{launch.config}.yaml")
+    config = ("--config_file", f"launchers/accelerate/{launch.config}.yaml")
     output = run(alone.parent, launch.config, *accelerate, *config, *ARGUMENTS)
     result = read_json(output / "result.json")
     assert (result["engine"], result["world_size"]) == (launch.kind, 2)

@@ -36,7 +36,7 @@ def launched(
     done = start(
         [
             *(sys.executable, "-m", "accelerate.commands.launch"),
-            *("--config_file", "launchers/ddp.yaml", "--num_processes", str(ranks)),
+            *("--config_file", "launchers/accelerate/ddp.yaml", "--num_processes", str(ranks)),
             *("--main_process_port", "0", "-m", "bigbatch_ue.train", "--preset", "digits"),
             *(*TINY, *MORE, *places, "compute.cluster_groups=2"),
         ]

@@ -38,7 +38,7 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> Counted:
     launcher = ("-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file")
     arguments = (str(out), str(P_GENERATORS), str(WIDTH), str(SIZE))
     done = start(
-        [sys.executable, *launcher, "launchers/fsdp2.yaml", WORKER, *arguments],
+        [sys.executable, *launcher, "launchers/accelerate/fsdp2.yaml", WORKER, *arguments],
         PYTHONPATH=str(ROOT),
     )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,6 +1,6 @@
 """One rank of the traffic tests: counts a step of every engine and path, one after the other.
 
-Usage: accelerate launch --config_file launchers/fsdp2.yaml traffic_worker.py OUT P WIDTH SIZE
+Usage: accelerate launch --config_file launchers/accelerate/fsdp2.yaml THIS OUT P WIDTH SIZE
 
 A start of ranks costs more than what is measured, so all engines share one: the environment in
 which `accelerate launch` would have started each is set here.

@@ -1,6 +1,6 @@
 """One rank of the distributed tests: trains tiny banks through the real engine.
 
-Usage: accelerate launch --config_file launchers/<name>.yaml tests/distributed/worker.py OUT CASE...
+Usage: accelerate launch --config_file launchers/accelerate/<name>.yaml THIS OUT CASE...
 A case is `<B>x<micro>-<accumulation>-<optimizer>-<steps>`; with the accumulation `scarce`, which is
 `delta`, the last rank has memory for `FEW` images at a time.
 """

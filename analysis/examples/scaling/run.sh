@@ -26,7 +26,7 @@ else
     export OMP_NUM_THREADS=1
 fi
 for engine in ddp fsdp2 zero0 zero1 zero2 zero3; do
-    accelerate launch --config_file "launchers/$engine.yaml" --num_processes 2 -m bigbatch_ue \
+    accelerate launch --config_file "launchers/accelerate/$engine.yaml" --num_processes 2 -m bigbatch_ue \
         bench "${small[@]}" --batch 256 --micro 64 --out "$out"
 done
 python -m analysis scaling "$out" --out "$here"
