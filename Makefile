@@ -6,7 +6,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint audit clean
 
 demo: .venv/installed
 	$(BIN)/bigbatch-ue demo --seed $(SEED)
@@ -18,6 +18,9 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+audit: .venv/installed
+	$(BIN)/python .ci/audit.py
 
 .venv/installed: pyproject.toml constraints.txt
 	@echo 'setting up .venv: a few minutes, 5.5 GB'

@@ -166,7 +166,9 @@ def _runs(folder: Path) -> None:
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         seconds.append(time.perf_counter() - began)
         shutil.rmtree(folder / "runs" / "analysis")
-    print(f"{done.stdout.splitlines()[0]}; {statistics.median(seconds):.1f} s (median of 3)")
+    print(
+        f"{done.stdout.strip().splitlines()[0]}; {statistics.median(seconds):.1f} s (median of 3)"
+    )
 
 
 if __name__ == "__main__":
