@@ -60,7 +60,8 @@ def main() -> int:
             return 0
         packages = report(PINS, folder / "cache")
     found = list(vulnerabilities(packages))
-    print(*(f"audit: {line}" for line in found), sep="\n")
+    for line in found:
+        print(f"audit: {line}")
     print(f"audit: {len(packages['dependencies'])} packages, {len(found)} vulnerabilities known")
     return 1 if found else 0
 

@@ -34,7 +34,7 @@ from bigbatch_ue.tensors import read_tensors, write_tensors
 from tests.analysis.test_collect import make
 
 IMAGES, RUNS, SIZE = 1_000_000, 1000, 28
-BOUND = 400.0
+BOUND = 300.0
 """MiB of anonymous memory above the idle program's; a copy of the images alone would be 748."""
 
 _CHUNK = 1000
