@@ -6,7 +6,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint audit clean
 
 demo: .venv/installed
 	$(BIN)/bigbatch-ue demo --seed $(SEED)
@@ -19,6 +19,9 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/shellcheck -x launchers/*.sh launchers/*/*.sbatch launchers/*/*.lsf analysis/examples/*/run.sh .ci/run
+
+audit: .venv/installed
+	$(BIN)/python .ci/audit.py
 
 .venv/installed: pyproject.toml constraints.txt
 	@echo 'setting up .venv: a few minutes, 5.5 GB'

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from analysis.table import COLUMNS, CRITICAL, CURVE, read_table, write_table
 from bigbatch_ue.arms import OF_RUN, Arm, Case, cases, load_arms, title
 from bigbatch_ue.artefacts import homeless, read_json, read_yaml, write_json
-from bigbatch_ue.config import ArmName, Config, Countermeasure, digest
+from bigbatch_ue.config import ArmName, Config, Countermeasure, Data, digest
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.plan import make_plan
 
@@ -182,7 +182,7 @@ def _check(run: Path, config: Config, result: Mapping[str, Any]) -> list[int]:
     sizes = [int(n) for n in np.bincount(assignment, minlength=config.clusters.count)]
     plan = make_plan(config, sizes, int(result["world_size"]))
     expected = {
-        "dataset": config.data.name,
+        "dataset": config.data.title,
         "seed": config.seed,
         "scope": config.batch.scope,
         "requested_batch": config.batch.effective,
@@ -191,7 +191,8 @@ def _check(run: Path, config: Config, result: Mapping[str, Any]) -> list[int]:
         "optimizer_steps": plan.steps,
         "images_seen": plan.passes * plan.steps,
     }
-    _agree(result, expected, "result.json")
+    title = Data(name=str(result.get("dataset"))).title  # its place depends on the user
+    _agree({**result, "dataset": title}, expected, "result.json")
     _, about = _tensor(run / "perturbations.safetensors")
     _agree(about, {"answer": state["answer"], "steps": plan.steps}, "perturbations.safetensors")
     _agree(_logged(run), {"steps": plan.steps, "images_seen": expected["images_seen"]}, "metrics")
@@ -304,7 +305,7 @@ def _failed_row(
         "optimizer_steps": result.get("optimizer_steps", 0),
         "full_batch": outcome["cell"].get("full", 0),
         "failed": True,
-        "reason": outcome["outcome"]["reason"],
+        "reason": homeless(outcome["outcome"]["reason"]),
     }
 
 

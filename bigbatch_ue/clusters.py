@@ -94,7 +94,7 @@ def cluster(features: Tensor, config: config.Clusters, seed: int) -> Clusters:
     count, p = len(features), config.count
     if p > count:
         raise UserError(f"clusters.count={p} exceeds the {count} images: lower it")
-    if not features.isfinite().all():
+    if not torch.stack(features.aminmax()).isfinite().all():  # no [N, d] of its own
         raise UserError("the surrogate's features are not finite: choose other surrogate.weights")
     method = MiniBatchKMeans if count > config.minibatch_above else KMeans
     state = int(draw(seed, Purpose.KMEANS).integers(2**32))

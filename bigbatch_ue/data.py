@@ -17,7 +17,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
-from bigbatch_ue.artefacts import atomic_folder, read_json, write_json
+from bigbatch_ue.artefacts import atomic_folder, homeless, read_json, write_json
 from bigbatch_ue.config import DATASETS, MEDMNIST_2D, Data, digest
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.progress import progress_bar
@@ -54,7 +54,11 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class DataSet:
-    """What `prepare` makes; `fingerprint` differs when files, size, decoder or limit differ."""
+    """What `prepare` makes.
+
+    `name` goes into what may be passed on, so the way to the home folder is `~` in it;
+    `fingerprint` differs when files, size, decoder or limit differ.
+    """
 
     name: str
     fingerprint: str
@@ -130,7 +134,7 @@ def _decode(source: Source, data: Data, entry: Path) -> None:
         print(f"{data.name}: source changed; decoding again", file=sys.stderr)
     with atomic_folder(entry) as folder:
         names = {part: _decode_half(source, part, data, folder) for part in PARTS}
-        meta = {"source": data.name, "classes": source.classes, "names": names}
+        meta = {"source": homeless(data.name), "classes": source.classes, "names": names}
         write_json(folder / "meta.json", meta)
     for folder in older:
         shutil.rmtree(folder)
@@ -184,7 +188,7 @@ def _load(entry: Path, data: Data, fingerprint: str) -> DataSet:
     if data.limit is not None and data.limit < len(train):
         train = train.first(data.limit)
         state.append(data.limit)
-    return DataSet(data.name, digest(state), classes, train, test)
+    return DataSet(homeless(data.name), digest(state), classes, train, test)
 
 
 def _load_half(entry: Path, part: Part, meta: dict[str, Any], size: int) -> ImageSet:

@@ -150,7 +150,7 @@ def train_simclr(
 
     losses = []
     with _reproducible(seed, recipe, device):
-        width = _outputs(model, images, device)
+        width = outputs(model, images, device)
         head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, PROJECTION))
         both = nn.Sequential(model, head)
         for epoch, mean_loss in _epochs(both, len(images), loss, recipe, seed, device):
@@ -215,7 +215,7 @@ def predict(
     for buffer in model.buffers() if world > 1 else ():
         broadcast(buffer)
     with torch.no_grad(), _autocast(device):
-        whole = torch.zeros(len(images), _outputs(model, images, device), device=device)
+        whole = torch.zeros(len(images), outputs(model, images, device), device=device)
         for start in list(range(0, len(images), batch))[rank::world]:
             part = slice(start, start + batch)
             logits = model(_laid_out(pixels(load(images[part], device))))
@@ -351,7 +351,8 @@ def _reproducible(seed: int, recipe: Fit, device: torch.device) -> Iterator[None
 
 
 @torch.no_grad()
-def _outputs(model: nn.Module, images: Images, device: torch.device) -> int:
+def outputs(model: nn.Module, images: Images, device: torch.device) -> int:
+    """How many values `model`, in evaluation mode from here on, gives for each image."""
     return int(model.to(device).eval()(pixels(load(images[:1], device))).shape[1])
 
 

@@ -1,6 +1,7 @@
 """Where images come from: a source lists its files and yields its images in their original size."""
 
 import hashlib
+import shutil
 import warnings
 import zipfile
 import zlib
@@ -9,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -151,8 +153,10 @@ class Npz:
         with _array(self.path, key) as stream:
             _, fortran_order, _ = _header(stream)
             if fortran_order:  # one image is scattered over the whole array
-                with np.load(self.path, allow_pickle=False) as arrays:
-                    yield from arrays[key].reshape(count, *shape).transpose(0, 3, 1, 2)
+                with TemporaryFile() as file:
+                    shutil.copyfileobj(stream, file)
+                    whole = np.memmap(file, np.uint8, "r", shape=(count, *shape), order="F")
+                    yield from map(np.asarray, whole.transpose(0, 3, 1, 2))
                 return
             for _ in range(count):
                 pixels = stream.read(int(np.prod(shape)))

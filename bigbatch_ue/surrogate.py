@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bigbatch_ue.backbone import Normalised, build_model
 from bigbatch_ue.config import Augment, Surrogate, digest
 from bigbatch_ue.data import DataSet
-from bigbatch_ue.fit import accuracy, pixels, train_classifier, train_simclr
+from bigbatch_ue.fit import accuracy, load, outputs, pixels, train_classifier, train_simclr
 from bigbatch_ue.progress import is_main_process, progress_bar
 from bigbatch_ue.randomness import Purpose, torch_seed
 from bigbatch_ue.tensors import read_tensors, write_tensors
@@ -74,13 +74,12 @@ def extract_features(
     surrogate: nn.Module, images: NDArray[np.uint8], device: torch.device, batch: int = 256
 ) -> Tensor:
     """Features float32 [N, d] on the CPU of `images` uint8 [N, C, H, W], in their order."""
-    surrogate.eval()
-    features = []
+    features = torch.empty(len(images), outputs(surrogate, images, device))
     with progress_bar(transient=True) as progress, torch.inference_mode():
         for start in progress.track(range(0, len(images), batch), description="features"):
-            chosen = torch.from_numpy(np.array(images[start : start + batch])).to(device)
-            features.append(surrogate(pixels(chosen)).float().cpu())
-    return torch.cat(features).clone()
+            part = slice(start, start + batch)
+            features[part] = surrogate(pixels(load(images[part], device)))
+    return features
 
 
 def _build(

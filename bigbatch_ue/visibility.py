@@ -1,5 +1,6 @@
 """How visible perturbations are: protected 8-bit images against their originals."""
 
+from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,20 +78,24 @@ def visibility(pairs: Iterable[tuple[Pixels, Pixels]]) -> Visibility:
         ValueError: there are no pairs.
     """
     distance = load_lpips()
-    changes, distances = [], []
+    linf, (l2, psnr, ssim, distances) = 0, (array("d") for _ in range(4))
     for original, protected in pairs:
-        changes.append(compare(original, protected))
+        change = compare(original, protected)
+        linf = max(linf, change.linf)
+        l2.append(change.l2)
+        if change.psnr is not None:
+            psnr.append(change.psnr)
+        if change.ssim is not None:
+            ssim.append(change.ssim)
         if distance:
             distances.append(distance(original, protected))
-    if not changes:
+    if not l2:
         raise ValueError("no images to compare")
-    psnr = [change.psnr for change in changes if change.psnr is not None]
-    ssim = [change.ssim for change in changes if change.ssim is not None]
     return Visibility(
-        images=len(changes),
-        unchanged=len(changes) - len(psnr),
-        linf=max(change.linf for change in changes),
-        l2_mean=fmean(change.l2 for change in changes),
+        images=len(l2),
+        unchanged=len(l2) - len(psnr),
+        linf=linf,
+        l2_mean=fmean(l2),
         psnr_mean=fmean(psnr) if psnr else None,
         psnr_min=min(psnr, default=None),
         ssim_mean=fmean(ssim) if ssim else None,

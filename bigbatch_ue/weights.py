@@ -1,8 +1,8 @@
 """Weights of a network's body from a file, all of them or none; never through pickle."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -71,7 +71,7 @@ def _state(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:
-        unsafe = isinstance(error, pickle.UnpicklingError)
+        unsafe = isinstance(error, UnpicklingError)
         reason = "it holds more than tensors" if unsafe else first_line(error)
         raise UserError(
             f"{path}: not loaded as a state dict ({reason}); save model.state_dict() as safetensors"

@@ -272,12 +272,12 @@ def test_a_failed_cell_is_a_row_that_says_so(run: Path) -> None:
     (run / "config.yaml").rename(run / "cell.yaml")
     axes = {"dataset": "digits", "effective_batch": 8, "seed": 0, "budget": "epochs"}
     axes |= {"lr_rule": "none", "scope": "cluster"}
-    outcome = {"state": "failed", "reason": "training diverged in step 3", "seconds": 1.0}
+    outcome = {"state": "failed", "reason": f"{Path.home()}/mine.npz: no such file", "seconds": 1.0}
     write_json(run / "outcome.json", {"cell": axes | {"full": 40}, "outcome": outcome})
     table = collect([run.parent]).table
     assert table["failed"].all()
     assert set(table["arm"]) == {"protected", "protected 50%", "shuffled clusters"}
-    assert set(table["reason"]) == {"training diverged in step 3"}
+    assert set(table["reason"]) == {"~/mine.npz: no such file"}
     assert table["final_accuracy"].isna().all()
     (curve, *_) = curves(table)
     assert curve.failed.tolist() == [1]

@@ -1,0 +1,177 @@
+"""A million images and a thousand runs: memory and seconds, of the real commands.
+
+    python -m tests.soak.load
+
+Takes about 2 GB of disk in the temporary folder, given back afterwards. Ends with an error if the
+memory of `train` or `protect` is beyond its bound; seconds are printed only.
+"""
+
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice, product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from bigbatch_ue.arms import load_arms, save_arms
+from bigbatch_ue.artefacts import read_json
+from bigbatch_ue.clusters import Clusters
+from bigbatch_ue.config import Config, digest
+from bigbatch_ue.plan import make_plan
+from bigbatch_ue.run import Run, load_run
+from bigbatch_ue.tensors import read_tensors, write_tensors
+from tests.analysis.test_collect import make
+
+IMAGES, RUNS, SIZE = 1_000_000, 1000, 28
+BOUND = 300.0
+"""MiB of anonymous memory above the idle program's; a copy of the images alone would be 748."""
+
+_CHUNK = 1000
+_BATCHES = range(4, 44)
+_IMPORT = "import bigbatch_ue.train, bigbatch_ue.protect"
+_TINY = (
+    f"data.size={SIZE}",
+    "clusters.count=2",
+    "clusters.n_init=1",
+    "clusters.minibatch_above=1000",
+    "surrogate.weights=random",
+    "surrogate.stem=standard",
+    "surrogate.args={channels: [4, 4, 8, 8], layers: [1, 1, 1, 1]}",
+    "generator.width=4",
+    "batch.effective=64",
+    "budget.steps=3",
+    "compute.precision=float32",
+)
+
+
+def write_npz(path: Path, count: int) -> None:
+    """Stream an npz of `count` random grey train images, and 64 for the test, of two classes."""
+    random = np.random.default_rng(0)
+    with zipfile.ZipFile(path, "w") as archive:
+        for part, images in (("train", count), ("test", 64)):
+            header = {"descr": "|u1", "fortran_order": False, "shape": (images, SIZE, SIZE)}
+            with archive.open(f"{part}_images.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array_header_1_0(entry, header)
+                for start in range(0, images, _CHUNK):
+                    entry.write(random.bytes(min(_CHUNK, images - start) * SIZE * SIZE))
+            with archive.open(f"{part}_labels.npy", "w") as entry:
+                labels = np.arange(images, dtype=np.uint8) % 2
+                np.lib.format.write_array(entry, labels, allow_pickle=False)
+
+
+def train_command(npz: Path) -> list[str]:
+    """`train` for a few steps on `npz`; the run and the decoded images go beside it."""
+    places = [f"data.name=npz:{npz}", f"data.root={npz.parent}", f"output={run_of(npz)}"]
+    return ["train", "--preset", "small", *_TINY, *places]
+
+
+def run_of(npz: Path) -> Path:
+    """The run that `train_command` makes."""
+    return npz.with_suffix("")
+
+
+def anonymous_peaks(
+    arguments: Sequence[str], phase: Callable[[], str] = lambda: "all"
+) -> dict[str, float]:
+    """Most anonymous memory, in MiB, of a Python process in each phase; it must end well."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, *arguments], env=environment)
+    peaks: dict[str, float] = {}
+    while process.poll() is None:
+        now = phase()
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        found = re.search(r"RssAnon:\s+(\d+) kB", status)  # not there once it has ended
+        peaks[now] = max(peaks.get(now, 0.0), int(found[1]) / 1024 if found else 0.0)
+        time.sleep(0.003)
+    assert process.returncode == 0, arguments
+    return peaks
+
+
+def record_runs(real: Path, folder: Path, count: int) -> None:
+    """Copies of the records of a finished and evaluated run of equal steps, at other B and seeds.
+
+    `batch.extend` must be `views`, for every B to be possible.
+    """
+    config, run = load_run(real)
+    clusters = Clusters.load(run.clusters)
+    perturbations, about = read_tensors(run.perturbations)
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    result, data = read_json(run.result), read_json(real / "run.json")["data"]
+    arms = load_arms(real / "evaluation" / "results.json")
+    for number, other in enumerate(islice(_varied(config), count)):
+        own = Run(folder / f"run-{number:04d}", digest([other.answer(), data]))
+        plan = make_plan(other, clusters.sizes.tolist(), 1)
+        (own.folder / "evaluation").mkdir(parents=True)
+        _write(own.folder / "run.json", {"answer": own.answer, "data": data})
+        other.save(own.folder / "config.yaml")
+        clusters.save(own.clusters, {"answer": own.answer})
+        write_tensors(own.perturbations, perturbations, about | {"answer": own.answer})
+        passes = [line | {"images_seen": plan.passes * n} for n, line in enumerate(lines, 1)]
+        own.metrics.write_text("".join(json.dumps(line) + "\n" for line in passes))
+        batch = {
+            "requested_batch": plan.requested,
+            "effective_batch": plan.effective,
+            "effective_batch_per_generator": plan.per_generator,
+            "images_seen": plan.passes * plan.steps,
+        }
+        _write(own.result, result | batch | {"seed": other.seed})
+        facts = {"run_seed": other.seed, "effective_batch": plan.effective}
+        told = [replace(arm, **facts) if arm.run_seed is not None else arm for arm in arms]
+        save_arms(own.folder / "evaluation" / "results.json", told)
+
+
+def _varied(config: Config) -> Iterator[Config]:
+    for seed, effective in product(range(RUNS), _BATCHES):
+        batch = config.batch.model_copy(update={"effective": effective})
+        yield config.model_copy(update={"batch": batch, "seed": seed, "output": None})
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content))
+
+
+def _images(folder: Path) -> None:
+    """Train on, and protect, `IMAGES` images."""
+    npz = folder / "images.npz"
+    write_npz(npz, IMAGES)
+    print(f"{IMAGES:,} images of {SIZE} px: {IMAGES * SIZE**2 / 2**20:,.0f} MiB", flush=True)
+    idle = anonymous_peaks(["-c", _IMPORT])["all"]
+    for command in (train_command(npz), ["protect", str(run_of(npz)), "--at", "training"]):
+        began = time.perf_counter()
+        above = anonymous_peaks(["-m", "bigbatch_ue", *command])["all"] - idle
+        seconds = time.perf_counter() - began
+        print(f"{command[0]}: {above:,.0f} MiB above {idle:,.0f}, {seconds:,.0f} s", flush=True)
+        assert above < BOUND, f"{command[0]}: more than {BOUND:,.0f} MiB"
+
+
+def _runs(folder: Path) -> None:
+    """Collect `RUNS` runs."""
+    real = make(folder, "real", "budget.kind=steps", "budget.steps=60")
+    record_runs(real, folder / "runs", RUNS)
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "analysis", "collect", str(folder / "runs")]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        seconds.append(time.perf_counter() - began)
+        shutil.rmtree(folder / "runs" / "analysis")
+    print(
+        f"{done.stdout.strip().splitlines()[0]}; {statistics.median(seconds):.1f} s (median of 3)"
+    )
+
+
+if __name__ == "__main__":
+    for measure in (_runs, _images):
+        with TemporaryDirectory(prefix="load-") as temporary:
+            measure(Path(temporary))
