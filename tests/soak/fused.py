@@ -1,0 +1,100 @@
+"""The real command line, with a fuse: SIGKILL at a moment of one of its stages.
+
+    python -m tests.soak.fused train --preset digits ...
+
+The environment says when: `FUSE` is JSON, the fields of `Fuse`. Without it, the seconds that each
+stage took are written as JSON lines to the file that `STAGES` names.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+STAGES = {
+    "decoding": ("bigbatch_ue.train", "prepare"),
+    "clustering": ("bigbatch_ue.train", "set_up"),
+    "training": ("bigbatch_ue.train", "train_job"),
+    "protecting": ("bigbatch_ue.protect", "protect"),
+    "evaluating": ("bigbatch_ue.evaluate", "evaluate"),
+}
+"""The function that is a stage."""
+
+
+@dataclass(frozen=True)
+class Fuse:
+    """When to die, and who: `rank` alone, or the launcher and every rank with it."""
+
+    stage: str
+    seconds: float
+    rank: int
+    victims: Literal["one", "all"]
+
+    def wrap(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        """`work`, in which this process dies; at its end, if that comes first."""
+
+        @wraps(work)
+        def burning(*arguments: Any, **named: Any) -> None:
+            timer = threading.Timer(self.seconds, self.die)
+            timer.daemon = True
+            timer.start()
+            work(*arguments, **named)
+            self.die()
+
+        return burning
+
+    def die(self) -> None:
+        """Kill."""
+        if self.victims == "all" and "RANK" in os.environ:
+            launcher = psutil.Process().parent()
+            assert launcher is not None
+            ranks = launcher.children()
+            launcher.kill()
+            for rank in ranks:
+                if rank.pid != os.getpid():
+                    rank.kill()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def timed(stage: str, work: Callable[..., Any], path: Path) -> Callable[..., Any]:
+    """`work`, whose seconds are appended to the file at `path`."""
+
+    @wraps(work)
+    def measured(*arguments: Any, **named: Any) -> Any:
+        began = time.perf_counter()
+        result = work(*arguments, **named)
+        with path.open("a") as file:
+            file.write(json.dumps([stage, time.perf_counter() - began]) + "\n")
+        return result
+
+    return measured
+
+
+def main() -> None:
+    """Set the fuse, if there is one for this rank, and do what the arguments say."""
+    from bigbatch_ue.cli import main as command_line
+
+    rank = int(os.environ.get("RANK", "0"))
+    fuse = Fuse(**json.loads(os.environ["FUSE"])) if "FUSE" in os.environ else None
+    for stage, (module, function) in STAGES.items():
+        work = getattr(import_module(module), function)
+        if fuse is None and rank == 0:
+            work = timed(stage, work, Path(os.environ["STAGES"]))
+        elif fuse is not None and (fuse.stage, fuse.rank) == (stage, rank):
+            work = fuse.wrap(work)
+        setattr(import_module(module), function, work)
+    command_line(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()

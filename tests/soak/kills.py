@@ -1,0 +1,264 @@
+"""Runs and sweeps that are killed at a random moment, and whether they come to the same result.
+
+Every stage is killed alone and under a launcher of two ranks: one of the ranks, or all and the
+launcher with them. The command is then started again, and what it makes must be what it makes
+undisturbed: perturbations, protected images and predictions, to the last bit.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from analysis.collect import collect
+from bigbatch_ue.artefacts import read_json
+from bigbatch_ue.tensors import read_tensors
+from tests.soak.fused import Fuse
+from tests.soak.load import write_npz
+
+ROOT = Path(__file__).parents[2]
+RANKS = {
+    "decoding": (1, 2),
+    "clustering": (1, 2),
+    "training": (1, 2),
+    "protecting": (1,),
+    "evaluating": (1, 2),
+    "sweeping": (1,),
+}
+"""The stages, and how many ranks do them."""
+
+_NET = {"channels": [4, 4, 8, 8], "layers": [1, 1, 1, 1]}
+_SETTINGS: dict[str, Any] = {
+    "data": {"size": 8},
+    "clusters": {"count": 3, "n_init": 1},
+    "surrogate": {"model": "resnet18", "args": _NET, "weights": "fit", "fit": {"epochs": 1}},
+    "generator": {"width": 4},
+    "augment": {"pad": 1},
+    "batch": {"effective": 8},
+    "budget": {"kind": "steps", "steps": 60},
+    "checkpoint": {"every": 4},
+    "compute": {"precision": "float32"},
+    "target": {"args": _NET, "fit": {"epochs": 3}},
+    "evaluation": {"arms": ["clean", "random_noise", "uc"], "seeds": [0]},
+}
+_IMAGES = 3000
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where to kill: at `moment`, from 0 to 1, of a stage that `ranks` ranks do."""
+
+    stage: str
+    ranks: int
+    moment: float
+    rank: int
+    victims: str
+
+
+def points(count: int, seed: int) -> list[Point]:
+    """`count` random points, every stage and number of ranks as often as the rest."""
+    chance = random.Random(seed)
+    cases = [(stage, ranks) for stage, several in RANKS.items() for ranks in several]
+    chance.shuffle(cases)
+    return [
+        Point(*cases[n % len(cases)], chance.random(), chance.randrange(ranks), victims)
+        for n in range(count)
+        for ranks in [cases[n % len(cases)][1]]
+        for victims in [chance.choice(["one", "all"])]
+    ]
+
+
+class Story:
+    """Train, protect and evaluate with so many ranks, and what comes of it undisturbed."""
+
+    def __init__(self, folder: Path, ranks: int) -> None:
+        self.ranks, self.undisturbed = ranks, folder / f"undisturbed-{ranks}"
+        self.undisturbed.mkdir()
+        write_npz(self.undisturbed / "images.npz", _IMAGES)
+        self.stages = self.undisturbed / "stages.jsonl"
+        for command in ("train", "protect", "evaluate"):
+            run_command(self, command, self.undisturbed, {"STAGES": str(self.stages)})
+        lines = [json.loads(line) for line in self.stages.read_text().splitlines()]
+        self.seconds = {stage: max(s for t, s in lines if t == stage) for stage, _ in lines}
+
+    def before(self, stage: str, folder: Path) -> None:
+        """Make `folder` what it is before the command that does `stage`."""
+        folder.mkdir()
+        shutil.copy(self.undisturbed / "images.npz", folder)
+        if stage in ("protecting", "evaluating"):
+            for part in ("data", "run"):
+                shutil.copytree(self.undisturbed / part, folder / part, symlinks=True)
+            shutil.rmtree(folder / "run" / "evaluation")
+            if stage == "protecting":
+                shutil.rmtree(folder / "run" / "protected")
+
+    def command(self, name: str, program: str) -> list[str]:
+        """The command line of `train`, `protect` or `evaluate`, by module `program`."""
+        launcher = ["-m", "bigbatch_ue.launch", "--config_file", "launchers/accelerate/ddp.yaml"]
+        many = self.ranks > 1 and name != "protect"
+        start = [*launcher, "--main_process_port", "0"] if many else []
+        return [sys.executable, *start, "-m", program, name]
+
+
+def arguments_of(name: str, folder: Path) -> list[str]:
+    """What `train`, `protect` or `evaluate` is given."""
+    if name == "train":
+        settings = folder / "settings.yaml"
+        places = {"name": f"npz:{folder / 'images.npz'}", "root": str(folder / "data")}
+        data = {**_SETTINGS["data"], **places}
+        content = {**_SETTINGS, "data": data, "output": str(folder / "run")}
+        settings.write_text(yaml.safe_dump(content))
+        return ["--config", str(settings), "--resume"]
+    return [str(folder / "run"), *(["--at", "training"] if name == "protect" else [])]
+
+
+def run_command(
+    story: Story, name: str, folder: Path, environment: dict[str, str] | None = None
+) -> None:
+    """Run `name` to its end; with an `environment` for `fused`, which may be its early end."""
+    program = "bigbatch_ue" if environment is None else "tests.soak.fused"
+    done = subprocess.run(
+        [*story.command(name, program), *arguments_of(name, folder)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    expected = _KILLED if "FUSE" in (environment or {}) else (0,)
+    assert done.returncode in expected, f"{name}: {done.returncode}\n{done.stderr[-3000:]}"
+
+
+COMMANDS = {"decoding": "train", "clustering": "train", "training": "train"}
+
+
+def killed_and_continued(story: Story, point: Point, folder: Path) -> None:
+    """Kill the command of `point` there, start it again, and compare what it made."""
+    story.before(point.stage, folder)
+    name = {**COMMANDS, "protecting": "protect", "evaluating": "evaluate"}[point.stage]
+    seconds = point.moment * story.seconds[point.stage]
+    fuse = Fuse(point.stage, seconds, point.rank, point.victims)  # type: ignore[arg-type]
+    run_command(story, name, folder, {"FUSE": json.dumps(asdict(fuse))})
+    run_command(story, name, folder)
+    ours, theirs = (made_by(name, each / "run") for each in (folder, story.undisturbed))
+    assert ours == theirs, f"{name} made something else"
+
+
+def made_by(name: str, run: Path) -> Any:
+    """What `train`, `protect` or `evaluate` made, in a form that can be compared."""
+    if name == "train":
+        tensors, _ = read_tensors(run / "perturbations.safetensors")
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+        steps = [json.loads(line)["step"] for line in lines]
+        return steps, {key: tensor.tolist() for key, tensor in tensors.items()}
+    if name == "protect":
+        files = [path for path in (run / "protected").rglob("*.npz") if path.is_file()]
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return _without(read_json(run / "evaluation" / "results.json"), "seconds")
+
+
+def _without(content: Any, key: str) -> Any:
+    if isinstance(content, dict):
+        return {name: _without(value, key) for name, value in content.items() if name != key}
+    return [_without(each, key) for each in content] if isinstance(content, list) else content
+
+
+class SweepStory:
+    """A sweep of two cells, and what comes of it undisturbed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.undisturbed = folder / "undisturbed-sweep"
+        began = time.monotonic()
+        process = self.start(self.undisturbed)
+        self.wait_for_first_cell(self.undisturbed, process)
+        self.first = time.monotonic() - began
+        self.finish(process)
+        self.seconds = time.monotonic() - began
+
+    def start(self, folder: Path) -> "subprocess.Popen[str]":
+        folder.mkdir(exist_ok=True)
+        data = {"size": 8, "limit": 120, "root": str(folder / "data")}
+        settings = {**_SETTINGS, "data": data, "budget": {"steps": 40}}
+        settings["batch"] = {}
+        settings["evaluation"] = {"arms": ["clean", "uc"]}
+        content = {
+            "output": str(folder / "sweep"),
+            "datasets": ["digits"],
+            "batches": [4, 16],
+            "seeds": [0],
+            "budgets": ["steps"],
+            "settings": settings,
+        }
+        config = folder / "sweep.yaml"
+        config.write_text(yaml.safe_dump(content))
+        return subprocess.Popen(
+            [sys.executable, "-m", "bigbatch_ue", "sweep", "--config", str(config)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @staticmethod
+    def wait_for_first_cell(folder: Path, process: "subprocess.Popen[str]") -> None:
+        while not list((folder / "sweep" / "cells").glob("*/cell.yaml")):
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.02)
+
+    @staticmethod
+    def finish(process: "subprocess.Popen[str]") -> None:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, out + err
+
+    def killed_and_continued(self, point: Point, folder: Path) -> None:
+        process = self.start(folder)
+        self.wait_for_first_cell(folder, process)
+        time.sleep(point.moment * (self.seconds - self.first))
+        process.kill()
+        process.communicate()
+        self.finish(self.start(folder))
+        pd.testing.assert_frame_equal(self.table(folder), self.table(self.undisturbed))
+
+    @staticmethod
+    def table(folder: Path) -> pd.DataFrame:
+        collection = collect([folder / "sweep"])
+        assert collection.problems == ()
+        return collection.table.drop(columns=["images_per_second", "peak_memory_mib"])
+
+
+def run(count: int, seed: int, folder: Path, say: Callable[[str], None] = print) -> int:
+    """Kill at `count` points in `folder`; returns after how many the result was the same."""
+    chosen = points(count, seed)
+    alone = {point.ranks for point in chosen if point.stage != "sweeping"}
+    stories = {ranks: Story(folder, ranks) for ranks in alone}
+    sweep = SweepStory(folder) if any(point.stage == "sweeping" for point in chosen) else None
+    recovered = 0
+    for number, point in enumerate(chosen):
+        own = folder / f"point-{number}"
+        try:
+            if point.stage == "sweeping" and sweep:
+                sweep.killed_and_continued(point, own)
+            else:
+                killed_and_continued(stories[point.ranks], point, own)
+        except (AssertionError, subprocess.TimeoutExpired) as error:
+            say(f"{point}: {error}")
+        else:
+            recovered += 1
+            shutil.rmtree(own)
+        say(f"kill point {number + 1} of {count}: {point.stage}, {point.ranks} rank(s)")
+    return recovered
