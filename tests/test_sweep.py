@@ -417,3 +417,13 @@ def test_cells_train_under_the_launcher_that_the_sweep_names(tmp_path: Path) -> 
     result = read_json(cell.folder / "result.json")
     assert (result["engine"], result["world_size"]) == ("ddp", 2)
     assert not (cell.folder / "protected").exists()
+
+
+def test_the_study_can_be_swept() -> None:
+    (file,) = (Path(__file__).parents[1] / "analysis").rglob("study/sweep.yaml")
+    sweep = load_sweep(file)
+    assert sweep.batches.sizes(5000) == [32, 64, 128, 256, 512, 1024]
+    for images in sweep.datasets:
+        config = module._base(sweep, images, 0, "cluster")
+        assert config.optimizer.lr == pytest.approx(1e-4)
+        assert config.generator.eps == pytest.approx(16 / 255)
