@@ -1,6 +1,7 @@
 """The command line: one command per stage, one line and exit code 2 for what the user can mend."""
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -292,7 +293,8 @@ def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) ->
     except (UserError, OSError, RuntimeError) as error:
         message = told(error)
         if message is None and lost_peer(error):
-            _stop("lost another rank; add --resume to go on from the last checkpoint", LOST_PEER)
+            _say("lost another rank; add --resume to go on from the last checkpoint")
+            os._exit(LOST_PEER)  # threads that still wait for it abort an orderly end
         if message is None:
             raise
         _stop(message)
@@ -316,8 +318,12 @@ def _command() -> list[str]:
 
 
 def _stop(message: str, code: int = 2) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    _say(message)
     sys.exit(code)
+
+
+def _say(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
 def _quiet() -> None:

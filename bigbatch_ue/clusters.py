@@ -9,8 +9,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans, MiniBatchKMeans
-from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
@@ -91,6 +89,9 @@ def cluster(features: Tensor, config: config.Clusters, seed: int) -> Clusters:
     Raises:
         UserError: more clusters than images or than distinct features, features not finite.
     """
+    from sklearn.cluster import KMeans, MiniBatchKMeans  # a second to import
+    from sklearn.exceptions import ConvergenceWarning
+
     count, p = len(features), config.count
     if p > count:
         raise UserError(f"clusters.count={p} exceeds the {count} images: lower it")

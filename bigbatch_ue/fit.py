@@ -17,7 +17,6 @@ from accelerate.utils import broadcast
 from numpy.typing import NDArray
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
 
 from bigbatch_ue.augment import apply_views, draw_views
@@ -231,6 +230,8 @@ def accuracy(
     ranks: Accelerator | None = None,
 ) -> float:
     """The fraction of all `images` [N, C, H, W] that `model` gives their label, each once."""
+    from torchmetrics.classification import MulticlassAccuracy  # a second to import
+
     found, expected = predict(model, images, device, ranks), torch.from_numpy(np.array(labels))
     metric = MulticlassAccuracy(num_classes=found.shape[1], average="micro")
     return float(metric(found.argmax(1), expected))

@@ -14,7 +14,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,14 @@ RANKS = {
     "sweeping": (1,),
 }
 """The stages, and how many ranks do them."""
+COMMANDS = {
+    "decoding": "train",
+    "clustering": "train",
+    "training": "train",
+    "protecting": "protect",
+    "evaluating": "evaluate",
+}
+"""Which command does a stage of a run."""
 
 _NET = {"channels": [4, 4, 8, 8], "layers": [1, 1, 1, 1]}
 _SETTINGS: dict[str, Any] = {
@@ -53,7 +62,7 @@ _SETTINGS: dict[str, Any] = {
     "target": {"args": _NET, "fit": {"epochs": 3}},
     "evaluation": {"arms": ["clean", "random_noise", "uc"], "seeds": [0]},
 }
-_IMAGES = 3000
+_IMAGES = 1000
 _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
@@ -82,14 +91,20 @@ def points(count: int, seed: int) -> list[Point]:
 
 
 class Story:
-    """Train, protect and evaluate with so many ranks, and what comes of it undisturbed."""
+    """Train, protect and evaluate with so many ranks, and what comes of it undisturbed.
 
-    def __init__(self, folder: Path, ranks: int) -> None:
+    Args:
+        folder: where to.
+        ranks: how many.
+        stages: that are to be disturbed; what comes after them is not done.
+    """
+
+    def __init__(self, folder: Path, ranks: int, stages: Set[str]) -> None:
         self.ranks, self.undisturbed = ranks, folder / f"undisturbed-{ranks}"
         self.undisturbed.mkdir()
         write_npz(self.undisturbed / "images.npz", _IMAGES)
         self.stages = self.undisturbed / "stages.jsonl"
-        for command in ("train", "protect", "evaluate"):
+        for command in ("train", *sorted({COMMANDS[stage] for stage in stages} - {"train"})):
             run_command(self, command, self.undisturbed, {"STAGES": str(self.stages)})
         lines = [json.loads(line) for line in self.stages.read_text().splitlines()]
         self.seconds = {stage: max(s for t, s in lines if t == stage) for stage, _ in lines}
@@ -101,9 +116,8 @@ class Story:
         if stage in ("protecting", "evaluating"):
             for part in ("data", "run"):
                 shutil.copytree(self.undisturbed / part, folder / part, symlinks=True)
-            shutil.rmtree(folder / "run" / "evaluation")
-            if stage == "protecting":
-                shutil.rmtree(folder / "run" / "protected")
+            for later in ("evaluation", "protected"):
+                shutil.rmtree(folder / "run" / later, ignore_errors=True)
 
     def command(self, name: str, program: str) -> list[str]:
         """The command line of `train`, `protect` or `evaluate`, by module `program`."""
@@ -143,13 +157,10 @@ def run_command(
     assert done.returncode in expected, f"{name}: {done.returncode}\n{done.stderr[-3000:]}"
 
 
-COMMANDS = {"decoding": "train", "clustering": "train", "training": "train"}
-
-
 def killed_and_continued(story: Story, point: Point, folder: Path) -> None:
     """Kill the command of `point` there, start it again, and compare what it made."""
     story.before(point.stage, folder)
-    name = {**COMMANDS, "protecting": "protect", "evaluating": "evaluate"}[point.stage]
+    name = COMMANDS[point.stage]
     seconds = point.moment * story.seconds[point.stage]
     fuse = Fuse(point.stage, seconds, point.rank, point.victims)  # type: ignore[arg-type]
     run_command(story, name, folder, {"FUSE": json.dumps(asdict(fuse))})
@@ -244,8 +255,11 @@ class SweepStory:
 def run(count: int, seed: int, folder: Path, say: Callable[[str], None] = print) -> int:
     """Kill at `count` points in `folder`; returns after how many the result was the same."""
     chosen = points(count, seed)
-    alone = {point.ranks for point in chosen if point.stage != "sweeping"}
-    stories = {ranks: Story(folder, ranks) for ranks in alone}
+    stages: defaultdict[int, set[str]] = defaultdict(set)
+    for point in chosen:
+        if point.stage in COMMANDS:
+            stages[point.ranks].add(point.stage)
+    stories = {ranks: Story(folder, ranks, those) for ranks, those in stages.items()}
     sweep = SweepStory(folder) if any(point.stage == "sweeping" for point in chosen) else None
     recovered = 0
     for number, point in enumerate(chosen):
