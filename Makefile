@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all their own set-up on a machine with Python >= 3.11.
+# Each does all its own set-up, on a machine with Python >= 3.11.
 PYTHON ?= python3
 SEED ?= 0
 WORKERS ?= 2
@@ -6,7 +6,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 
-.PHONY: demo test lint audit clean
+.PHONY: demo test lint audit soak clean
 
 demo: .venv/installed
 	$(BIN)/bigbatch-ue demo --seed $(SEED)
@@ -19,6 +19,9 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/shellcheck -x launchers/*.sh launchers/*/*.sbatch launchers/*/*.lsf analysis/examples/*/run.sh .ci/run
+
+soak: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --seed $(SEED)
 
 audit: .venv/installed
 	$(BIN)/python .ci/audit.py

@@ -195,6 +195,7 @@ def _do_cell(folder: Path, launcher: str | None, protect: bool) -> None:
 def _launch(launcher: str, settings: Path) -> None:
     """Train under a launcher, in processes of its own."""
     command = [sys.executable, "-m", "bigbatch_ue.launch", "--config_file", launcher]
+    command += ["--main_process_port", "0"]  # jobs of a sweep may share a machine
     training = ["-m", "bigbatch_ue.train", "--config", str(settings), "--resume"]
     with subprocess.Popen([*command, *training]) as ranks, answering(ranks.send_signal):
         code = ranks.wait()
