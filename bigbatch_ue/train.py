@@ -13,6 +13,7 @@ One process, then two ranks on one machine under each engine, then two machines 
 The perturbations are the same, whichever of these is used (DESIGN, invariant 1).
 """
 
+import math
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -255,7 +256,7 @@ def finish(
         "optimizer_steps": plan.steps,
         "images_seen": plan.passes * plan.steps,
         "learning_rate": plan.lr,
-        "final_loss": trained.losses.tolist(),
+        "final_loss": [x if math.isfinite(x) else None for x in trained.losses.tolist()],
         "skipped_steps": trained.skipped,
         "noise_scale": noise_scale([(run, len(trained.delta))]),
         "engine": engine.kind,
