@@ -55,8 +55,10 @@ _LIBRARIES = tuple(
         *("/usr", "/etc", "/proc", "/sys", "/dev/null", "/dev/urandom", "/dev/shm"),
     )
 )
+_OWN = (f"/proc/{os.getpid()}/clear_refs",)
+"""What the program may write to elsewhere: it has its largest size forgotten."""
 _ROOM = 3 << 30
-_SECONDS = 60
+_SECONDS = 30
 
 
 class HungError(BaseException):
@@ -86,7 +88,7 @@ class Watched:
                 real = os.path.realpath(os.fsdecode(path))
                 reads = event == "open" and not (arguments[2] or 0) & _WRITING
                 libraries = _LIBRARIES if reads or event in ("os.listdir", "os.scandir") else ()
-                if not any(_below(real, place) for place in (self.inside, *libraries)):
+                if not any(_below(real, place) for place in (self.inside, *_OWN, *libraries)):
                     self.outside.append(f"{event} {real}")
 
 
@@ -109,7 +111,7 @@ sys.addaudithook(_hear)
 def watched(inside: Path) -> Iterator[Watched]:
     """Watch the work of the block, which may touch `inside` and read libraries.
 
-    Memory beyond 3 GiB is refused to it, and after a minute it is stopped by a `HungError`.
+    Memory beyond 3 GiB is refused to it, and after half a minute it is stopped by a `HungError`.
     """
     global _watched
     found = Watched(os.path.realpath(inside))
@@ -118,13 +120,13 @@ def watched(inside: Path) -> Iterator[Watched]:
     Path("/proc/self/clear_refs").write_text("5")  # forget the largest size so far
     before = _status("VmRSS")
     handler = signal.signal(signal.SIGALRM, _hung)
-    signal.alarm(_SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, _SECONDS, 5)
     _watched = found
     try:
         yield found
     finally:
         _watched = None
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
         found.memory = _status("VmHWM") - before
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -229,15 +229,14 @@ def _of(
     return st.builds(Case, st.just(file), kept, st.sampled_from(commands))
 
 
-def _run(name: str, *commands: Arguments) -> st.SearchStrategy[Case]:
-    folder, all_of = f"runs/{name}", (*commands, COLLECT)
+def _run(name: str, *commands: Arguments, finished: bool = True) -> st.SearchStrategy[Case]:
+    folder = f"runs/{name}"
+    tree = ["run.json", "metrics.jsonl", *(["result.json"] if finished else [])]
+    tensors = ["clusters", *(["perturbations"] if finished else [])]
     return st.one_of(
-        _of(f"{folder}/config.yaml", *all_of, by=st.one_of(YAML_TREE, BOMBS)),
-        _of(f"{folder}/run.json", *all_of, by=TREE),
-        _of(f"{folder}/result.json", *all_of, by=TREE),
-        _of(f"{folder}/metrics.jsonl", *all_of, by=TREE),
-        _of(f"{folder}/clusters.safetensors", *all_of, by=SAFETENSORS),
-        _of(f"{folder}/perturbations.safetensors", *all_of, by=SAFETENSORS),
+        _of(f"{folder}/config.yaml", *commands, COLLECT, by=st.one_of(YAML_TREE, BOMBS)),
+        *(_of(f"{folder}/{file}", *commands, COLLECT, by=TREE) for file in tree),
+        *(_of(f"{folder}/{f}.safetensors", *commands, COLLECT, by=SAFETENSORS) for f in tensors),
     )
 
 
@@ -266,7 +265,7 @@ def cases(files: good.Found) -> st.SearchStrategy[Case]:
         _of("weights.pt", TRAIN_WEIGHTS),
         _of("weights.safetensors", TRAIN_TENSORS, by=SAFETENSORS),
         _run("done", DONE, PROTECT, EVALUATE),
-        _run("stopped", RESUME),
+        _run("stopped", RESUME, finished=False),
         st.sampled_from(files.checkpoints).flatmap(lambda f: _of(f, RESUME, by=SAFETENSORS)),
         _evaluation("done", REPORT, REPORT_TWO, EVALUATE, COLLECT),
         _of("runs/drawn/protected/protected.json", AGAIN, EVALUATE_FOLDER, by=TREE),
@@ -305,6 +304,7 @@ class Trial:
         """What is wrong with how the program met `case`; empty if nothing is."""
         place = self.folder / "case"
         good.copy(self.good, place)
+        tempfile.tempdir = str(place)
         with contextlib.chdir(place):
             case.damage(Path(case.file))
             before = _snapshot(place)
@@ -394,5 +394,5 @@ def attempt(trial: Trial, count: int, first: int) -> tuple[int, int]:
 
 if __name__ == "__main__":
     tried, well = run(int(sys.argv[1]), int((sys.argv[2:] or ["0"])[0]))
-    print(f"{well} of {tried} handled")
+    print(f"bad inputs: {tried} handled: {well}")
     sys.exit(well < tried)
