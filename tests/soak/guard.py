@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 import matplotlib
+from huggingface_hub import constants
 
 _FILES = {
     "open": 1,
@@ -52,6 +53,7 @@ _LIBRARIES = tuple(
         Path(__file__).parents[2],
         matplotlib.get_configdir(),
         matplotlib.get_cachedir(),
+        constants.HF_HOME,
         *("/usr", "/etc", "/proc", "/sys", "/dev/null", "/dev/urandom", "/dev/shm"),
     )
 )
@@ -85,11 +87,19 @@ class Watched:
             self.outside.append(f"{event}{arguments!r}"[:300])
         for path in arguments[: _FILES.get(event, 0)]:
             if isinstance(path, (str, bytes, os.PathLike)):
-                real = os.path.realpath(os.fsdecode(path))
+                real = _real(os.fsdecode(path), event)
                 reads = event == "open" and not (arguments[2] or 0) & _WRITING
                 libraries = _LIBRARIES if reads or event in ("os.listdir", "os.scandir") else ()
                 if not any(_below(real, place) for place in (self.inside, *_OWN, *libraries)):
                     self.outside.append(f"{event} {real}")
+
+
+def _real(path: str, event: str) -> str:
+    """What is touched: a link that is moved or removed is so itself, not what it leads to."""
+    if event in ("os.rename", "os.remove"):
+        folder, name = os.path.split(os.path.abspath(path))  # noqa: PTH100
+        return os.path.join(os.path.realpath(folder), name)  # noqa: PTH118
+    return os.path.realpath(path)
 
 
 def _below(path: str, folder: str) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from huggingface_hub import constants
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
@@ -86,16 +87,14 @@ SHARE = st.floats(0, 1)
 NAMES = st.sampled_from(
     ["../x", "/tmp/x", "a/../../x", "..", "", ".", "x" * 300, "\0", "a\nb", "~nobody/x", "\x1b[31m"]
 )
+ABSENT = st.builds(Instead, st.sampled_from(["nothing", "folder", "pipe"]))
 BYTES = st.one_of(
     st.builds(Flipped, SHARE, st.integers(1, 255)),
     st.builds(Cut, SHARE),
     st.builds(Inserted, SHARE, st.binary(min_size=1, max_size=40)),
     st.builds(Replaced, st.sampled_from([b"", b"\0", b"[]", b"{}", b"null", b"\xff\xfe", b"PK"])),
     st.builds(Replaced, st.binary(max_size=60)),
-    st.builds(
-        Instead,
-        st.sampled_from(["nothing", "folder", "pipe"]),
-    ),
+    ABSENT,
     st.builds(Instead, st.just("link"), st.sampled_from([OUTSIDE, "nowhere", "/dev/zero", "."])),
 )
 
@@ -185,9 +184,8 @@ NPZ = st.one_of(
     st.builds(Bomb, KEYS, st.sampled_from([300, 3000]), st.sampled_from(["many", "large"])),
     st.builds(Size, st.sampled_from([0, 1, 2**31, 2**32 - 1]), st.booleans()),
 )
-SAFETENSORS = st.one_of(
+FOREIGN = st.one_of(
     TREE,
-    st.builds(Metadata, TREE),
     st.builds(Length, st.sampled_from([0, 1, 2**20, 2**40, 2**63, 2**64 - 1])),
     st.builds(
         Tensors,
@@ -195,6 +193,7 @@ SAFETENSORS = st.one_of(
         _any("gone | double | whole | longer | scalar | flat | nan | huge | negative"),
     ),
 )
+SAFETENSORS = FOREIGN | st.builds(Metadata, TREE)
 ODD = st.sampled_from(
     [b"\xff\xfe.png", b"a\nb.png", b"\x1b[31m.png", b".png", b" .png", b"x" * 250 + b".png"]
 )
@@ -229,6 +228,10 @@ def _of(
     return st.builds(Case, st.just(file), kept, st.sampled_from(commands))
 
 
+def _in(folder: str, *commands: Arguments) -> st.SearchStrategy[Case]:
+    return st.builds(Case, st.just(folder), IMAGES | ABSENT, st.sampled_from(commands))
+
+
 def _run(name: str, *commands: Arguments, finished: bool = True) -> st.SearchStrategy[Case]:
     folder = f"runs/{name}"
     tree = ["run.json", "metrics.jsonl", *(["result.json"] if finished else [])]
@@ -258,12 +261,12 @@ def cases(files: good.Found) -> st.SearchStrategy[Case]:
         _of("config.yaml", PLAN, TRAIN, by=config),
         _of("set.npz", TRAIN, PLAN, PROTECT, EVALUATE, by=NPZ),
         _of("theirs.npz", THEIRS, by=NPZ),
-        _of("images", TRAIN_FOLDER, PROTECT_FOLDER, by=IMAGES),
+        _in("images", TRAIN_FOLDER, PROTECT_FOLDER),
         _of("images/train/cat/0.png", TRAIN_FOLDER, PROTECT_FOLDER, by=PICTURE),
-        _of("pictures", PICTURES, by=IMAGES),
+        _in("pictures", PICTURES),
         _of("pictures/train/cat/0.png", PICTURES, by=PICTURE),
         _of("weights.pt", TRAIN_WEIGHTS),
-        _of("weights.safetensors", TRAIN_TENSORS, by=SAFETENSORS),
+        _of("weights.safetensors", TRAIN_TENSORS, by=FOREIGN),
         _run("done", DONE, PROTECT, EVALUATE),
         _run("stopped", RESUME, finished=False),
         st.sampled_from(files.checkpoints).flatmap(lambda f: _of(f, RESUME, by=SAFETENSORS)),
@@ -287,6 +290,7 @@ class Trial:
     folder: Path
 
     def __post_init__(self) -> None:
+        constants.HF_HUB_OFFLINE = True
         if not self.good.exists():
             good.make(self.good)
             outside = self.folder / "outside"
