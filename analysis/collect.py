@@ -9,14 +9,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from pydantic import ValidationError
 from rich.progress import track
 from safetensors import SafetensorError, safe_open
 
 from analysis.table import COLUMNS, CRITICAL, CURVE, read_table, write_table
 from bigbatch_ue.arms import OF_RUN, Arm, Case, cases, load_arms, title
-from bigbatch_ue.artefacts import homeless, read_json, read_yaml, write_json
+from bigbatch_ue.artefacts import (
+    homeless,
+    parse_json,
+    read_json,
+    read_yaml,
+    regular,
+    write_json,
+)
 from bigbatch_ue.config import ArmName, Config, Countermeasure, Data, digest
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.plan import make_plan
@@ -24,7 +30,6 @@ from bigbatch_ue.plan import make_plan
 _CONFIG, _CELL, _OUTCOME = "config.yaml", "cell.yaml", "outcome.json"
 ABOUT = "about.json"
 _CONTROLS = "controls"
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAIL = 4
 
 
@@ -70,19 +75,22 @@ def collect(folders: Sequence[Path]) -> Collection:
     found = sorted({run for folder in folders for run in _runs(folder)})
     if not found:
         raise UserError(f"{', '.join(map(str, folders))}: no run folders here")
-    rows: list[dict[str, Any]] = []
+    rows: list[pd.DataFrame] = []
     problems: list[Problem] = []
     settings: dict[str, Any] = {}
     versions: dict[str, str] = {}
     for run in track(found, "collecting", transient=True):
         try:
             config = _configuration(run)
-            rows += _rows_of(run, config)
+            rows.append(_typed(_rows_of(run, config)))
             settings.setdefault(config.data.title, shared_settings(config))
             versions |= _recorded(run).get("versions", {})
         except UserError as error:
             problems.append(Problem(run.name, str(error)))
-    table, twice = _once(pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS))
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+            reason = f"records of another kind ({type(error).__name__}: {error})"
+            problems.append(Problem(run.name, reason))
+    table, twice = _once(pd.concat(rows, ignore_index=True) if rows else _typed([]))
     commands = [_command(folder) for folder in folders]
     return Collection(table, (*problems, *twice), settings, tuple(commands), versions)
 
@@ -122,6 +130,10 @@ def shared_settings(config: Config) -> dict[str, Any]:
     return content
 
 
+def _typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
 def _runs(folder: Path) -> Iterator[Path]:
     """Folders below that hold a run or a cell of a sweep, controls of runs excepted."""
     for name in (_CONFIG, _CELL):
@@ -133,7 +145,7 @@ def _runs(folder: Path) -> Iterator[Path]:
 def _configuration(run: Path) -> Config:
     path = next(path for name in (_CONFIG, _CELL) if (path := run / name).exists())
     try:
-        return Config.model_validate(read_yaml(path, _LOADER))
+        return Config.model_validate(read_yaml(path))
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(
@@ -147,7 +159,7 @@ def _rows_of(run: Path, config: Config) -> list[dict[str, Any]]:
     Raises:
         UserError: why it has none.
     """
-    outcome = read_json(run / _OUTCOME) if (run / _OUTCOME).exists() else None
+    outcome = read_json(run / _OUTCOME, dict) if (run / _OUTCOME).exists() else None
     if outcome is not None:
         _agree(outcome["cell"], config.axes, _OUTCOME)
         if outcome["outcome"]["state"] == "failed":
@@ -174,7 +186,7 @@ def _check(run: Path, config: Config, result: Mapping[str, Any]) -> list[int]:
     Raises:
         UserError: the first contradiction.
     """
-    state = read_json(run / "run.json")
+    state = read_json(run / "run.json", dict)
     if state.get("answer") != digest([config.answer(), state.get("data")]):
         raise UserError("config.yaml or the data set is not what the run was made with")
     assignment, about = _tensor(run / "clusters.safetensors", "assignment")
@@ -219,17 +231,15 @@ def _facts(config: Config, result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _recorded(run: Path) -> dict[str, Any]:
     path = run / "result.json"
-    result = read_json(path) if path.exists() else {}
-    if not isinstance(result, dict):
-        raise UserError("result.json: not a record of a run")
+    result: dict[str, Any] = read_json(path, dict) if path.exists() else {}
     return result
 
 
 def _logged(run: Path) -> dict[str, int]:
     """Steps and images as `metrics.jsonl` has them."""
     try:
-        lines = (run / "metrics.jsonl").read_bytes().splitlines()
-        last = json.loads(lines[-1]) if lines else {}
+        lines = regular(run / "metrics.jsonl").read_bytes().splitlines()
+        last = parse_json(lines[-1]) if lines else {}
         return {"steps": len(lines), "images_seen": last["images_seen"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"metrics.jsonl: not readable ({error})") from None
@@ -238,10 +248,12 @@ def _logged(run: Path) -> dict[str, int]:
 def _tensor(path: Path, name: str | None = None) -> tuple[Any, dict[str, Any]]:
     """A tensor of a safetensors file, and what is recorded beside it."""
     try:
-        with safe_open(path, framework="np") as file:
-            about = json.loads((file.metadata() or {}).get("bigbatch_ue", "{}"))
+        with safe_open(regular(path), framework="np") as file:
+            about = parse_json((file.metadata() or {}).get("bigbatch_ue", "{}"))
+            if not isinstance(about, dict):
+                raise ValueError("its metadata is no mapping")
             return (file.get_tensor(name) if name else None), about
-    except (FileNotFoundError, SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path.name}: not readable ({error})") from None
 
 

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import TypeAdapter, ValidationError
+
 from bigbatch_ue.artefacts import read_json, write_json
 from bigbatch_ue.config import ArmName, Countermeasure, Evaluation
 from bigbatch_ue.errors import UserError
@@ -153,17 +155,27 @@ def cases(settings: Evaluation, own: ArmName) -> Iterator[Case]:
                     yield Case(arm, none, _share(arm), labels, seed)
 
 
+_ARM = TypeAdapter(Arm)
+
+
 def load_arms(path: Path) -> list[Arm]:
     """The records of a `results.json`.
 
     Raises:
         UserError: a file that is missing, torn or of another kind.
     """
-    records = read_json(path)
+    records = read_json(path, list)
     try:
-        return [Arm(**record) for record in records]
-    except TypeError as error:
-        raise UserError(f"{path}: no list of arms ({error}); remove it") from None
+        arms = [_ARM.validate_python(record) for record in records]
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"{path}: no list of arms ({first['loc']}: {first['msg']}); remove it"
+        ) from None
+    for arm in arms:
+        if arm.arm not in NAMES:
+            raise UserError(f"{path}: no list of arms (unknown {arm.arm!r}); remove it")
+    return arms
 
 
 def save_arms(path: Path, arms: Sequence[Arm]) -> None:

@@ -64,6 +64,6 @@ class Cell:
         if not path.exists():
             return None
         try:
-            return Outcome(**read_json(path)["outcome"])
+            return Outcome(**read_json(path, dict)["outcome"])
         except (TypeError, KeyError) as error:
             raise UserError(f"{path}: no outcome of a cell ({error}); remove it") from None

@@ -17,7 +17,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
-from bigbatch_ue.artefacts import atomic_folder, homeless, read_json, write_json
+from bigbatch_ue.artefacts import atomic_folder, homeless, read_json, regular, write_json
 from bigbatch_ue.config import DATASETS, MEDMNIST_2D, Data, digest
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.progress import progress_bar
@@ -179,7 +179,7 @@ def _decode_half(source: Source, part: Part, data: Data, folder: Path) -> list[s
 
 def _load(entry: Path, data: Data, fingerprint: str) -> DataSet:
     try:
-        meta = read_json(entry / "meta.json")
+        meta = read_json(entry / "meta.json", dict)
         classes = [str(name) for name in meta["classes"]]
         train, test = (_load_half(entry, part, meta, data.size) for part in PARTS)
     except (UserError, FileNotFoundError, EOFError, ValueError, KeyError, TypeError) as error:
@@ -192,14 +192,16 @@ def _load(entry: Path, data: Data, fingerprint: str) -> DataSet:
 
 
 def _load_half(entry: Path, part: Part, meta: dict[str, Any], size: int) -> ImageSet:
-    images = np.load(entry / f"{part}_images.npy", mmap_mode="r", allow_pickle=False)
-    labels = np.load(entry / f"{part}_labels.npy", allow_pickle=False)
+    images = np.load(regular(entry / f"{part}_images.npy"), mmap_mode="r", allow_pickle=False)
+    labels = np.load(regular(entry / f"{part}_labels.npy"), allow_pickle=False)
     names = [str(name) for name in meta["names"][part]]
     expected = [(len(names), channels, size, size) for channels in (1, 3)]
     if images.dtype != np.uint8 or images.shape not in expected:
         raise ValueError(f"{part}_images.npy is {images.dtype} {list(images.shape)}")
     if labels.dtype != np.int64 or labels.shape != (len(names),):
         raise ValueError(f"{part}_labels.npy is {labels.dtype} {list(labels.shape)}")
+    if not ((labels >= 0) & (labels < len(meta["classes"]))).all():
+        raise ValueError(f"{part}_labels.npy names classes that meta.json does not")
     return ImageSet(images, labels, names)
 
 

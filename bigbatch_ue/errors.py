@@ -14,10 +14,16 @@ class UserError(Exception):
 def told(error: Exception) -> str | None:
     """What to tell the user of `error` in one line; None if it is not theirs to mend."""
     if isinstance(error, UserError):
-        return " ".join(str(error).split())
+        return _plain(str(error))
     if isinstance(error, OSError) and (error.filename or error.strerror):
-        return f"{error.filename or 'output'}: {error.strerror}"
+        return _plain(f"{error.filename or 'output'}: {error.strerror}")
     return None
+
+
+def _plain(text: str) -> str:
+    """`text` as one line, which no terminal takes for a command: odd characters are escaped."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def lost_peer(error: BaseException) -> bool:

@@ -160,7 +160,7 @@ def judge(
 def _of_run(config: Config, run: Run, accelerator: Accelerator, download: bool) -> Subject:
     data = prepare(config.data, download=download)
     learnt = load_perturbations(config, run, data)
-    result = read_json(run.result)
+    result = read_json(run.result, dict)
 
     def features() -> NDArray[np.float32]:
         surrogate = surrogate_of(config, data, accelerator.device)
@@ -303,7 +303,7 @@ def _report(folder: Path, subject: Subject, arms: Sequence[Arm], about: dict[str
 def _visibility(folder: Path, subject: Subject) -> dict[str, Any]:
     """How much the images were changed: as measured on the written files, if there are any."""
     manifest = folder.parent / "protected" / MANIFEST
-    report = read_json(manifest).get("report", {}) if manifest.exists() else {}
+    report = read_json(manifest, dict).get("report", {}) if manifest.exists() else {}
     if "visibility" in report:
         return {"visibility": report["visibility"], "measured_on": "the written files"}
     images = subject.data.train.images

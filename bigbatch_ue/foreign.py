@@ -1,6 +1,5 @@
 """Train images that another program has perturbed, beside their clean originals."""
 
-import os
 import zipfile
 from collections.abc import Iterator
 from itertools import islice
@@ -13,7 +12,7 @@ from bigbatch_ue.data import DataSet, resize
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.progress import progress_bar
 from bigbatch_ue.protect import png_names
-from bigbatch_ue.sources import ImageFiles, Npz, Pixels, may_be_image
+from bigbatch_ue.sources import ImageFiles, Npz, Pixels, image_files
 
 
 def load_foreign(place: str, clean: DataSet, config: Data) -> Pixels:
@@ -112,7 +111,7 @@ def _matched(
     stems = {_stem(name): index for index, name in enumerate(names)}
     found: dict[int, Path] = {}
     extra: list[Path] = []
-    for file in _image_files(top):
+    for file in image_files(top, inside=top):
         name = file.relative_to(top).as_posix()
         index = exact.get(name, stems.get(_stem(name)))
         if index is None:
@@ -122,12 +121,6 @@ def _matched(
         else:
             found[index] = file
     return found, extra
-
-
-def _image_files(top: Path) -> list[Path]:
-    """The image files below `top`, sorted; linked folders are followed, as for a clean folder."""
-    walk = os.walk(top, followlinks=True)
-    return sorted(Path(at, name) for at, _, names in walk for name in names if may_be_image(name))
 
 
 def _stem(name: str) -> str:
@@ -150,5 +143,5 @@ def _from_npz(path: Path, clean: DataSet, limited: bool) -> Iterator[Pixels]:
 
 
 def _has_labels(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(path) as archive:  # `shape` has read it already
         return "train_labels.npy" in archive.namelist()

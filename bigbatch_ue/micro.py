@@ -59,7 +59,7 @@ def first_guess(config: Config, bytes_per_image: int, device: torch.device) -> i
     image is expected to take must fit half of what is available.
     """
     found = _memory(config)
-    known = read_json(found).get(_key(config, device)) if found.exists() else None
+    known = read_json(found, dict).get(_key(config, device)) if found.exists() else None
     if known:
         return int(known)
     micro = LARGEST_MICRO[device.type]
@@ -75,7 +75,7 @@ def remember(config: Config, device: torch.device, micro: int) -> None:
     path = _memory(config)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        known = read_json(path) if path.exists() else {}
+        known = read_json(path, dict) if path.exists() else {}
         if known.get(_key(config, device)) != micro:
             write_json(path, known | {_key(config, device): micro})
 

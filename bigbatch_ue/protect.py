@@ -266,8 +266,7 @@ class _Job:
         """The labels of `part` as [N, 1], in the dtype of the source."""
         labels = getattr(self.data, part).labels[:, None]
         if isinstance(self.source, Npz):
-            with np.load(self.source.path, allow_pickle=False) as arrays:
-                labels = labels.astype(arrays[f"{part}_labels"].dtype)
+            labels = labels.astype(self.source.label_type(part))
         return np.asarray(labels)
 
     def _add_others(self, archive: zipfile.ZipFile) -> None:
@@ -340,14 +339,18 @@ def _as_before(out: Path, inputs: str) -> Report:
     """The report of the very same data set, which `out` holds already."""
     if not (out / MANIFEST).is_file():
         raise UserError(f"{out}: exists and is not a protected data set; choose another folder")
-    content = read_json(out / MANIFEST)
-    if not isinstance(content, dict) or content.get("inputs") != inputs:
+    content = read_json(out / MANIFEST, dict)
+    if content.get("inputs") != inputs:
         raise UserError(f"{out}: holds other protected images; choose another folder or remove it")
-    if content["files"] != _hash(out):
+    if content.get("files") != _hash(out):
         raise UserError(f"{out}: its files have been changed since; remove it to have it anew")
+    try:
+        report = content["report"]
+        found = Report(out, report["form"], report["at"], Visibility(**report["visibility"]))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{out / MANIFEST}: damaged ({error!r}); remove {out}") from None
     Console(stderr=True).print(f"{out}: protected already, nothing to do")
-    report = content["report"]
-    return Report(out, report["form"], report["at"], Visibility(**report["visibility"]))
+    return found
 
 
 def _hash(folder: Path) -> str:

@@ -8,13 +8,13 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import BaseModel, ValidationError
 from rich import box
 from rich.table import Table
 
 from bigbatch_ue.arms import Arm, load_arms, save_arms
-from bigbatch_ue.artefacts import atomic_file, read_json
+from bigbatch_ue.artefacts import atomic_file, read_json, regular
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.figures import picture_uri
 from bigbatch_ue.groups import Block, Group, by, distinct, grouped
@@ -221,9 +221,9 @@ def _yaml(content: Any) -> str:
 
 def _picture(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as picture:
+        with Image.open(regular(path)) as picture:
             return picture.convert("RGB")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # PIL meets a broken file with nearly any of them
         raise UserError(f"{path}: not a readable picture ({error})") from None

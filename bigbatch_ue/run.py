@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bigbatch_ue.artefacts import atomic_file, read_json, write_json
+from bigbatch_ue.artefacts import atomic_file, parse_json, read_json, regular, write_json
 from bigbatch_ue.config import Config, digest
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.noise import Moments
@@ -77,18 +77,36 @@ class Run:
 
     def forget_metrics_from(self, step: int) -> None:
         """Drop the lines of steps that will be done again."""
-        lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
-        kept = [line for line in _whole(lines) if json.loads(line)["step"] < step]
+        kept = [line for line, content in self._lines() if content["step"] < step]
         with atomic_file(self.metrics) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept))
 
     def noise(self, space: str, rows: int) -> NDArray[np.float64]:
         """Estimates of the gradient's noise, [2, T, p]: tr(Sigma) and |G|^2; NaN where none."""
         nothing = {name: [None] * rows for name in Moments._fields}
-        steps = [json.loads(line) for line in self.metrics.read_text().splitlines()]
-        found = [step.get("noise", {}).get(space, nothing) for step in steps]
-        moments = [[moment[name] for moment in found] for name in Moments._fields]
-        return np.array(moments, dtype=np.float64).reshape(len(Moments._fields), len(found), rows)
+        try:
+            found = [line.get("noise", {}).get(space, nothing) for _, line in self._lines()]
+            moments = [[moment[name] for moment in found] for name in Moments._fields]
+            shape = (len(Moments._fields), len(found), rows)
+            return np.array(moments, dtype=np.float64).reshape(shape)
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"{self.metrics}: noise is not readable ({error})") from None
+
+    def _lines(self) -> list[tuple[str, dict[str, Any]]]:
+        """The metrics' lines, each as it is and what it says, up to the first torn one."""
+        if not self.metrics.exists():
+            return []
+        found = []
+        for line in regular(self.metrics).read_bytes().splitlines():
+            try:
+                content = parse_json(line)
+                text = line.decode()
+            except ValueError:
+                break
+            if not isinstance(content, dict) or not isinstance(content.get("step"), int):
+                break
+            found.append((text, content))
+        return found
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -175,7 +193,7 @@ def open_run(config: Config, fingerprint: str, *, resume: bool) -> Run:
             f"{folder} holds a run with other settings ({', '.join(changed)}): "
             "choose another folder with output=..., or remove it"
         )
-    state = read_json(folder / "run.json")
+    state = read_json(folder / "run.json", dict)
     if state.get("answer") != run.answer:
         raise UserError(f"{folder}: its data set has changed since; choose another output=...")
     if not run.finished and not resume:
@@ -199,7 +217,7 @@ def load_run(folder: Path) -> tuple[Config, Run]:
     if not (folder / "config.yaml").exists():
         raise UserError(f"{folder}: no run here (no config.yaml)")
     config = load(file=folder / "config.yaml", overrides=[f"output={json.dumps(str(folder))}"])
-    run = Run(folder, read_json(folder / "run.json")["answer"])
+    run = Run(folder, str(read_json(folder / "run.json", dict).get("answer")))
     if not run.finished:
         raise UserError(f"{folder}: training is not finished; continue it with --resume")
     return config, run
@@ -212,13 +230,3 @@ def _differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
             yield from _differences(before.get(name), after.get(name), inner)
     elif before != after:
         yield f"{key}: {yaml.safe_dump(before).split(chr(10))[0]} -> {after}"
-
-
-def _whole(lines: list[str]) -> list[str]:
-    """The lines before the first torn one."""
-    for count, line in enumerate(lines):
-        try:
-            json.loads(line)
-        except json.JSONDecodeError:
-            return lines[:count]
-    return lines

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from bigbatch_ue.artefacts import read_yaml
+from bigbatch_ue.artefacts import parse_yaml, read_yaml
 from bigbatch_ue.config import DATASETS, MEDMNIST_2D, PRESETS, TARGETS, Config
 from bigbatch_ue.errors import UserError
 
@@ -120,8 +120,8 @@ def _apply(content: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise UserError(f"{override!r} is not of the form key=value, such as batch.effective=4096")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text)
+    except ValueError:
         raise UserError(f"{key}: {text!r} is not a readable value") from None
     *sections, last = key.split(".")
     for section in sections:

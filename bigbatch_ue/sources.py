@@ -1,6 +1,8 @@
 """Where images come from: a source lists its files and yields its images in their original size."""
 
 import hashlib
+import math
+import os
 import shutil
 import warnings
 import zipfile
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from bigbatch_ue.artefacts import atomic_file, atomic_folder
+from bigbatch_ue.artefacts import atomic_file, atomic_folder, regular
 from bigbatch_ue.config import DATASETS, MEDMNIST_2D, Data
 from bigbatch_ue.errors import UserError
 
@@ -26,6 +28,7 @@ Part = Literal["train", "test"]
 
 PARTS: tuple[Part, Part] = ("train", "test")
 MEDMNIST_SIZES = (28, 64, 128, 224)
+_MOST_PIXELS = 89_478_485  # of one image, as PIL has it
 
 # torchvision's name of a data set: class, folder, train split, attribute that lists the images.
 TORCHVISION = {
@@ -124,34 +127,45 @@ class Npz:
     def shape(self, part: Part) -> tuple[int, ...]:
         """[N, h, w, C] of the image array, of which everything but the pixels is checked."""
         key = f"{part}_images"
-        with _array(self.path, key) as stream:
-            shape, _, dtype = _header(stream)
+        with _array(self.path, key) as (stream, size):
+            shape, _, dtype = _header(stream, size)
         if dtype != np.uint8:
             raise UserError(f"{self.path}: {key!r} is {dtype}, expected uint8")
         shape = (*shape, 1) if len(shape) == 3 else shape
         if len(shape) != 4 or 0 in shape or shape[-1] not in (1, 3):
             wanted = "at least one image as [N, h, w] or [N, h, w, C] with C of 1 or 3"
             raise UserError(f"{self.path}: {key!r} has shape {list(shape)}, expected {wanted}")
+        if math.prod(shape[1:3]) > _MOST_PIXELS:
+            raise UserError(f"{self.path}: {key!r} has images of more than {_MOST_PIXELS:,} pixels")
         return shape
+
+    def label_type(self, part: Part) -> np.dtype[Any]:
+        """The dtype of the labels as the file has them."""
+        with _array(self.path, f"{part}_labels") as (stream, size):
+            return _header(stream, size)[2]
 
     def _labels(self, part: Part) -> NDArray[np.int64]:
         key, count = f"{part}_labels", self.shape(part)[0]
-        with _array(self.path, key) as stream:
-            labels = np.lib.format.read_array(stream, allow_pickle=False)
-        if labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
-            raise UserError(f"{self.path}: {key!r} is {labels.dtype}, expected integers from 0 on")
-        if labels.ndim == 2 and labels.shape[1] > 1:
-            raise UserError(f"{self.path}: {key!r} is multi-label; give each image one class")
-        if labels.shape not in ((count,), (count, 1)):
-            shape = list(labels.shape)
-            raise UserError(f"{self.path}: {key!r} has shape {shape}, expected [{count}]")
-        return labels.reshape(count).astype(np.int64)
+        with _array(self.path, key) as (stream, size):
+            shape, _, dtype = _header(stream, size)
+            if dtype.kind not in "iu":
+                raise UserError(f"{self.path}: {key!r} is {dtype}, expected integers from 0 on")
+            if len(shape) == 2 and shape[1] > 1:
+                raise UserError(f"{self.path}: {key!r} is multi-label; give each image one class")
+            if shape not in ((count,), (count, 1)):
+                raise UserError(f"{self.path}: {key!r} has shape {list(shape)}, expected [{count}]")
+            labels = np.frombuffer(stream.read(), dtype)
+        if labels.min() < 0:
+            raise UserError(f"{self.path}: {key!r} holds {labels.min()}, expected 0 or more")
+        if labels.max() > np.iinfo(np.int64).max:
+            raise UserError(f"{self.path}: {key!r} holds {labels.max()}, which is too large")
+        return labels.astype(np.int64)
 
     def images(self, part: Part) -> Iterator[Pixels]:
         """The images of a half, whether or not it has labels; as those of a `Split`."""
         key, (count, *shape) = f"{part}_images", self.shape(part)
-        with _array(self.path, key) as stream:
-            _, fortran_order, _ = _header(stream)
+        with _array(self.path, key) as (stream, size):
+            _, fortran_order, _ = _header(stream, size)
             if fortran_order:  # one image is scattered over the whole array
                 with TemporaryFile() as file:
                     shutil.copyfileobj(stream, file)
@@ -237,8 +251,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(path) as image:
+            with Image.open(regular(path)) as image:
                 yield image
+        except UserError:
+            raise
         except Exception as error:  # PIL meets a broken file with nearly any of them
             raise UserError(f"{path}: not a readable image ({error}); mend or remove it") from None
 
@@ -258,22 +274,36 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _array(path: Path, key: str) -> Iterator[IO[bytes]]:
-    """The bytes of one array of an npz file; whatever is wrong with them is a `UserError`."""
+def _array(path: Path, key: str) -> Iterator[tuple[IO[bytes], int]]:
+    """The bytes of one array of an npz file, and how many it says there are.
+
+    Whatever is wrong with them is a `UserError`.
+    """
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as stream:
-            yield stream
+        with zipfile.ZipFile(regular(path)) as archive, archive.open(f"{key}.npy") as stream:
+            yield stream, archive.getinfo(f"{key}.npy").file_size
     except KeyError:
         raise UserError(f"{path}: holds no array {key!r}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, OSError) as error:
         raise UserError(f"{path}: {key!r} is not readable ({error})") from None
 
 
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran order, and dtype of the array that `stream` holds."""
-    if np.lib.format.read_magic(stream) == (1, 0):
-        return np.lib.format.read_array_header_1_0(stream)
-    return np.lib.format.read_array_header_2_0(stream)
+def _header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran order, and dtype of the array that `stream` of `size` bytes holds.
+
+    Raises:
+        ValueError: no such array, or one of other than `size` bytes: what takes memory by its shape
+            relies on this.
+    """
+    first = np.lib.format.read_magic(stream) == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    shape, fortran_order, dtype = read(stream)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    wanted = stream.tell() + math.prod(shape) * dtype.itemsize
+    if min(shape, default=1) < 0 or wanted != size:
+        raise ValueError(f"its shape {list(shape)} is not that of its {size:,} bytes")
+    return shape, fortran_order, dtype
 
 
 def open_source(data: Data, download: bool = False) -> Source:
@@ -370,20 +400,48 @@ def _torchvision(name: str, root: Path, download: bool) -> ImageFiles:
 
 
 def _folder(path: Path) -> ImageFiles:
-    from torchvision.datasets import ImageFolder
-
     folders = {part: path / part for part in PARTS}
     classes = _class_folders(path)
     samples: dict[Part, list[tuple[Path, int]]] = {}
     for part, folder in folders.items():
-        found = ImageFolder(folder, is_valid_file=may_be_image, allow_empty=True)
-        samples[part] = [(Path(file), label) for file, label in found.samples]
-        for empty in sorted(set(range(len(classes))) - set(found.targets)):
-            raise UserError(f"{folder / classes[empty]}: holds no image")
+        samples[part] = []
+        for label, name in enumerate(classes):
+            found = image_files(folder / name, inside=path)
+            if not found:
+                raise UserError(f"{folder / name}: holds no image")
+            samples[part] += [(file, label) for file in found]
     return ImageFiles(classes, folders, samples)
 
 
-def may_be_image(file: str) -> bool:
+def image_files(top: Path, *, inside: Path) -> list[Path]:
+    """The image files below `top`, folder by folder, sorted; linked folders are followed.
+
+    Raises:
+        UserError: a link that leads out of the folder `inside`, or to a folder seen already.
+    """
+    found: list[Path] = []
+    whole, seen = inside.resolve(), set()
+    for at, folders, names in os.walk(top, followlinks=True):
+        here = _within(Path(at), whole)
+        if here in seen:
+            raise UserError(f"{at}: a link to a folder that is here already; remove it")
+        seen.add(here)
+        files = [Path(at, name) for name in names if _may_be_image(name)]
+        for path in (*files, *(Path(at, name) for name in folders)):
+            if path.is_symlink():
+                _within(path, whole)
+        found += files
+    return sorted(found, key=lambda path: (str(path.parent), path.name))
+
+
+def _within(path: Path, whole: Path) -> Path:
+    real = Path(os.path.realpath(path))
+    if not real.is_relative_to(whole):
+        raise UserError(f"{path}: a link to {real}, outside {whole}; copy it here, or remove it")
+    return real
+
+
+def _may_be_image(file: str) -> bool:
     """Whether the suffix of `file` is that of an image format that PIL reads."""
     return Image.registered_extensions().get(Path(file).suffix.lower()) in Image.OPEN
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bigbatch_ue.artefacts import atomic_file
+from bigbatch_ue.artefacts import atomic_file, parse_json, regular
 from bigbatch_ue.errors import UserError
 
 _METADATA, _CHECKSUM = "bigbatch_ue", "sha256"
@@ -40,13 +40,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         UserError: the file is missing, is no whole safetensors file, or is not as it was written.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(regular(path), framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         about = header.get(_METADATA, "{}")
-        metadata = json.loads(about)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        metadata = parse_json(about)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error})") from None
     if not isinstance(metadata, dict):
@@ -61,7 +59,7 @@ def _checksum(tensors: Mapping[str, Tensor], about: str) -> str:
     digest = hashlib.sha256(about.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

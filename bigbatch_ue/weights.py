@@ -9,6 +9,7 @@ import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
+from bigbatch_ue.artefacts import regular
 from bigbatch_ue.backbone import (
     Normalised,
     Stem,
@@ -67,9 +68,9 @@ def _state(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return read_tensors(path)[0]
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        content = torch.load(regular(path), map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:
         unsafe = isinstance(error, UnpicklingError)
         reason = "it holds more than tensors" if unsafe else first_line(error)

@@ -1,0 +1,1 @@
+"""Long tests of what goes wrong: `python -m tests.soak` starts them."""

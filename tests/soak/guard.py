@@ -1,0 +1,152 @@
+"""Watches a piece of work in this process: what it touches, how much memory and time it takes."""
+
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import matplotlib
+from huggingface_hub import constants
+
+_FILES = {
+    "open": 1,
+    "os.listdir": 1,
+    "os.scandir": 1,
+    "os.mkdir": 1,
+    "os.remove": 1,
+    "os.rmdir": 1,
+    "os.truncate": 1,
+    "os.chmod": 1,
+    "os.utime": 1,
+    "os.rename": 2,
+    "os.link": 2,
+    "shutil.copyfile": 2,
+    "shutil.copytree": 2,
+    "shutil.move": 2,
+    "shutil.rmtree": 1,
+    "shutil.unpack_archive": 2,
+}
+"""Audited events, and how many of their first arguments are paths."""
+
+_NEVER = (
+    "socket.connect",
+    "socket.getaddrinfo",
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.symlink",
+    "pickle.find_class",
+)
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_LIBRARIES = tuple(
+    os.path.realpath(place)
+    for place in (
+        sys.prefix,
+        sys.base_prefix,
+        Path(__file__).parents[2],
+        matplotlib.get_configdir(),
+        matplotlib.get_cachedir(),
+        constants.HF_HOME,
+        *("/usr", "/etc", "/proc", "/sys", "/dev/null", "/dev/urandom", "/dev/shm"),
+    )
+)
+_OWN = (f"/proc/{os.getpid()}/clear_refs",)
+"""What the program may write to elsewhere: it has its largest size forgotten."""
+_ROOM = 3 << 30
+_SECONDS = 30
+
+
+class HungError(BaseException):
+    """The work took longer than anything here may."""
+
+
+@dataclass
+class Watched:
+    """What was seen of some work in the folder `inside`.
+
+    Attributes:
+        inside: whatever is below may be read and written.
+        outside: each access elsewhere, and each process, connection and unpickled name.
+        memory: bytes that the process grew by at its largest.
+    """
+
+    inside: str
+    outside: list[str] = field(default_factory=list)
+    memory: int = 0
+
+    def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Note an audited event if it is none of the work's business."""
+        if event in _NEVER:
+            self.outside.append(f"{event}{arguments!r}"[:300])
+        for path in arguments[: _FILES.get(event, 0)]:
+            if isinstance(path, (str, bytes, os.PathLike)):
+                real = _real(os.fsdecode(path), event)
+                reads = event == "open" and not (arguments[2] or 0) & _WRITING
+                libraries = _LIBRARIES if reads or event in ("os.listdir", "os.scandir") else ()
+                if not any(_below(real, place) for place in (self.inside, *_OWN, *libraries)):
+                    self.outside.append(f"{event} {real}")
+
+
+def _real(path: str, event: str) -> str:
+    """What is touched: a link that is moved or removed is so itself, not what it leads to."""
+    if event in ("os.rename", "os.remove"):
+        folder, name = os.path.split(os.path.abspath(path))  # noqa: PTH100
+        return os.path.join(os.path.realpath(folder), name)  # noqa: PTH118
+    return os.path.realpath(path)
+
+
+def _below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder + os.sep)
+
+
+_watched: Watched | None = None
+
+
+def _hear(event: str, arguments: tuple[Any, ...]) -> None:
+    if _watched is not None and (event in _FILES or event in _NEVER):
+        _watched.hear(event, arguments)
+
+
+sys.addaudithook(_hear)
+
+
+@contextmanager
+def watched(inside: Path) -> Iterator[Watched]:
+    """Watch the work of the block, which may touch `inside` and read libraries.
+
+    Memory beyond 3 GiB is refused to it, and after half a minute it is stopped by a `HungError`.
+    """
+    global _watched
+    found = Watched(os.path.realpath(inside))
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + _ROOM, hard))
+    Path("/proc/self/clear_refs").write_text("5")  # forget the largest size so far
+    before = _status("VmRSS")
+    handler = signal.signal(signal.SIGALRM, _hung)
+    signal.setitimer(signal.ITIMER_REAL, _SECONDS, 5)
+    _watched = found
+    try:
+        yield found
+    finally:
+        _watched = None
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        found.memory = _status("VmHWM") - before
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _hung(_: int, frame: FrameType | None) -> None:
+    raise HungError(f"not done after {_SECONDS} s")
+
+
+def _status(name: str) -> int:
+    """A size of this process, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024
