@@ -1,4 +1,4 @@
-"""Bad input is told of in one line: a sample of all kinds, and each kind of hole that was closed."""
+"""Bad input is told of in one line: a sample of all kinds, and a test of each hole once found."""
 
 import json
 import os
