@@ -23,15 +23,12 @@ from bigbatch_ue.errors import UserError
 from bigbatch_ue.progress import progress_bar
 from bigbatch_ue.sources import (
     MEDMNIST_SIZES,
-    PARTS,
     TORCHVISION,
-    Part,
-    Pixels,
-    Source,
     medmnist_file,
     medmnist_info,
     open_source,
 )
+from bigbatch_ue.splits import PARTS, Part, Pixels, Source
 
 _DECODER = 1  # raise it when the same files give other pixels
 

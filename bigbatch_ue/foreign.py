@@ -10,9 +10,11 @@ import numpy as np
 from bigbatch_ue.config import Data
 from bigbatch_ue.data import DataSet, resize
 from bigbatch_ue.errors import UserError
+from bigbatch_ue.npz import Npz
 from bigbatch_ue.progress import progress_bar
 from bigbatch_ue.protect import png_names
-from bigbatch_ue.sources import ImageFiles, Npz, Pixels, image_files
+from bigbatch_ue.sources import ImageFiles, image_files
+from bigbatch_ue.splits import Pixels
 
 
 def load_foreign(place: str, clean: DataSet, config: Data) -> Pixels:

@@ -27,9 +27,11 @@ from bigbatch_ue.clusters import Clusters
 from bigbatch_ue.config import Config, digest
 from bigbatch_ue.data import DataSet, prepare, rows
 from bigbatch_ue.errors import UserError
+from bigbatch_ue.npz import Npz
 from bigbatch_ue.progress import progress_bar
 from bigbatch_ue.run import Run, load_run
-from bigbatch_ue.sources import ImageFiles, Npz, Part, Pixels, Source, decode, open_source
+from bigbatch_ue.sources import ImageFiles, decode, open_source
+from bigbatch_ue.splits import Part, Pixels, Source
 from bigbatch_ue.tensors import read_tensors, require
 from bigbatch_ue.visibility import Visibility, visibility
 

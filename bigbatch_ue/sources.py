@@ -1,70 +1,31 @@
-"""Where images come from: a source lists its files and yields its images in their original size."""
+"""Where images come from: data sets by name, npz files and folders."""
 
 import hashlib
-import math
 import os
-import shutil
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import IO, Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from bigbatch_ue.artefacts import atomic_file, atomic_folder, regular
 from bigbatch_ue.config import DATASETS, MEDMNIST_2D, Data
 from bigbatch_ue.errors import UserError
+from bigbatch_ue.npz import Npz
+from bigbatch_ue.splits import PARTS, Part, Pixels, Source, Split
 
-Pixels = NDArray[np.uint8]
-Part = Literal["train", "test"]
-
-PARTS: tuple[Part, Part] = ("train", "test")
 MEDMNIST_SIZES = (28, 64, 128, 224)
-_MOST_PIXELS = 89_478_485  # of one image, as PIL has it
 
 # torchvision's name of a data set: class, folder, train split, attribute that lists the images.
 TORCHVISION = {
     "pets": ("OxfordIIITPet", "oxford-iiit-pet", "trainval", "_images"),
     "flowers102": ("Flowers102", "flowers-102", "train", "_image_files"),
 }
-
-
-@dataclass(frozen=True)
-class Split:
-    """Half of a source: `labels` int64 [N], N `names`, and a function that decodes the images.
-
-    It yields N arrays, uint8 [C, h, w] of the original sizes, to be read only.
-    """
-
-    labels: NDArray[np.int64]
-    names: list[str]
-    images: Callable[[], Iterator[Pixels]]
-
-
-class Source(Protocol):
-    """A data set as it lies on disk; a file that is not as it should be is a `UserError`."""
-
-    @property
-    def classes(self) -> list[str]:
-        """The name of each label."""
-
-    @property
-    def channels(self) -> int:
-        """1 if every image of both splits is grey, else 3."""
-
-    def files(self) -> list[Path]:
-        """Every file that images come from, in a fixed order."""
-
-    def split(self, part: Part) -> Split:
-        """The train or test half."""
 
 
 class Digits:
@@ -89,92 +50,6 @@ class Digits:
         images = np.round(digits.images[chosen, None] * (255 / 16)).astype(np.uint8)
         labels = digits.target[chosen].astype(np.int64)
         return Split(labels, [f"{index:05d}" for index in chosen], lambda: iter(images))
-
-
-@dataclass(frozen=True)
-class Npz:
-    """One npz file at `path` with MedMNIST's keys; images are streamed, never all in memory."""
-
-    path: Path
-
-    @cached_property
-    def classes(self) -> list[str]:
-        """The numbers from 0 to the largest label."""
-        largest = max(int(self._labels(part).max()) for part in PARTS)
-        if largest >= self.shape("train")[0]:
-            raise UserError(f"{self.path}: label {largest} is too large; classes count from 0")
-        return [str(label) for label in range(largest + 1)]
-
-    @cached_property
-    def channels(self) -> int:
-        """1 or 3, as both image arrays say."""
-        train, test = (self.shape(part)[-1] for part in PARTS)
-        if train != test:
-            raise UserError(f"{self.path}: 'train_images' has C = {train}, 'test_images' {test}")
-        return train
-
-    def files(self) -> list[Path]:
-        """The file."""
-        return [self.path]
-
-    def split(self, part: Part) -> Split:
-        """A half, named by index."""
-        labels = self._labels(part)
-        digits = max(5, len(str(len(labels) - 1)))
-        names = [f"{index:0{digits}d}" for index in range(len(labels))]
-        return Split(labels, names, lambda: self.images(part))
-
-    def shape(self, part: Part) -> tuple[int, ...]:
-        """[N, h, w, C] of the image array, of which everything but the pixels is checked."""
-        key = f"{part}_images"
-        with _array(self.path, key) as (stream, size):
-            shape, _, dtype = _header(stream, size)
-        if dtype != np.uint8:
-            raise UserError(f"{self.path}: {key!r} is {dtype}, expected uint8")
-        shape = (*shape, 1) if len(shape) == 3 else shape
-        if len(shape) != 4 or 0 in shape or shape[-1] not in (1, 3):
-            wanted = "at least one image as [N, h, w] or [N, h, w, C] with C of 1 or 3"
-            raise UserError(f"{self.path}: {key!r} has shape {list(shape)}, expected {wanted}")
-        if math.prod(shape[1:3]) > _MOST_PIXELS:
-            raise UserError(f"{self.path}: {key!r} has images of more than {_MOST_PIXELS:,} pixels")
-        return shape
-
-    def label_type(self, part: Part) -> np.dtype[Any]:
-        """The dtype of the labels as the file has them."""
-        with _array(self.path, f"{part}_labels") as (stream, size):
-            return _header(stream, size)[2]
-
-    def _labels(self, part: Part) -> NDArray[np.int64]:
-        key, count = f"{part}_labels", self.shape(part)[0]
-        with _array(self.path, key) as (stream, size):
-            shape, _, dtype = _header(stream, size)
-            if dtype.kind not in "iu":
-                raise UserError(f"{self.path}: {key!r} is {dtype}, expected integers from 0 on")
-            if len(shape) == 2 and shape[1] > 1:
-                raise UserError(f"{self.path}: {key!r} is multi-label; give each image one class")
-            if shape not in ((count,), (count, 1)):
-                raise UserError(f"{self.path}: {key!r} has shape {list(shape)}, expected [{count}]")
-            labels = np.frombuffer(stream.read(), dtype)
-        if labels.min() < 0:
-            raise UserError(f"{self.path}: {key!r} holds {labels.min()}, expected 0 or more")
-        if labels.max() > np.iinfo(np.int64).max:
-            raise UserError(f"{self.path}: {key!r} holds {labels.max()}, which is too large")
-        return labels.astype(np.int64)
-
-    def images(self, part: Part) -> Iterator[Pixels]:
-        """The images of a half, whether or not it has labels; as those of a `Split`."""
-        key, (count, *shape) = f"{part}_images", self.shape(part)
-        with _array(self.path, key) as (stream, size):
-            _, fortran_order, _ = _header(stream, size)
-            if fortran_order:  # one image is scattered over the whole array
-                with TemporaryFile() as file:
-                    shutil.copyfileobj(stream, file)
-                    whole = np.memmap(file, np.uint8, "r", shape=(count, *shape), order="F")
-                    yield from map(np.asarray, whole.transpose(0, 3, 1, 2))
-                return
-            for _ in range(count):
-                pixels = stream.read(int(np.prod(shape)))
-                yield np.frombuffer(pixels, np.uint8).reshape(shape).transpose(2, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -271,39 +146,6 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     if image.mode == "F" or levels.min() < 0 or levels.max() > 65535:
         raise ValueError("more than 16 bits a pixel")
     return Image.fromarray(np.rint(levels / 257).astype(np.uint8))
-
-
-@contextmanager
-def _array(path: Path, key: str) -> Iterator[tuple[IO[bytes], int]]:
-    """The bytes of one array of an npz file, and how many it says there are.
-
-    Whatever is wrong with them is a `UserError`.
-    """
-    try:
-        with zipfile.ZipFile(regular(path)) as archive, archive.open(f"{key}.npy") as stream:
-            yield stream, archive.getinfo(f"{key}.npy").file_size
-    except KeyError:
-        raise UserError(f"{path}: holds no array {key!r}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, OSError) as error:
-        raise UserError(f"{path}: {key!r} is not readable ({error})") from None
-
-
-def _header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran order, and dtype of the array that `stream` of `size` bytes holds.
-
-    Raises:
-        ValueError: no such array, or one of other than `size` bytes: what takes memory by its shape
-            relies on this.
-    """
-    first = np.lib.format.read_magic(stream) == (1, 0)
-    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-    shape, fortran_order, dtype = read(stream)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects")
-    wanted = stream.tell() + math.prod(shape) * dtype.itemsize
-    if min(shape, default=1) < 0 or wanted != size:
-        raise ValueError(f"its shape {list(shape)} is not that of its {size:,} bytes")
-    return shape, fortran_order, dtype
 
 
 def open_source(data: Data, download: bool = False) -> Source:

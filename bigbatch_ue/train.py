@@ -44,7 +44,7 @@ from bigbatch_ue.plan import BatchPlan, make_plan
 from bigbatch_ue.progress import is_main_process
 from bigbatch_ue.run import NEW, Checkpoint, Run, create_run, open_run
 from bigbatch_ue.sampling import Sampler
-from bigbatch_ue.sources import Pixels
+from bigbatch_ue.splits import Pixels
 from bigbatch_ue.surrogate import extract_features, prepare_surrogate
 from bigbatch_ue.tensors import write_tensors
 from bigbatch_ue.watch import noise_scale

@@ -17,7 +17,7 @@ from torchvision.models import AlexNet_Weights
 from torchvision.transforms.v2.functional import resize
 
 from bigbatch_ue.errors import UserError
-from bigbatch_ue.sources import Pixels
+from bigbatch_ue.splits import Pixels
 
 Distance = Callable[[Pixels, Pixels], float]
 

@@ -14,7 +14,8 @@ from bigbatch_ue.artefacts import parse_json, parse_yaml, read_json, read_yaml
 from bigbatch_ue.config import Data
 from bigbatch_ue.data import prepare
 from bigbatch_ue.errors import UserError, told
-from bigbatch_ue.sources import Npz, open_source
+from bigbatch_ue.npz import Npz
+from bigbatch_ue.sources import open_source
 from tests.soak.damage import Array, Bomb, Claim, LinkMember, Maze, Member
 from tests.soak.inputs import Trial, attempt
 

@@ -20,7 +20,9 @@ from torchvision.datasets import Flowers102
 
 from bigbatch_ue.config import MEDMNIST_2D, Data
 from bigbatch_ue.errors import UserError
-from bigbatch_ue.sources import Npz, Part, Pixels, Source, decode, open_source
+from bigbatch_ue.npz import Npz
+from bigbatch_ue.sources import decode, open_source
+from bigbatch_ue.splits import Part, Pixels, Source
 
 MakeNpz = Callable[..., Path]
 PHOTO = Image.effect_noise((40, 30), 80).convert("RGB")

@@ -12,7 +12,7 @@ from torchmetrics.functional.image import lpips
 from torchvision.models import AlexNet_Weights, alexnet
 
 from bigbatch_ue.errors import UserError
-from bigbatch_ue.sources import Pixels
+from bigbatch_ue.splits import Pixels
 from bigbatch_ue.visibility import LEAST_LPIPS, compare, visibility
 
 Save = Callable[[object], Path]
