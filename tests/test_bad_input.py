@@ -1,4 +1,4 @@
-"""Bad input is told of in one line: a sample of many kinds, and each kind of hole that was closed."""
+"""Bad input is told of in one line: a sample of many kinds, and each hole that was closed."""
 
 import json
 import os
