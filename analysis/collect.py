@@ -241,7 +241,7 @@ def _logged(run: Path) -> dict[str, int]:
         lines = regular(run / "metrics.jsonl").read_bytes().splitlines()
         last = parse_json(lines[-1]) if lines else {}
         return {"steps": len(lines), "images_seen": last["images_seen"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (UserError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"metrics.jsonl: not readable ({error})") from None
 
 
@@ -253,7 +253,7 @@ def _tensor(path: Path, name: str | None = None) -> tuple[Any, dict[str, Any]]:
             if not isinstance(about, dict):
                 raise ValueError("its metadata is no mapping")
             return (file.get_tensor(name) if name else None), about
-    except (SafetensorError, OSError, ValueError) as error:
+    except (UserError, SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path.name}: not readable ({error})") from None
 
 

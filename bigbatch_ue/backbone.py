@@ -13,6 +13,7 @@ from bigbatch_ue.errors import UserError
 Stem = Literal["auto", "small", "standard"]
 
 SMALL = 64
+_LOADS = {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
 SMALL_PATCH = 4
 STEM_POOLS = ("maxpool", "stem.pool", "features.pool0")
 
@@ -86,6 +87,9 @@ def create(name: str, channels: int, classes: int, args: Mapping[str, Any]) -> n
     if ":" not in name and not timm.is_model(base):
         close = difflib.get_close_matches(base, timm.list_models()) or ["timm.list_models()"]
         raise UserError(f"unknown model {name!r}; did you mean {', '.join(close)}?")
+    unsafe = sorted(_LOADS & args.keys())
+    if unsafe:
+        raise UserError(f"{name}: args.{unsafe[0]} is not taken; weights are set by `weights`")
     try:
         net: nn.Module = timm.create_model(name, in_chans=channels, num_classes=classes, **args)
     except Exception as error:

@@ -39,7 +39,7 @@ from bigbatch_ue.settings import revise
 from bigbatch_ue.subject import Subject, protected_part, train_arm
 from bigbatch_ue.surrogate import extract_features
 from bigbatch_ue.train import surrogate_of, train_on
-from bigbatch_ue.visibility import visibility
+from bigbatch_ue.visibility import Visibility, visibility
 
 PICTURES = 10
 MEASURED = 1000
@@ -277,6 +277,7 @@ def _record(folder: Path, case: Case, subject: Subject, ranks: int = 1) -> None:
 def _report(folder: Path, subject: Subject, arms: Sequence[Arm], about: dict[str, Any]) -> None:
     """Write whatever is shown of the results that the folder holds."""
     config, data = subject.config, subject.data
+    about |= _visibility(folder, subject)
     with FileLock((folder / RESULTS).with_suffix(".lock")):
         kept, keys = load_arms(folder / RESULTS), [arm.key for arm in arms]
         sorted_arms = [*(arm for arm in kept if arm.key not in keys), *arms]
@@ -293,7 +294,7 @@ def _report(folder: Path, subject: Subject, arms: Sequence[Arm], about: dict[str
             "settings": json.loads(homeless(settings)),
             "versions": versions,
         }
-        write_json(folder / ABOUT, about | _visibility(folder, subject))
+        write_json(folder / ABOUT, about)
         _pictures(folder / PICTURE, subject)
         write_board(folder / "tensorboard", sorted_arms)
         page = write_report([folder], folder)
@@ -303,9 +304,15 @@ def _report(folder: Path, subject: Subject, arms: Sequence[Arm], about: dict[str
 def _visibility(folder: Path, subject: Subject) -> dict[str, Any]:
     """How much the images were changed: as measured on the written files, if there are any."""
     manifest = folder.parent / "protected" / MANIFEST
-    report = read_json(manifest, dict).get("report", {}) if manifest.exists() else {}
-    if "visibility" in report:
-        return {"visibility": report["visibility"], "measured_on": "the written files"}
+    if manifest.exists():
+        try:
+            measured = read_json(manifest, dict)["report"]["visibility"]
+            TypeAdapter(Visibility).validate_python(measured)
+        except (KeyError, TypeError, ValidationError):
+            raise UserError(
+                f"{manifest}: damaged; remove {manifest.parent}, or protect anew"
+            ) from None
+        return {"visibility": measured, "measured_on": "the written files"}
     images = subject.data.train.images
     some = np.linspace(0, len(images) - 1, min(len(images), MEASURED)).astype(np.int64)
     pairs = zip(images[some], _protected(subject, some), strict=True)

@@ -87,7 +87,7 @@ class Npz:
                 raise UserError(f"{self.path}: {key!r} has shape {list(shape)}, expected [{count}]")
             labels = np.frombuffer(stream.read(), dtype)
         if labels.min() < 0:
-            raise UserError(f"{self.path}: {key!r} holds {labels.min()}, expected 0 or more")
+            raise UserError(f"{self.path}: {key!r} is {dtype}, expected integers from 0 on")
         if labels.max() > np.iinfo(np.int64).max:
             raise UserError(f"{self.path}: {key!r} holds {labels.max()}, which is too large")
         return labels.astype(np.int64)

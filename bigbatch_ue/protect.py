@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.progress import Progress
 
@@ -347,10 +348,9 @@ def _as_before(out: Path, inputs: str) -> Report:
     if content.get("files") != _hash(out):
         raise UserError(f"{out}: its files have been changed since; remove it to have it anew")
     try:
-        report = content["report"]
-        found = Report(out, report["form"], report["at"], Visibility(**report["visibility"]))
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{out / MANIFEST}: damaged ({error!r}); remove {out}") from None
+        found = TypeAdapter(Report).validate_python({**content["report"], "folder": out})
+    except (KeyError, TypeError, ValidationError):
+        raise UserError(f"{out / MANIFEST}: damaged; remove {out} to have it anew") from None
     Console(stderr=True).print(f"{out}: protected already, nothing to do")
     return found
 

@@ -245,7 +245,6 @@ def finish(
     """Write the perturbations and the result: the run is finished."""
     config, plan = job.config, job.plan
     metadata = {"answer": run.answer, "eps": config.generator.eps, "steps": plan.steps}
-    write_tensors(run.perturbations, {"perturbations": trained.delta}, metadata)
     result = {
         "dataset": dataset,
         "seed": config.seed,
@@ -273,6 +272,7 @@ def finish(
         "images_per_second": round(plan.passes * (plan.steps - start.step) / seconds, 1),
         "versions": {"bigbatch_ue": __version__, "torch": torch.__version__},
     }
+    write_tensors(run.perturbations, {"perturbations": trained.delta}, metadata)
     write_json(run.result, result)
     run.remove_checkpoints()
 

@@ -123,14 +123,20 @@ def names(settings: list[str]) -> list[str]:
     return prepare(load(overrides=settings).data).train.names
 
 
-def test_linked_class_folders_are_followed(
+def test_linked_class_folders_are_followed_unless_they_lead_outside(
     folders: tuple[Path, Path, list[str]], tmp_path: Path
 ) -> None:
     _, theirs, settings = folders
     expected = read(str(theirs), *settings)
-    (theirs / "dog").rename(tmp_path / "elsewhere")
+    (theirs / "dog").rename(theirs / ".dogs")
     (theirs / "dog").symlink_to(tmp_path / "elsewhere")
-    np.testing.assert_array_equal(read(str(theirs), *settings), expected)
+    shutil.move(theirs / ".dogs", tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"dog: a link to .*elsewhere, outside"):
+        read(str(theirs), *settings)
+    (tmp_path / "link").symlink_to(theirs)
+    (theirs / "dog").unlink()
+    shutil.move(tmp_path / "elsewhere", theirs / "dog")
+    np.testing.assert_array_equal(read(str(tmp_path / "link"), *settings), expected)
 
 
 def test_grey_may_be_saved_as_colour_but_colour_is_not_grey(tmp_path: Path) -> None:

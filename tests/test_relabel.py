@@ -72,7 +72,7 @@ def test_classes_named_like_numbers_are_names(tmp_path: Path, data: DataSet) -> 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "No such file"),
+        (None, "no such file"),
         ("{", "not valid YAML"),
         ("[ant]", "expected `old class: new class`"),
         ("{ant: a, bee: b}", "gives no new name to cat, dog, elk"),
@@ -92,7 +92,7 @@ def test_bad_maps_are_user_errors(
 
 
 def test_map_that_is_a_folder_is_a_user_error(tmp_path: Path, data: DataSet) -> None:
-    with pytest.raises(UserError, match=f"{tmp_path}: Is a directory"):
+    with pytest.raises(UserError, match=f"{tmp_path}: not a file"):
         relabel(f"map:{tmp_path}", data, features, 0)
 
 

@@ -110,7 +110,10 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "too few labels": ({"train_labels": np.zeros(11, int)}, r"'train_labels' .* expected \[12\]"),
     "multi-label": ({"train_labels": np.zeros((12, 4), int)}, "'train_labels' is multi-label"),
     "objects": ({"train_labels": np.full(12, None)}, "'train_labels' is not readable .*[Oo]bject"),
-    "image objects": ({"train_images": np.full(12, None)}, "'train_images' is object"),
+    "image objects": (
+        {"train_images": np.full(12, None)},
+        "'train_images' is not readable .*Python objects",
+    ),
 }
 
 
