@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from bigbatch_ue import __version__
 from bigbatch_ue.arms import Arm, Case, cases, load_arms, save_arms

@@ -325,7 +325,7 @@ def test_other_perturbations_are_other_inputs(tmp_path: Path, make_npz: MakeNpz)
 def test_source_folder_is_never_touched(tmp_path: Path, kind: str) -> None:
     home = tmp_path / "home"
     source = make_images(home / "source", [(8, 8)])
-    elsewhere = tmp_path / "elsewhere"
+    elsewhere = source / "elsewhere"
     (source / "train" / "dog").rename(elsewhere)
     (source / "train" / "dog").symlink_to(elsewhere)
     (tmp_path / "link").symlink_to(source)
