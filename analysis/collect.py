@@ -31,6 +31,7 @@ _CONFIG, _CELL, _OUTCOME = "config.yaml", "cell.yaml", "outcome.json"
 ABOUT = "about.json"
 _CONTROLS = "controls"
 _TAIL = 4
+_OF_ANOTHER_KIND = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -75,22 +76,23 @@ def collect(folders: Sequence[Path]) -> Collection:
     found = sorted({run for folder in folders for run in _runs(folder)})
     if not found:
         raise UserError(f"{', '.join(map(str, folders))}: no run folders here")
-    rows: list[pd.DataFrame] = []
+    rows: dict[str, list[dict[str, Any]]] = {}
     problems: list[Problem] = []
     settings: dict[str, Any] = {}
     versions: dict[str, str] = {}
     for run in track(found, "collecting", transient=True):
         try:
             config = _configuration(run)
-            rows.append(_typed(_rows_of(run, config)))
+            rows[run.name] = _rows_of(run, config)
             settings.setdefault(config.data.title, shared_settings(config))
             versions |= _recorded(run).get("versions", {})
         except UserError as error:
             problems.append(Problem(run.name, str(error)))
-        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-            reason = f"records of another kind ({type(error).__name__}: {error})"
-            problems.append(Problem(run.name, reason))
-    table, twice = _once(pd.concat(rows, ignore_index=True) if rows else _typed([]))
+        except _OF_ANOTHER_KIND as error:
+            problems.append(_strange(run.name, error))
+    whole, strange = _table(rows)
+    problems += strange
+    table, twice = _once(whole)
     commands = [_command(folder) for folder in folders]
     return Collection(table, (*problems, *twice), settings, tuple(commands), versions)
 
@@ -130,8 +132,28 @@ def shared_settings(config: Config) -> dict[str, Any]:
     return content
 
 
+def _table(rows: Mapping[str, list[dict[str, Any]]]) -> tuple[pd.DataFrame, list[Problem]]:
+    """One table of the rows of each run, those left out whose values are of another kind."""
+    try:
+        return _typed([row for own in rows.values() for row in own]), []
+    except _OF_ANOTHER_KIND:
+        good, problems = {}, []
+        for run, own in rows.items():
+            try:
+                _typed(own)
+            except _OF_ANOTHER_KIND as error:
+                problems.append(_strange(run, error))
+            else:
+                good[run] = own
+        return _typed([row for own in good.values() for row in own]), problems
+
+
 def _typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def _strange(run: str, error: Exception) -> Problem:
+    return Problem(run, f"records of another kind ({type(error).__name__}: {error})")
 
 
 def _runs(folder: Path) -> Iterator[Path]:
