@@ -22,7 +22,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from bigbatch_ue.errors import LOST_PEER
 from bigbatch_ue.interrupt import EXIT_CODE, SIGNALS, answering
 
-_CONSEQUENCES = (LOST_PEER, EXIT_CODE, -signal.SIGTERM)
+_CONSEQUENCES = (EXIT_CODE, LOST_PEER, -signal.SIGTERM)
+"""Ways to end that may follow from the end of another rank; a launcher sends SIGTERM to the rest."""
 
 
 def launch(arguments: Sequence[str]) -> int:
@@ -59,9 +60,11 @@ def launch(arguments: Sequence[str]) -> int:
     return 128 - code if code < 0 else code
 
 
-def _by_cause(rank: int, failure: ProcessFailure) -> tuple[bool, int, int]:
-    """Order of failures: a rank that lost another one, or was told to end, is no cause."""
-    return failure.exitcode in _CONSEQUENCES, failure.timestamp, rank
+def _by_cause(rank: int, failure: ProcessFailure) -> tuple[int, int, int]:
+    """Order of failures: first what is no consequence of another."""
+    code = failure.exitcode
+    late = _CONSEQUENCES.index(code) + 1 if code in _CONSEQUENCES else 0
+    return late, failure.timestamp, rank
 
 
 def _how(code: int) -> str:

@@ -22,6 +22,8 @@ if how == "obey":
 Path(sys.argv[2], str(rank)).write_text(str(os.getpid()))
 if how == "fail" and rank == 1:
     sys.exit(7)
+if how == "limit":
+    sys.exit(75) if rank == 1 else time.sleep(60)
 if how == "done":
     sys.exit(0)
 time.sleep(120)
@@ -90,3 +92,11 @@ def test_success_is_0(tmp_path: Path) -> None:
     process = start(tmp_path, "done")
     process.communicate(timeout=60)
     assert process.returncode == 0
+
+
+def test_a_rank_that_is_still_ending_when_the_other_has_stopped_is_no_failure(
+    tmp_path: Path,
+) -> None:
+    process = start(tmp_path, "limit")
+    process.communicate(timeout=60)
+    assert process.returncode == 75

@@ -5,6 +5,7 @@ A case is `<B>x<micro>-<accumulation>-<optimizer>-<steps>`; with the accumulatio
 `delta`, the last rank has memory for `FEW` images at a time.
 """
 
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -161,7 +162,7 @@ def run_case(accelerator: Accelerator, case: str, out: Path) -> None:
         "world_size": accelerator.num_processes,
         "micro_batches": trainer.plan.micro_batches,
         "whole_bank_differs_by": float((whole - delta).abs().max()),
-        "noise": {space: moments.trace for space, moments in trainer.noise.items()},
+        "noise": {space: _finite(moments.trace) for space, moments in trainer.noise.items()},
     }
     accelerator.free_memory(engine)
     if middle:
@@ -177,6 +178,10 @@ def run_case(accelerator: Accelerator, case: str, out: Path) -> None:
         accelerator.free_memory(again)
     if accelerator.is_main_process:
         write_tensors(out / f"{case}.safetensors", tensors, facts)
+
+
+def _finite(values: list[float]) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values]
 
 
 def main(out: Path, cases: list[str]) -> None:
