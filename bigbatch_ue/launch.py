@@ -23,7 +23,7 @@ from bigbatch_ue.errors import LOST_PEER
 from bigbatch_ue.interrupt import EXIT_CODE, SIGNALS, answering
 
 _CONSEQUENCES = (EXIT_CODE, LOST_PEER, -signal.SIGTERM)
-"""Ways to end that may follow from the end of another rank; a launcher sends SIGTERM to the rest."""
+"""How ranks end when another one did; the launcher sends SIGTERM to the rest."""
 
 
 def launch(arguments: Sequence[str]) -> int:
