@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Which effective batch protects a data set best, and how sure that is.",
 )
-console = Console(soft_wrap=True, highlight=False)
+console = Console(soft_wrap=True, highlight=False, markup=False)
 
 Folder = Annotated[
     Path, typer.Argument(help="what `collect` wrote, or any folder with a table.csv")
@@ -50,7 +50,7 @@ def collect(
     out = out or folders[0] / "analysis"
     write_collection(replace(collection, commands=(*collection.commands, command)), out)
     for problem in collection.problems:
-        console.print(f"left out: {problem.run}: {problem.reason}", markup=False)
+        console.print(f"left out: {problem.run}: {problem.reason}")
     table = collection.table
     failed = int(table["failed"].sum())
     console.print(
@@ -76,7 +76,7 @@ def plot(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
     from analysis.plot import plot as draw
 
     for path in draw(_find(folder, margin, draws), folder / "plots"):
-        console.print(str(path), markup=False)
+        console.print(str(path))
 
 
 @app.command()
@@ -86,7 +86,7 @@ def tensorboard(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> N
     from analysis.collect import read_collection
 
     write_board(read_collection(folder).table, _find(folder, margin, draws), folder / "tensorboard")
-    console.print(f"next: tensorboard --logdir {folder / 'tensorboard'}", markup=False)
+    console.print(f"next: tensorboard --logdir {folder / 'tensorboard'}")
 
 
 @app.command()
@@ -102,7 +102,7 @@ def report(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
     draw(findings, folder / "plots")
     page = write_report(collection, findings, folder)
     _say(findings)
-    console.print(f"report: {page}", markup=False)
+    console.print(f"report: {page}")
 
 
 @app.command()
@@ -122,7 +122,7 @@ def scaling(
     records, notes = read_records(folders)
     out = out or folders[0] / "scaling"
     for note in notes:
-        console.print(note, markup=False)
+        console.print(note)
     table = scaling_table(records)
     path = write_scaling(table, out)
     plot_scaling(table, out / "plots")
@@ -132,7 +132,6 @@ def scaling(
     console.print(
         f"{path}: {len(table)} rows of {len(records)} records; plots: {out / 'plots'}; "
         f"next: tensorboard --logdir {out / 'tensorboard'}",
-        markup=False,
     )
 
 
@@ -156,8 +155,8 @@ def _say(findings: "Findings") -> None:
     from analysis.findings import recommendation
 
     for finding in findings.findings:
-        console.print(recommendation(finding), markup=False)
+        console.print(recommendation(finding))
     for statement in statements(findings).values():
-        console.print(statement, markup=False)
+        console.print(statement)
     for separation in findings.separations:
-        console.print(f"{separation.dataset}: {separation.statement}", markup=False)
+        console.print(f"{separation.dataset}: {separation.statement}")

@@ -173,8 +173,12 @@ def load_arms(path: Path) -> list[Arm]:
             f"{path}: no list of arms ({first['loc']}: {first['msg']}); remove it"
         ) from None
     for arm in arms:
-        if arm.arm not in NAMES:
-            raise UserError(f"{path}: no list of arms (unknown {arm.arm!r}); remove it")
+        if arm.arm not in NAMES or arm.countermeasure not in set(Countermeasure):
+            what = f"{arm.arm} under {arm.countermeasure}"
+            raise UserError(f"{path}: no list of arms (unknown {what}); remove it")
+        classes = len(arm.confusion)
+        if not arm.accuracies or not classes or any(len(row) != classes for row in arm.confusion):
+            raise UserError(f"{path}: no list of arms ({title(arm)}: no results); remove it")
     return arms
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import glob
 import json
+import math
 import os
 import shutil
 import stat
@@ -118,7 +119,7 @@ def regular(path: Path) -> Path:
 def parse_json(text: str | bytes) -> Any:
     """What JSON `text` says; NaN, infinities and nesting that is too deep are a `ValueError`."""
     try:
-        content = json.loads(text, parse_constant=_refuse)
+        content = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     return content
@@ -126,6 +127,11 @@ def parse_json(text: str | bytes) -> Any:
 
 def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is no JSON")
+
+
+def _finite(text: str) -> Any:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse(text)
 
 
 def read_json(path: Path, kind: type = object) -> Any:
@@ -191,6 +197,18 @@ def read_yaml(path: Path, loader: Any = _LOADER) -> Any:
         raise UserError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise UserError(f"{path}: not valid YAML ({error})") from None
+
+
+def place_of(text: str) -> Path:
+    """The path that a user has written, `~` being a home folder.
+
+    Raises:
+        UserError: nobody's home.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(f"{text}: there is no such home folder") from None
 
 
 def homeless(text: str) -> str:

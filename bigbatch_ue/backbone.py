@@ -73,7 +73,7 @@ def build_model(
             fetched.
     """
     args = {**_input_args(name, size, stem), **args}
-    net = create(name, channels, classes, args)
+    net = create(name, channels, classes, args, hub=pretrained)
     if pretrained:
         net = _fetch(name, channels, classes, args)
     if is_small(stem, size):
@@ -81,8 +81,15 @@ def build_model(
     return checked(Normalised(net, channels), name, channels, size)
 
 
-def create(name: str, channels: int, classes: int, args: Mapping[str, Any]) -> nn.Module:
-    """A timm network as timm makes it; an unknown name or argument is a `UserError`."""
+def create(
+    name: str, channels: int, classes: int, args: Mapping[str, Any], *, hub: bool = False
+) -> nn.Module:
+    """A timm network as timm makes it; an unknown name or argument is a `UserError`.
+
+    Only with `hub` may the name be of another hub or of a folder, such as `hf-hub:user/model`.
+    """
+    if ":" in name and not hub:
+        raise UserError(f"{name}: goes with weights=pretrained only; else give timm's own name")
     base = name.partition(".")[0]
     if ":" not in name and not timm.is_model(base):
         close = difflib.get_close_matches(base, timm.list_models()) or ["timm.list_models()"]

@@ -27,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Make images useless for unauthorised training: unlearnable clusters at any batch size.",
 )
-console = Console()
+console = Console(markup=False)
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="settings, such as batch.effective=4096 seed=1")
@@ -290,7 +290,7 @@ def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) ->
             sys.exit(code)
     except Interrupted as stop:
         _stop(str(stop), code=interrupt.EXIT_CODE)
-    except (UserError, OSError, RuntimeError) as error:
+    except (UserError, OSError, RuntimeError, MemoryError) as error:
         message = told(error)
         if message is None and lost_peer(error):
             _say("lost another rank; add --resume to go on from the last checkpoint")

@@ -8,9 +8,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from bigbatch_ue.artefacts import atomic_file
+from bigbatch_ue.errors import UNPLAIN
 
 MEDMNIST_2D = (
     "pathmnist",
@@ -37,9 +46,9 @@ TARGETS = (
     "densenet121",
     "vit_small",
 )
-LABELLINGS = r"^(own|map:.+|random:[1-9]\d*|prototypes:[1-9]\d*)$"
+LABELLINGS = r"^(own|map:.+|random:[1-9]\d{0,8}|prototypes:[1-9]\d{0,8})$"
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -49,12 +58,21 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, given: Any, info: ValidationInfo) -> Any:
+        if isinstance(given, str) and UNPLAIN.search(given):
+            raise ValueError(f"{info.field_name}={given!r}: holds a character that is no text")
+        return given
+
 
 class Data(Section):
     """Which images, at which size, and where data files are kept."""
 
     name: str = Field("digits", description="a name from `bigbatch-ue datasets`")
-    size: Positive = Field(28, description="height and width of the training images, pixels")
+    size: Annotated[int, Field(ge=1, le=4096)] = Field(
+        28, description="height and width of the training images, pixels"
+    )
     limit: Positive | None = Field(None, description="use only the first this many train images")
     root: Path = Field(Path("data"), description="downloads and decoded images are kept here")
 
@@ -78,7 +96,7 @@ class Surrogate(Section):
     """The frozen network whose features the perturbations mislead."""
 
     model: str = Field("resnet50", description="any timm model name")
-    args: dict[str, Any] = Field({}, description="extra arguments for timm.create_model")
+    args: dict[str, JsonValue] = Field({}, description="extra arguments for timm.create_model")
     weights: str = Field("pretrained", pattern=r"^(pretrained|fit|random|file:.+)$")
     stem: Literal["auto", "small", "standard"] = "auto"
     fit: Fit = Fit()
@@ -87,7 +105,9 @@ class Surrogate(Section):
 class Clusters(Section):
     """k-means on the surrogate's features, and each cluster's target."""
 
-    count: Annotated[int, Field(ge=2)] = Field(10, description="p, the number of clusters")
+    count: Annotated[int, Field(ge=2, le=10_000)] = Field(
+        10, description="p, the number of clusters"
+    )
     n_init: Positive = 10
     minibatch_above: Positive = Field(50_000, description="more images: MiniBatchKMeans")
     target_map: Literal["derangement", "shift"] = "derangement"
@@ -96,7 +116,7 @@ class Clusters(Section):
 class Generator(Section):
     """The bank of p ResNet generators and the bound of its perturbations."""
 
-    width: Positive = 64
+    width: Annotated[int, Field(ge=1, le=1024)] = 64
     eps: Annotated[float, Field(gt=0, le=1)] = 16 / 255
     bound: Literal["tanh", "clamp"] = "tanh"
 
@@ -127,7 +147,9 @@ class GradientPath(StrEnum):
 class Batch(Section):
     """The effective batch of one generator, and how it may be cut."""
 
-    effective: Positive = Field(256, description="images in one step of one generator")
+    effective: Annotated[int, Field(ge=1, le=2**24)] = Field(
+        256, description="images in one step of one generator"
+    )
     micro: Literal["auto"] | Positive = Field(
         "auto",
         description="most surrogate images in one pass on one rank; auto: the largest that fits",
@@ -203,7 +225,7 @@ class Target(Section):
     """The network a scraper would train; one recipe for every arm."""
 
     model: str = Field("resnet18", description="any timm model name")
-    args: dict[str, Any] = Field({}, description="extra arguments for timm.create_model")
+    args: dict[str, JsonValue] = Field({}, description="extra arguments for timm.create_model")
     weights: str = Field(
         "scratch",
         pattern=r"^(scratch|pretrained|simclr|file:.+)$",

@@ -17,7 +17,14 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
-from bigbatch_ue.artefacts import atomic_folder, homeless, read_json, regular, write_json
+from bigbatch_ue.artefacts import (
+    atomic_folder,
+    homeless,
+    place_of,
+    read_json,
+    regular,
+    write_json,
+)
 from bigbatch_ue.config import DATASETS, MEDMNIST_2D, Data, digest
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.progress import progress_bar
@@ -109,7 +116,7 @@ def _slug(name: str) -> str:
     kind, _, place = name.partition(":")
     if not place:
         return re.sub(r"\W+", "_", kind)
-    path = Path(place).expanduser().resolve()
+    path = place_of(place).resolve()
     return f"{kind}-{path.stem}-{digest(str(path))}"
 
 

@@ -1,10 +1,14 @@
 """Errors that the user can mend, and ranks that were lost."""
 
 import os
+import re
 
 LOST_PEER = 76
 """Exit code of a rank that ends because another one did."""
 _LOST = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting", "NCCL")
+
+UNPLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters, and bytes of a file name that are no text."""
 
 
 class UserError(Exception):
@@ -15,6 +19,8 @@ def told(error: Exception) -> str | None:
     """What to tell the user of `error` in one line; None if it is not theirs to mend."""
     if isinstance(error, UserError):
         return _plain(str(error))
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "out of memory: use a smaller data.size, generator.width or batch.effective"
     if isinstance(error, OSError) and (error.filename or error.strerror):
         return _plain(f"{error.filename or 'output'}: {error.strerror}")
     return None

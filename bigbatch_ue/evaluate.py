@@ -260,7 +260,12 @@ def _place(case: Case, subject: Subject, ranks: int = 1) -> Path:
 def _finished(case: Case, subject: Subject, ranks: int = 1) -> Arm | None:
     """The arm as this evaluation tells it, if it has been trained."""
     path = _place(case, subject, ranks)
-    return subject.own(load_arms(path)[0]) if path.exists() else None
+    if not path.exists():
+        return None
+    found = load_arms(path)
+    if len(found) != 1:
+        raise UserError(f"{path}: expected one arm, found {len(found)}; remove it")
+    return subject.own(found[0])
 
 
 def _record(folder: Path, case: Case, subject: Subject, ranks: int = 1) -> None:

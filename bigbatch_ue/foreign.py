@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from bigbatch_ue.artefacts import place_of
 from bigbatch_ue.config import Data
 from bigbatch_ue.data import DataSet, resize
 from bigbatch_ue.errors import UserError
@@ -67,12 +68,12 @@ def _located(place: str) -> Path:
     """The folder or npz file that `place` means."""
     kind, colon, rest = place.partition(":")
     if colon and kind in ("folder", "npz"):
-        path = Path(rest).expanduser()
+        path = place_of(rest)
         if not rest or not (path.is_dir() if kind == "folder" else path.is_file()):
             what = "folder" if kind == "folder" else "file"
             raise UserError(f"{path}: no such {what}; give folder:PATH or npz:PATH")
         return path
-    path = Path(place).expanduser()
+    path = place_of(place)
     if not (path.is_dir() or (path.is_file() and path.suffix == ".npz")):
         raise UserError(f"{path}: no such folder or .npz file; give folder:PATH or npz:PATH")
     return path

@@ -10,6 +10,7 @@ import numpy as np
 
 from bigbatch_ue.arms import NAMES, Arm
 from bigbatch_ue.config import ArmName, Countermeasure
+from bigbatch_ue.errors import UserError
 from bigbatch_ue.figures import (
     COLOURS,
     Curve,
@@ -248,8 +249,16 @@ class Block:
 
 
 def grouped(arms: Iterable[Arm]) -> list[Group]:
-    """Arms that differ in their seeds only, together: controls first, then by what is protected."""
-    return [Group(same) for same in by(sorted(arms, key=_rank), lambda arm: arm.group).values()]
+    """Arms that differ in their seeds only, together: controls first, then by what is protected.
+
+    Raises:
+        UserError: such arms have different numbers of classes.
+    """
+    groups = [Group(same) for same in by(sorted(arms, key=_rank), lambda arm: arm.group).values()]
+    for group in groups:
+        if any(len(arm.confusion) != group.classes for arm in group.arms):
+            raise UserError(f"{group.first.dataset}, {group.name}: seeds differ in their classes")
+    return groups
 
 
 def distinct(arms: Iterable[Arm]) -> list[Arm]:

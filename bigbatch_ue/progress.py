@@ -19,7 +19,7 @@ def progress_bar(*, transient: bool = False) -> Progress:
     console = Console(stderr=True)
     hidden = not is_main_process() or (transient and not console.is_terminal)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

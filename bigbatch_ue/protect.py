@@ -351,14 +351,18 @@ def _as_before(out: Path, inputs: str) -> Report:
         found = TypeAdapter(Report).validate_python({**content["report"], "folder": out})
     except (KeyError, TypeError, ValidationError):
         raise UserError(f"{out / MANIFEST}: damaged; remove {out} to have it anew") from None
-    Console(stderr=True).print(f"{out}: protected already, nothing to do")
+    Console(stderr=True, markup=False).print(f"{out}: protected already, nothing to do")
     return found
 
 
 def _hash(folder: Path) -> str:
-    """SHA-256 of the names and bytes of all files below `folder` but the manifest."""
+    """SHA-256 of the names and bytes of all files below `folder` but the manifest and links."""
     whole = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST):
+    for path in sorted(
+        p
+        for p in folder.rglob("*")
+        if p.is_file() and not p.is_symlink() and p != folder / MANIFEST
+    ):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         whole.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())

@@ -17,7 +17,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from bigbatch_ue.artefacts import read_yaml
+from bigbatch_ue.artefacts import place_of, read_yaml
 from bigbatch_ue.data import DataSet, ImageSet
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.randomness import Purpose, draw
@@ -51,7 +51,7 @@ def relabel(
         case "own":
             return data
         case "map":
-            return _with_names(data, _mapped(Path(value).expanduser(), data.classes))
+            return _with_names(data, _mapped(place_of(value), data.classes))
         case "random":
             groups = _random_groups(len(data.classes), _count(labels, data), seed)
         case _:

@@ -117,9 +117,9 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         Section(name, same, distinct(arm for folder in same for arm in folder.arms))
         for name, same in by(read, lambda folder: folder.about.dataset).items()
     ]
+    text = _environment().get_template(PAGE).render(sections=sections, most_classes=MOST_CLASSES)
     if not inside:
         save_arms(out / RESULTS, [arm for section in sections for arm in section.arms])
-    text = _environment().get_template(PAGE).render(sections=sections, most_classes=MOST_CLASSES)
     page = out / PAGE
     with atomic_file(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -221,7 +221,7 @@ def _yaml(content: Any) -> str:
 
 def _picture(path: Path) -> Image.Image:
     try:
-        with Image.open(regular(path)) as picture:
+        with Image.open(regular(path), formats=["PNG"]) as picture:
             return picture.convert("RGB")
     except UserError:
         raise

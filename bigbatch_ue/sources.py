@@ -6,16 +6,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from bigbatch_ue.artefacts import atomic_file, atomic_folder, regular
+from bigbatch_ue.artefacts import atomic_file, atomic_folder, place_of, regular
 from bigbatch_ue.config import DATASETS, MEDMNIST_2D, Data
-from bigbatch_ue.errors import UserError
+from bigbatch_ue.errors import UNPLAIN, UserError
 from bigbatch_ue.npz import Npz
 from bigbatch_ue.splits import PARTS, Part, Pixels, Source, Split
 
@@ -126,7 +126,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(regular(path)) as image:
+            with Image.open(regular(path), formats=_formats()) as image:
                 yield image
         except UserError:
             raise
@@ -164,9 +164,9 @@ def open_source(data: Data, download: bool = False) -> Source:
     if data.name in TORCHVISION:
         return _torchvision(data.name, data.root, download)
     if kind == "folder" and place:
-        return _folder(Path(place).expanduser())
+        return _folder(place_of(place))
     if kind == "npz" and place:
-        return Npz(Path(place).expanduser())
+        return Npz(place_of(place))
     allowed = ", ".join((*DATASETS, "npz:PATH", "folder:PATH"))
     raise UserError(f"data.name={data.name!r}: unknown data set; allowed: {allowed}")
 
@@ -259,7 +259,8 @@ def image_files(top: Path, *, inside: Path) -> list[Path]:
     """The image files below `top`, folder by folder, sorted; linked folders are followed.
 
     Raises:
-        UserError: a link that leads out of the folder `inside`, or to a folder seen already.
+        UserError: a link that leads out of the folder `inside`, or to a folder seen already, or a
+            name that is no text.
     """
     found: list[Path] = []
     whole, seen = inside.resolve(), set()
@@ -270,6 +271,8 @@ def image_files(top: Path, *, inside: Path) -> list[Path]:
         seen.add(here)
         files = [Path(at, name) for name in names if _may_be_image(name)]
         for path in (*files, *(Path(at, name) for name in folders)):
+            if UNPLAIN.search(str(path)):
+                raise UserError(f"{path}: a name that is no text; rename it")
             if path.is_symlink():
                 _within(path, whole)
         found += files
@@ -285,7 +288,14 @@ def _within(path: Path, whole: Path) -> Path:
 
 def _may_be_image(file: str) -> bool:
     """Whether the suffix of `file` is that of an image format that PIL reads."""
-    return Image.registered_extensions().get(Path(file).suffix.lower()) in Image.OPEN
+    return Image.registered_extensions().get(Path(file).suffix.lower()) in _formats()
+
+
+@cache
+def _formats() -> list[str]:
+    """What PIL reads by itself: for EPS it starts Ghostscript, which runs the file as a program."""
+    Image.init()
+    return [name for name in Image.ID if name != "EPS"]
 
 
 def _class_folders(path: Path) -> list[str]:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from bigbatch_ue.arms import OF_RUN, Arm, Case, title
+from bigbatch_ue.artefacts import place_of
 from bigbatch_ue.config import ArmName, Config, Countermeasure, digest
 from bigbatch_ue.countermeasures import clean_up, in_training, pgd
 from bigbatch_ue.data import DataSet
@@ -74,7 +74,7 @@ class Subject:
     def _weights(self) -> str | None:
         """Of the file that the target's weights come from."""
         kind, _, file = self.config.target.weights.partition(":")
-        return _sha(np.fromfile(Path(file).expanduser(), np.uint8)) if kind == "file" else None
+        return _sha(np.fromfile(place_of(file), np.uint8)) if kind == "file" else None
 
     @cached_property
     def _grouping(self) -> list[Any]:

@@ -10,6 +10,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bigbatch_ue.artefacts import place_of
 from bigbatch_ue.backbone import Normalised, build_model
 from bigbatch_ue.config import Augment, Surrogate, digest
 from bigbatch_ue.data import DataSet
@@ -64,7 +65,7 @@ def prepare_surrogate(
         note = read_tensors(path)[1]["accuracy"]
         _say(f"surrogate {config.model}: {count} fitted tensors from {path}; {note}")
     else:
-        model, count = _load(config, data, Path(file).expanduser())
+        model, count = _load(config, data, place_of(file))
         _say(f"surrogate {config.model}: {count} tensors from {file}")
     frozen: Normalised = model.eval().requires_grad_(False).to(device)
     return frozen.to(memory_format=torch.channels_last)

@@ -1,6 +1,5 @@
 """The network that a scraper trains: from scratch, fine-tuned, or a probe on a frozen encoder."""
 
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -8,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bigbatch_ue.artefacts import place_of
 from bigbatch_ue.backbone import build_model
 from bigbatch_ue.config import Augment, Target
 from bigbatch_ue.fit import train_simclr
@@ -77,7 +77,7 @@ def build_target(
         if kind == "scratch":
             return build_model(config.model, classes=classes, **known)
         if kind == "file":
-            body, _ = load_body(Path(file).expanduser(), config.model, **known)
+            body, _ = load_body(place_of(file), config.model, **known)
         else:
             body = build_model(config.model, classes=0, pretrained=kind == "pretrained", **known)
         features = int(body.eval()(torch.zeros(1, channels, size, size)).shape[1])

@@ -91,7 +91,7 @@ def train_on(
     stop: Stop | None = None,
 ) -> Run:
     """`train` on an engine that is launched already, the clusters of one group."""
-    console = Console(stderr=True, quiet=not is_main_process(), soft_wrap=True)
+    console = Console(stderr=True, quiet=not is_main_process(), soft_wrap=True, markup=False)
     data = prepare(config.data, download=download)
     run = open_run(config, data.fingerprint, resume=resume)
     accelerator.wait_for_everyone()
@@ -102,7 +102,7 @@ def train_on(
     job = set_up(config, run, data, accelerator, share)
     console.print(describe(job.plan, config))
     if job.plan.warning:
-        console.print(f"[yellow]warning:[/] {job.plan.warning}")
+        console.print(f"warning: {job.plan.warning}", style="yellow")
     own = share.run(run)
     if not own.finished:
         train_job(job, own, accelerator, data.name, stop or Stop())
