@@ -1,7 +1,7 @@
 # Each does all its own set-up, on a machine with Python >= 3.11.
 PYTHON ?= python3
 SEED ?= 0
-WORKERS ?= 2
+WORKERS ?= 3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 

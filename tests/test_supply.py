@@ -15,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from bigbatch_ue.artefacts import read_json
 from tests.test_train import TINY
 
 TOP = Path(__file__).resolve().parents[1]
@@ -153,12 +154,14 @@ def test_what_is_unsafe_is_found(code: str) -> None:
     assert list(unsafe(f"def function():\n    {code}\n"))
 
 
-# -- network and home ----------------------------------------------------------------------------
+# -- pickle, network and home --------------------------------------------------------------------
 
 CHILD = """
-import socket, sys
-refused = []
+import pickle, socket, sys
+refused, unpickled = [], []
 def hook(event, args):
+    if event == "pickle.find_class":
+        return unpickled.append(args)
     if event in ("socket.connect", "socket.sendto"):
         host = args[1][0] if isinstance(args[1], tuple) else "unix"
     elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
@@ -174,8 +177,12 @@ from bigbatch_ue.cli import main
 for command in sys.argv[1].split(";"):
     program, *arguments = command.split("|")
     sys.argv = [program, *arguments]
-    (analyse if program == "analysis" else main)(arguments)
+    try:
+        (analyse if program == "analysis" else main)(arguments)
+    except SystemExit as stop:
+        assert (stop.code or 0) == (75 if "--time-limit" in arguments else 0)
 assert not refused, refused
+assert not unpickled, unpickled
 for attempt in (
     lambda: socket.create_connection(("192.0.2.1", 80), 1),
     lambda: socket.getaddrinfo("example.org", 80),
@@ -185,12 +192,14 @@ for attempt in (
     except OSError as error:
         assert "refused" in str(error), error
 assert len(refused) == 2, "the hook hears nothing"
+pickle.loads(pickle.dumps(len))
+assert unpickled, "the hook hears nothing"
 """
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home folder that holds a data set and, after all commands without a network, results."""
+    """A home folder with a data set, and what all commands made of it, guarded by `CHILD`."""
     home = tmp_path_factory.mktemp("home-of-somebody")
     random = np.random.default_rng(0)
     arrays: dict[str, np.ndarray] = {}
@@ -209,18 +218,20 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "surrogate.weights=fit",
         "surrogate.fit.epochs=1",
         f"target.args={network}",
-        "target.fit.epochs=4",
+        "target.fit.epochs=1",
         "evaluation.seeds=[0]",
         "evaluation.fractions=[0.5, 1.0]",
     ]
     commands: list[list[str | Path]] = [
-        ["bigbatch-ue", "train", "--preset", "small", *settings],
+        ["bigbatch-ue", "train", "--preset", "small", *settings, "--time-limit", "0"],
+        ["bigbatch-ue", "train", "--preset", "small", *settings, "--resume"],
         ["bigbatch-ue", "protect", run],
-        ["bigbatch-ue", "evaluate", run, f"data.root={home / 'data'}"],
+        ["bigbatch-ue", "evaluate", run],
         ["bigbatch-ue", "report", run / "evaluation", "--out", home / "page"],
         ["analysis", "collect", home / "runs", "--out", table],
         ["analysis", "report", table, "--draws", "100"],
         ["analysis", "tensorboard", table, "--draws", "100"],
+        ["bigbatch-ue", "evaluate", run, "evaluation.countermeasures=all"],
     ]
     done = subprocess.run(
         [sys.executable, "-c", CHILD, ";".join("|".join(map(str, c)) for c in commands)],
@@ -231,6 +242,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return home
+
+
+def test_invariant_6_nothing_is_loaded_through_pickle(home: Path) -> None:
+    """The child has checked it, from training, stopped and resumed, to the analysis."""
+    assert read_json(home / "runs" / "mine" / "result.json")["resumed_at"] == 1
 
 
 def test_nothing_asks_for_a_network(home: Path) -> None:

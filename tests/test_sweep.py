@@ -119,27 +119,28 @@ def test_cells_that_exist_are_skipped(undisturbed: tuple[Path, str]) -> None:
     assert {path: path.stat().st_mtime_ns for path in outcomes(config)} == before
 
 
-def test_a_sweep_killed_and_started_again_ends_with_the_same_table(
+def test_shards_of_which_one_is_killed_and_started_again_give_the_table_of_one(
     undisturbed: tuple[Path, str], tmp_path: Path
 ) -> None:
     config = write(tmp_path)
-    process = start(config)
+    killed, other = (start(config, "--shard", f"{i}/2") for i in (1, 2))
     while not outcomes(config):
-        assert process.poll() is None
+        assert killed.poll() is None
         time.sleep(0.1)
     time.sleep(random.uniform(0, 2))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    finish(start(config))
+    killed.send_signal(signal.SIGKILL)
+    printed = [killed.communicate()[0], finish(start(config, "--shard", "1/2")), finish(other)]
+    did = [line.split()[1] for line in "".join(printed).splitlines() if "finished in" in line]
+    assert len(did) == len(set(did))
+    assert "finished in" in printed[-1]
     pd.testing.assert_frame_equal(table(config), table(undisturbed[0]))
 
 
-@pytest.mark.parametrize("launcher", [None, "ddp.yaml"])
-def test_a_sweep_told_to_stop_makes_a_checkpoint(launcher: str | None, tmp_path: Path) -> None:
+def told_to_stop(tmp_path: Path, **changed: Any) -> tuple[Path, int]:
+    """A sweep that was told to stop, and has a checkpoint after so many steps."""
     long = {**TINY, "budget": {"steps": 100}, "checkpoint": {"every": 1000}}
     long["data"] = {**TINY["data"], "root": str(tmp_path / "data")}
-    found = launcher and str(next((Path(__file__).parents[1] / "launchers").rglob(launcher)))
-    config = write(tmp_path, batches=[4], seeds=[0], settings=long, launcher=found)
+    config = write(tmp_path, batches=[4], seeds=[0], settings=long, protect=False, **changed)
     process = start(config)
     folder = tmp_path / "sweep" / "cells"
     while not list(folder.glob("*/metrics.jsonl")):
@@ -155,6 +156,23 @@ def test_a_sweep_told_to_stop_makes_a_checkpoint(launcher: str | None, tmp_path:
     assert checkpoint.stem == f"step-{len(lines):08d}"
     claim = tmp_path / "sweep" / "claims" / f"{checkpoint.parents[1].name}.lock"
     assert not claim.exists(), "another job may go on with it at once"
+    return config, len(lines)
+
+
+def test_a_sweep_told_to_stop_makes_a_checkpoint(tmp_path: Path) -> None:
+    told_to_stop(tmp_path)
+
+
+def test_cells_under_a_launcher_stop_too_and_go_on(tmp_path: Path) -> None:
+    launcher = Path(__file__).parents[1] / "launchers" / "accelerate" / "ddp.yaml"
+    config, done = told_to_stop(tmp_path, launcher=str(launcher))
+    ((cell, outcome),) = run_sweep(load_sweep(config))
+    assert outcome is not None
+    assert outcome.finished, (cell.folder / "log.txt").read_text()
+    result = read_json(cell.folder / "result.json")
+    assert result["resumed_at"] == done
+    assert (result["engine"], result["world_size"]) == ("ddp", 2)
+    assert not (cell.folder / "protected").exists()
 
 
 def test_nothing_works_on_when_the_sweep_is_killed(tmp_path: Path) -> None:
@@ -183,20 +201,6 @@ def test_a_cell_that_another_job_has_just_done_is_not_done_again(tmp_path: Path)
     with Worker() as worker, Scoreboard([cell], {cell.name: 1.0}) as board:
         assert module._claim(cell, lease, None, sweep, worker, board)
     assert not (cell.folder / "log.txt").exists()
-
-
-def test_two_shards_side_by_side_give_the_table_of_one(
-    undisturbed: tuple[Path, str], tmp_path: Path
-) -> None:
-    config = write(tmp_path)
-    shards = [start(config, "--shard", f"{i}/2") for i in (1, 2)]
-    printed = [finish(shard) for shard in shards]
-    assert all("finished in" in text for text in printed)
-    did = [
-        line.split()[1] for text in printed for line in text.splitlines() if "finished in" in line
-    ]
-    assert len(did) == len(set(did)) == 4
-    pd.testing.assert_frame_equal(table(config), table(undisturbed[0]))
 
 
 def test_a_failed_cell_is_recorded_and_does_not_stop_the_rest(tmp_path: Path) -> None:
@@ -404,17 +408,6 @@ def test_a_torn_outcome_is_named(tmp_path: Path) -> None:
     write_json(cell.folder / OUTCOME, {"outcome": {"state": "finished"}})
     with pytest.raises(UserError, match=r"outcome\.json: no outcome of a cell"):
         cell_table(cells(sweep))
-
-
-def test_cells_train_under_the_launcher_that_the_sweep_names(tmp_path: Path) -> None:
-    launcher = Path(__file__).parents[1] / "launchers" / "accelerate" / "ddp.yaml"
-    config = write(tmp_path, batches=[4], seeds=[0], launcher=str(launcher), protect=False)
-    ((cell, outcome),) = run_sweep(load_sweep(config))
-    assert outcome is not None
-    assert outcome.finished, (cell.folder / "log.txt").read_text()
-    result = read_json(cell.folder / "result.json")
-    assert (result["engine"], result["world_size"]) == ("ddp", 2)
-    assert not (cell.folder / "protected").exists()
 
 
 def test_the_study_can_be_swept() -> None:

@@ -187,53 +187,6 @@ def test_a_run_that_cannot_start_leaves_no_folder(folder: Path) -> None:
     assert not (folder / "impossible").exists()
 
 
-def test_invariant_6_nothing_is_loaded_through_pickle(folder: Path) -> None:
-    """Train, stop, resume, protect and evaluate, while Python reports every unpickled global."""
-    script = """
-import sys
-found = []
-sys.addaudithook(lambda event, args: found.append(args) if event == "pickle.find_class" else None)
-from bigbatch_ue.cli import main
-from bigbatch_ue.tracking import Log
-commands = [command.split("|") for command in sys.argv[1].split(";")]
-log_step = Log.step
-def interrupt(self, step, *rest):
-    if step == 4:
-        raise KeyboardInterrupt
-    log_step(self, step, *rest)
-Log.step = interrupt
-try:
-    main(commands[0])
-except SystemExit as stop:
-    assert stop.code == 130
-Log.step = log_step
-for command in commands[1:]:
-    main(command)
-assert not found, found
-import pickle
-pickle.loads(pickle.dumps(len))
-assert found, "the hook hears nothing"
-"""
-    root, output = f"data.root={folder / 'data'}", folder / "unpickled"
-    settings = [*TINY, root, f"output={output}", "target.fit.epochs=1", "surrogate.weights=fit"]
-    settings += ["surrogate.fit.epochs=1", "target.args={channels: [4, 4, 8, 8]}"]
-    commands = (
-        ["train", "--preset", "digits", *settings],
-        ["train", "--preset", "digits", "--resume", *settings],
-        ["protect", str(output)],
-        ["evaluate", str(output), "--seed", "0", "evaluation.countermeasures=all"],
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, ";".join("|".join(c) for c in commands)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert read_json(output / "result.json")["resumed_at"] == 4
-
-
 def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int], rows: set[int]) -> None:
     """Let the losses of some generators be infinite in some steps."""
     take, now = loop.take_step, 0

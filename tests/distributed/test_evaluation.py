@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bigbatch_ue.artefacts import read_json
+from bigbatch_ue.cli import main
 from bigbatch_ue.tensors import read_tensors, write_tensors
 from tests.distributed.evaluation_worker import network
 from tests.distributed.test_engines import ROOT
@@ -75,8 +76,11 @@ def test_target_trained_by_two_ranks_together_is_that_of_one(outs: list[Path]) -
 
 def test_two_ranks_share_the_arms_with_the_results_of_one(run: Path, tmp_path: Path) -> None:
     def records(name: str, *launcher: str) -> list[dict[str, Any]]:
-        command = ("-m", "bigbatch_ue", "evaluate", str(run), "evaluation.seeds=[0, 1]")
-        start(*launcher, *command, f"data.root={tmp_path / name}")
+        command = ["evaluate", str(run), "evaluation.seeds=[0, 1]", f"data.root={tmp_path / name}"]
+        if launcher:
+            start(*launcher, "-m", "bigbatch_ue", *command)
+        else:
+            main(command)
         records = read_json(run / "evaluation" / "results.json")
         (run / "evaluation" / "results.json").unlink()
         return [same(record) for record in records]
