@@ -23,7 +23,7 @@ from tests.soak.inputs import Trial, attempt
 def test_a_sample_of_bad_inputs_is_handled(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert attempt(Trial(tmp_path), 60, 0) == (60, 60), capsys.readouterr().out
+    assert attempt(Trial(tmp_path), 40, 0) == (40, 40), capsys.readouterr().out
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 from tests.soak.kills import RANKS, points, run
 
 
-def test_what_was_killed_while_evaluating_recovers(tmp_path: Path) -> None:
-    seed = 149
-    assert [(point.stage, point.ranks) for point in points(1, seed)] == [("evaluating", 1)]
+def test_what_was_killed_while_protecting_recovers(tmp_path: Path) -> None:
+    seed = 16
+    assert [(point.stage, point.ranks) for point in points(1, seed)] == [("protecting", 1)]
     said: list[str] = []
     assert run(1, seed, tmp_path, said.append) == 1, "\n".join(said)
 

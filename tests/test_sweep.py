@@ -19,6 +19,7 @@ from analysis.collect import collect
 from bigbatch_ue import sweep as module
 from bigbatch_ue.artefacts import read_json, write_json
 from bigbatch_ue.cell import OUTCOME, Outcome
+from bigbatch_ue.cli import main
 from bigbatch_ue.cost import estimate, planned
 from bigbatch_ue.errors import UserError
 from bigbatch_ue.interrupt import EXIT_CODE
@@ -112,10 +113,13 @@ def test_a_sweep_trains_protects_and_evaluates_every_cell(undisturbed: tuple[Pat
     assert "[4/4]" in printed
 
 
-def test_cells_that_exist_are_skipped(undisturbed: tuple[Path, str]) -> None:
+def test_cells_that_exist_are_skipped(
+    undisturbed: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     config, _ = undisturbed
     before = {path: path.stat().st_mtime_ns for path in outcomes(config)}
-    assert "4 finished" in finish(start(config))
+    main(["sweep", "--config", str(config)])
+    assert "4 finished" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in outcomes(config)} == before
 
 
@@ -136,36 +140,29 @@ def test_shards_of_which_one_is_killed_and_started_again_give_the_table_of_one(
     pd.testing.assert_frame_equal(table(config), table(undisturbed[0]))
 
 
-def told_to_stop(tmp_path: Path, **changed: Any) -> tuple[Path, int]:
-    """A sweep that was told to stop, and has a checkpoint after so many steps."""
-    long = {**TINY, "budget": {"steps": 100}, "checkpoint": {"every": 1000}}
-    long["data"] = {**TINY["data"], "root": str(tmp_path / "data")}
-    config = write(tmp_path, batches=[4], seeds=[0], settings=long, protect=False, **changed)
+def test_cells_under_a_launcher_that_are_told_to_stop_go_on(tmp_path: Path) -> None:
+    settings = {**TINY, "budget": {"steps": 100}, "checkpoint": {"every": 1000}}
+    settings["data"] = {**TINY["data"], "root": str(tmp_path / "data")}
+    launcher = str(Path(__file__).parents[1] / "launchers" / "accelerate" / "ddp.yaml")
+    one: dict[str, Any] = {"batches": [4], "seeds": [0], "protect": False}
+    config = write(tmp_path, settings=settings, launcher=launcher, **one)
     process = start(config)
-    folder = tmp_path / "sweep" / "cells"
-    while not list(folder.glob("*/metrics.jsonl")):
+    (cell,) = cells(load_sweep(config))
+    metrics = cell.folder / "metrics.jsonl"
+    while not metrics.exists():
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=100)
     assert process.returncode == EXIT_CODE, said
     assert said.splitlines()[-1].startswith("error: stopped by ")
-    (checkpoint,) = folder.glob("*/checkpoints/*.safetensors")
+    (checkpoint,) = cell.folder.glob("checkpoints/*.safetensors")
+    done = len(metrics.read_text().splitlines())
+    assert checkpoint.stem == f"step-{done:08d}"
     assert not outcomes(config)
-    lines = (checkpoint.parents[1] / "metrics.jsonl").read_text().splitlines()
-    assert checkpoint.stem == f"step-{len(lines):08d}"
-    claim = tmp_path / "sweep" / "claims" / f"{checkpoint.parents[1].name}.lock"
+    claim = tmp_path / "sweep" / "claims" / f"{cell.name}.lock"
     assert not claim.exists(), "another job may go on with it at once"
-    return config, len(lines)
 
-
-def test_a_sweep_told_to_stop_makes_a_checkpoint(tmp_path: Path) -> None:
-    told_to_stop(tmp_path)
-
-
-def test_cells_under_a_launcher_stop_too_and_go_on(tmp_path: Path) -> None:
-    launcher = Path(__file__).parents[1] / "launchers" / "accelerate" / "ddp.yaml"
-    config, done = told_to_stop(tmp_path, launcher=str(launcher))
     ((cell, outcome),) = run_sweep(load_sweep(config))
     assert outcome is not None
     assert outcome.finished, (cell.folder / "log.txt").read_text()
@@ -294,8 +291,6 @@ def test_a_stale_claim_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_dry_run_lists_cells_with_their_cost_and_does_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from bigbatch_ue.cli import main
-
     config = write(tmp_path)
     main(["sweep", "--config", str(config), "--dry-run"])
     printed = capsys.readouterr().out

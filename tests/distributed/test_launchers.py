@@ -14,8 +14,10 @@ import pytest
 
 from bigbatch_ue.artefacts import read_json
 from bigbatch_ue.run import load_run
+from bigbatch_ue.sweep import cells, load_sweep
 from bigbatch_ue.train import train
 from tests.distributed.test_engines import ROOT, Launch, needs_compiler
+from tests.test_sweep import TINY as SETTINGS
 from tests.test_sweep import write
 from tests.test_train import TINY, perturbations, tiny
 
@@ -132,17 +134,21 @@ def test_lsf_queues_a_job_again_that_its_time_limit_ended(tmp_path: Path) -> Non
 
 
 def test_slurm_queues_a_sweep_again_until_it_is_done(tmp_path: Path) -> None:
-    config = write(tmp_path, batches=[4], seeds=[0], protect=False)
+    settings = {**SETTINGS, "budget": {"steps": 100}, "checkpoint": {"every": 1000}}
+    settings["data"] = {**SETTINGS["data"], "root": str(tmp_path / "data")}
+    config = write(tmp_path, batches=[4], seeds=[0], protect=False, settings=settings)
+    (cell,) = cells(load_sweep(config))
     job = start(
         *("sbatch", "--array=1-1", SWEEP, "--config", str(config)),
         CLUSTER=str(tmp_path),
-        WARN_AT=str(tmp_path / "sweep"),
+        WARN_AT=str(cell.folder / "metrics.jsonl"),
     )
     code, out, err = finish(job)
     assert code == 0, err
     assert "SIGUSR1" in err
     assert calls(tmp_path)[1:] == [["scontrol", "requeue", "123457"]]
     assert out.count("1 cells: 1 finished") == 1
+    assert 0 < read_json(cell.folder / "result.json")["resumed_at"] < 100
 
 
 def test_each_task_of_an_array_has_its_own_shard(tmp_path: Path) -> None:
