@@ -51,8 +51,7 @@ def start(folder: Path, how: str, ranks: int = 2) -> "subprocess.Popen[str]":
     return process
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(("number", "ranks"), [(signal.SIGTERM, 1), (signal.SIGUSR1, 2)])
 def test_a_signal_reaches_every_rank(number: signal.Signals, ranks: int, tmp_path: Path) -> None:
     process = start(tmp_path, "obey", ranks)
     process.send_signal(number)

@@ -10,7 +10,7 @@ from analysis.collect import collect
 from tests.analysis.test_collect import make
 from tests.soak.load import SIZE, anonymous_peaks, record_runs, run_of, train_command, write_npz
 
-FEW, MANY = 20_000, 80_000
+FEW, MANY = 10_000, 60_000
 PER_IMAGE = 420
 """Bytes of anonymous memory for each more image: names, indices and features, not its pixels."""
 
