@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bigbatch_ue.launch import main
+
 ROOT = Path(__file__).parents[1]
 RANK = """
 import os, signal, sys, time
@@ -99,3 +101,45 @@ def test_a_rank_that_is_still_ending_when_the_other_has_stopped_is_no_failure(
     process = start(tmp_path, "limit")
     process.communicate(timeout=60)
     assert process.returncode == 75
+
+
+CONFIGS = sorted((ROOT / "launchers" / "accelerate").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_dry_run_tells_how_many_ranks_would_run_what(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--dry-run", "--config_file", str(config), "-m", "bigbatch_ue", "train", "a=[1, 2]"]
+    assert main(given) == 0
+    ranks, command = capsys.readouterr().out.splitlines()
+    expected = 1 if config.stem == "single" else 2
+    assert ranks == f"# {config}: {expected} rank(s) on 1 machine(s), each of which runs"
+    assert command == f"{sys.executable} -m bigbatch_ue train 'a=[1, 2]'"
+
+
+DDP = f"--config_file {ROOT / 'launchers/accelerate/ddp.yaml'}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (DDP, "the following arguments are required: training_script"),
+        (f"{DDP} --dryrun train", "unrecognized arguments: --dryrun"),
+        ("--config_file nowhere.yaml train", "nowhere.yaml: no such file"),
+        (f"--config_file {ROOT / 'README.md'} train", "README.md: no configuration of Accelerate"),
+        (f"--config_file {sys.executable} train", "no configuration of Accelerate"),
+        (f"{DDP} --num_processes 0 train", "num_processes=0: expected the ranks of all machines"),
+        (f"{DDP} --num_machines 3 --machine_rank 1 train", "num_processes=2: expected"),
+    ],
+)
+@pytest.mark.parametrize("first", [[], ["--dry-run"]], ids=["launch", "dry-run"])
+def test_bad_arguments_are_one_line(
+    first: list[str], arguments: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*first, *arguments.split()]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert says in err
+    assert err.count("\n") == 1
