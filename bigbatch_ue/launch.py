@@ -73,10 +73,10 @@ def launch(arguments: Sequence[str]) -> int:
         _size(options)
     options.signals_to_handle = "SIGINT,SIGHUP,SIGQUIT"  # the rest is passed on here
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    told: list[signal.Signals] = []
+    passed_on: list[signal.Signals] = []
 
     def pass_on(number: signal.Signals) -> None:
-        told.append(number)
+        passed_on.append(number)
         for rank in psutil.Process().children():
             with suppress(psutil.NoSuchProcess):
                 rank.send_signal(number)
@@ -93,7 +93,7 @@ def launch(arguments: Sequence[str]) -> int:
             raise UserError(str(error)) from error
         else:
             return 0
-    if code == EXIT_CODE or (told and -code in SIGNALS):
+    if code == EXIT_CODE or (passed_on and -code in SIGNALS):
         return EXIT_CODE
     print(f"error: rank {rank} {_how(code)}; the other ranks were ended", file=sys.stderr)
     return 128 - code if code < 0 else code

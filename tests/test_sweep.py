@@ -62,6 +62,13 @@ def write(folder: Path, **changed: Any) -> Path:
     return path
 
 
+def write_one_long_cell(folder: Path, **changed: Any) -> Path:
+    """A sweep of one cell, whose training makes no checkpoint before it is told to stop."""
+    settings = {**TINY, "budget": {"steps": 100}, "checkpoint": {"every": 1000}}
+    settings["data"] = {**TINY["data"], "root": str(folder / "data")}
+    return write(folder, batches=[4], seeds=[0], protect=False, settings=settings, **changed)
+
+
 def start(config: Path, *arguments: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "bigbatch_ue", "sweep", "--config", str(config), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -141,11 +148,8 @@ def test_shards_of_which_one_is_killed_and_started_again_give_the_table_of_one(
 
 
 def test_cells_under_a_launcher_that_are_told_to_stop_go_on(tmp_path: Path) -> None:
-    settings = {**TINY, "budget": {"steps": 100}, "checkpoint": {"every": 1000}}
-    settings["data"] = {**TINY["data"], "root": str(tmp_path / "data")}
-    launcher = str(Path(__file__).parents[1] / "launchers" / "accelerate" / "ddp.yaml")
-    one: dict[str, Any] = {"batches": [4], "seeds": [0], "protect": False}
-    config = write(tmp_path, settings=settings, launcher=launcher, **one)
+    launcher = Path(__file__).parents[1] / "launchers" / "accelerate" / "ddp.yaml"
+    config = write_one_long_cell(tmp_path, launcher=str(launcher))
     process = start(config)
     (cell,) = cells(load_sweep(config))
     metrics = cell.folder / "metrics.jsonl"

@@ -17,8 +17,7 @@ from bigbatch_ue.run import load_run
 from bigbatch_ue.sweep import cells, load_sweep
 from bigbatch_ue.train import train
 from tests.distributed.test_engines import ROOT, Launch, needs_compiler
-from tests.test_sweep import TINY as SETTINGS
-from tests.test_sweep import write
+from tests.test_sweep import write, write_one_long_cell
 from tests.test_train import TINY, perturbations, tiny
 
 STUBS = Path(__file__).with_name("stubs")
@@ -134,9 +133,7 @@ def test_lsf_queues_a_job_again_that_its_time_limit_ended(tmp_path: Path) -> Non
 
 
 def test_slurm_queues_a_sweep_again_until_it_is_done(tmp_path: Path) -> None:
-    settings = {**SETTINGS, "budget": {"steps": 100}, "checkpoint": {"every": 1000}}
-    settings["data"] = {**SETTINGS["data"], "root": str(tmp_path / "data")}
-    config = write(tmp_path, batches=[4], seeds=[0], protect=False, settings=settings)
+    config = write_one_long_cell(tmp_path)
     (cell,) = cells(load_sweep(config))
     job = start(
         *("sbatch", "--array=1-1", SWEEP, "--config", str(config)),
