@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from bigbatch_ue.artefacts import homeless
-from bigbatch_ue.cli import main as run
-from bigbatch_ue.errors import UserError
+from bigbatch_ue.cli.commands import main as run
+from bigbatch_ue.files.atomic import homeless
+from bigbatch_ue.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from analysis.findings import Findings
+    from analysis.findings.findings import Findings
 
 app = typer.Typer(
     add_completion=False,
@@ -41,8 +41,8 @@ def collect(
     ] = None,
 ) -> None:
     """Read runs into one table (CSV and parquet); say which contradict themselves."""
-    from analysis.collect import collect as read_runs
-    from analysis.collect import write_collection
+    from analysis.table.collect import collect as read_runs
+    from analysis.table.collect import write_collection
 
     places = [*map(str, folders), *(["--out", str(out)] if out else [])]
     command = homeless(shlex.join(["python", "-m", "analysis", "collect", *places]))
@@ -63,7 +63,7 @@ def collect(
 @app.command()
 def fit(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
     """Fit accuracy and instability against B: findings.json, fits.csv, and in plain words."""
-    from analysis.findings import write_findings
+    from analysis.findings.findings import write_findings
 
     findings = _find(folder, margin, draws)
     write_findings(findings, folder)
@@ -73,7 +73,7 @@ def fit(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
 @app.command()
 def plot(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
     """Draw the curves, each data set and all together, as PNG and SVG."""
-    from analysis.plot import plot as draw
+    from analysis.views.plot import plot as draw
 
     for path in draw(_find(folder, margin, draws), folder / "plots"):
         console.print(str(path))
@@ -82,8 +82,8 @@ def plot(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
 @app.command()
 def tensorboard(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
     """Write scaling curves against B for `tensorboard --logdir`."""
-    from analysis.board import write_board
-    from analysis.collect import read_collection
+    from analysis.table.collect import read_collection
+    from analysis.views.tensorboard import write_board
 
     write_board(read_collection(folder).table, _find(folder, margin, draws), folder / "tensorboard")
     console.print(f"next: tensorboard --logdir {folder / 'tensorboard'}")
@@ -92,10 +92,10 @@ def tensorboard(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> N
 @app.command()
 def report(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
     """All of it: fits, plots, and one page that recommends a batch size (HTML and Markdown)."""
-    from analysis.collect import read_collection
-    from analysis.findings import write_findings
-    from analysis.plot import plot as draw
-    from analysis.report import write_report
+    from analysis.findings.findings import write_findings
+    from analysis.table.collect import read_collection
+    from analysis.views.plot import plot as draw
+    from analysis.views.report import write_report
 
     collection, findings = read_collection(folder), _find(folder, margin, draws)
     write_findings(findings, folder)
@@ -115,9 +115,9 @@ def scaling(
     ] = None,
 ) -> None:
     """Speed, memory and traffic against B: a table (CSV), plots, and curves for TensorBoard."""
-    from analysis.board import write_scaling_board
-    from analysis.scaling import read_records, scaling_table, workloads, write_scaling
-    from analysis.scaling_views import plot_scaling, printed
+    from analysis.scaling.table import read_records, scaling_table, workloads, write_scaling
+    from analysis.scaling.views import plot_scaling, printed
+    from analysis.views.tensorboard import write_scaling_board
 
     records, notes = read_records(folders)
     out = out or folders[0] / "scaling"
@@ -141,8 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _find(folder: Path, margin: float, draws: int) -> "Findings":
-    from analysis.collect import read_collection
-    from analysis.findings import find
+    from analysis.findings.findings import find
+    from analysis.table.collect import read_collection
 
     table = read_collection(folder).table
     if table.empty:
@@ -151,8 +151,8 @@ def _find(folder: Path, margin: float, draws: int) -> "Findings":
 
 
 def _say(findings: "Findings") -> None:
-    from analysis.critical import statements
-    from analysis.findings import recommendation
+    from analysis.findings.critical_batch import statements
+    from analysis.findings.findings import recommendation
 
     for finding in findings.findings:
         console.print(recommendation(finding))

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from analysis.cli import main
-from analysis.table import write_table
-from tests.analysis.test_findings import a_table
+from analysis.table.table import write_table
+from tests.analysis.findings.test_findings import a_table
 from tests.conftest import Cli, cli_of
 
 

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import torch
 
-from bigbatch_ue.artefacts import write_json
-from bigbatch_ue.backbone import build_model
-from bigbatch_ue.config import ArmName
-from bigbatch_ue.data import prepare
-from bigbatch_ue.engine import launch
-from bigbatch_ue.evaluate import judge
-from bigbatch_ue.fit import predict
-from bigbatch_ue.metrics import measure
-from bigbatch_ue.protect import load_perturbations
-from bigbatch_ue.run import load_run
-from bigbatch_ue.settings import revise
-from bigbatch_ue.subject import Subject
-from bigbatch_ue.tensors import read_tensors, write_tensors
+from bigbatch_ue.config.load import revise
+from bigbatch_ue.config.schema import ArmName
+from bigbatch_ue.data.decoded import prepare
+from bigbatch_ue.evaluation.evaluate import judge
+from bigbatch_ue.evaluation.metrics import measure
+from bigbatch_ue.evaluation.subject import Subject
+from bigbatch_ue.files.atomic import write_json
+from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
+from bigbatch_ue.networks.backbone import build_model
+from bigbatch_ue.networks.classifier import predict
+from bigbatch_ue.protection.protect import load_perturbations
+from bigbatch_ue.runs.folder import load_run
+from bigbatch_ue.training.engine import launch
 
 NARROW = {"channels": [4, 4, 8, 8]}
 TRANSFORMER = (  # no batch norm, so that a rank's part of a batch is like the whole of it

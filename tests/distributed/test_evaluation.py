@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from bigbatch_ue.artefacts import read_json
-from bigbatch_ue.cli import main
-from bigbatch_ue.tensors import read_tensors, write_tensors
+from bigbatch_ue.cli.commands import main
+from bigbatch_ue.files.atomic import read_json
+from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from tests.distributed.evaluation_worker import network
 from tests.distributed.test_engines import ROOT
-from tests.test_evaluate import QUICK, same
-from tests.test_protect import make_run
+from tests.evaluation.test_evaluate import QUICK, same
+from tests.protection.test_protect import make_run
 
 DDP = ("-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file")
 WORKER = str(Path(__file__).with_name("evaluation_worker.py"))

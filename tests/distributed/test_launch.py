@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from bigbatch_ue.artefacts import read_json
-from bigbatch_ue.run import load_run
-from bigbatch_ue.train import train
+from bigbatch_ue.files.atomic import read_json
+from bigbatch_ue.runs.folder import load_run
+from bigbatch_ue.training.train import train
 from tests.distributed.test_engines import start
-from tests.test_train import TINY, perturbations, tiny
+from tests.training.test_train import TINY, perturbations, tiny
 
 
 def test_two_ranks_write_the_run_of_one(tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from bigbatch_ue.artefacts import read_json
-from bigbatch_ue.run import load_run
-from bigbatch_ue.sweep import cells, load_sweep
-from bigbatch_ue.train import train
+from bigbatch_ue.files.atomic import read_json
+from bigbatch_ue.runs.folder import load_run
+from bigbatch_ue.sweeps.jobs import cells, load_sweep
+from bigbatch_ue.training.train import train
 from tests.distributed.test_engines import ROOT, Launch, needs_compiler
-from tests.test_sweep import write, write_one_long_cell
-from tests.test_train import TINY, perturbations, tiny
+from tests.sweeps.test_sweep import write, write_one_long_cell
+from tests.training.test_train import TINY, perturbations, tiny
 
 STUBS = Path(__file__).with_name("stubs")
 MULTINODE = "launchers/multinode.sh"

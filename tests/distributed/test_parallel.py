@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from bigbatch_ue.artefacts import read_json
-from bigbatch_ue.errors import UserError
-from bigbatch_ue.parallel import Share, join_group
-from bigbatch_ue.run import load_run
-from bigbatch_ue.tensors import read_tensors
-from bigbatch_ue.train import train
+from bigbatch_ue.files.atomic import read_json
+from bigbatch_ue.files.tensor_files import read_tensors
+from bigbatch_ue.runs.folder import load_run
+from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.training.cluster_groups import Share, join_group
+from bigbatch_ue.training.train import train
 from tests.distributed.test_engines import start
-from tests.test_train import TINY, tiny
+from tests.training.test_train import TINY, tiny
 
 MORE = (
     "batch.micro=5",

@@ -12,12 +12,12 @@ import psutil
 import pytest
 import torch
 
-from bigbatch_ue.artefacts import read_json
-from bigbatch_ue.errors import LOST_PEER
-from bigbatch_ue.interrupt import EXIT_CODE
+from bigbatch_ue.files.atomic import read_json
+from bigbatch_ue.runtime.errors import LOST_PEER
+from bigbatch_ue.runtime.signals import EXIT_CODE
 from tests.distributed.test_engines import ROOT, Launch, needs_compiler
-from tests.test_interrupt import logged, perturbations, wait_for_steps
-from tests.test_train import TINY
+from tests.runtime.test_signals import logged, perturbations, wait_for_steps
+from tests.training.test_train import TINY
 
 ARGUMENTS = ["--preset", "digits", *TINY, "batch.micro=5", "budget.steps=24", "checkpoint.every=4"]
 
@@ -32,7 +32,7 @@ def start(
     if script:
         path = folder / f"{name}.py"
         path.write_text(
-            f"{script}\nimport sys\nfrom bigbatch_ue.cli import main\nmain(sys.argv[1:])"
+            f"{script}\nimport sys\nfrom bigbatch_ue.cli.commands import main\nmain(sys.argv[1:])"
         )
         program = [str(path)]
     places = [f"data.root={folder / 'data'}", f"output={folder / name}"]
@@ -136,14 +136,14 @@ def test_a_rank_without_its_peer_says_so() -> None:
     script = """
 import os, signal, sys
 import torch, torch.distributed
-from bigbatch_ue.cli import main
-import bigbatch_ue.train
+from bigbatch_ue.cli.commands import main
+import bigbatch_ue.training.train
 def lose(*_, **__):
     torch.distributed.init_process_group("gloo")
     if torch.distributed.get_rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     torch.distributed.all_reduce(torch.ones(1))
-bigbatch_ue.train.train = lose
+bigbatch_ue.training.train.train = lose
 main(["train", "--preset", "digits"])
 """
     port = str(49152 + os.getpid() % 16000)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bigbatch_ue.traffic import Call
+from bigbatch_ue.benchmark.traffic import Call
 from tests.distributed.test_engines import ROOT, start
 
 pytestmark = [

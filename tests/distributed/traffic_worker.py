@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from bigbatch_ue.artefacts import write_json
-from bigbatch_ue.config import Generator, Optimizer
-from bigbatch_ue.engine import Engine, launch
-from bigbatch_ue.generator import GeneratorBank
-from bigbatch_ue.gradient import delta_step, engine_step
-from bigbatch_ue.loader import MicroBatch
-from bigbatch_ue.traffic import counting
+from bigbatch_ue.batching.loader import MicroBatch
+from bigbatch_ue.benchmark.traffic import counting
+from bigbatch_ue.config.schema import Generator, Optimizer
+from bigbatch_ue.files.atomic import write_json
+from bigbatch_ue.networks.generator import GeneratorBank
+from bigbatch_ue.training.engine import Engine, launch
+from bigbatch_ue.training.gradient import delta_step, engine_step
 
 PATHS = {"delta": delta_step, "engine": engine_step}
 CASES = (("delta", (1, 4)), ("engine", (1,)), ("engine", (4,)))

@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from bigbatch_ue.config import Config
-from bigbatch_ue.engine import Engine, launch, parameters_of
-from bigbatch_ue.generator import GeneratorBank
-from bigbatch_ue.loader import Loader, MicroBatch
-from bigbatch_ue.loop import Job, take_step
-from bigbatch_ue.noise import Moments
-from bigbatch_ue.objective import ClusterwiseLoss
-from bigbatch_ue.plan import lr_at, make_plan
-from bigbatch_ue.sampling import GlobalBatch, Sampler
-from bigbatch_ue.tensors import read_tensors, write_tensors
+from bigbatch_ue.batching.loader import Loader, MicroBatch
+from bigbatch_ue.batching.plan import lr_at, make_plan
+from bigbatch_ue.batching.sampler import GlobalBatch, Sampler
+from bigbatch_ue.config.schema import Config
+from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
+from bigbatch_ue.networks.generator import GeneratorBank
+from bigbatch_ue.training.engine import Engine, launch, parameters_of
+from bigbatch_ue.training.loop import Job, take_step
+from bigbatch_ue.training.noise import Moments
+from bigbatch_ue.training.objective import ClusterwiseLoss
 
 State = dict[str, torch.Tensor]
 CLUSTERS, IMAGES, SIZE, DIMENSION = 3, 120, 16, 24

@@ -29,26 +29,26 @@ from safetensors import safe_open
 
 from analysis.cli import app as analysis_app
 from analysis.cli import main as analysis
-from analysis.collect import shared_settings
-from bigbatch_ue.arms import cases
-from bigbatch_ue.artefacts import read_json, write_json
-from bigbatch_ue.cli import app, main
-from bigbatch_ue.clusters import Clusters
-from bigbatch_ue.config import DATASETS, PRESETS, TARGETS, ArmName, Config, Data, digest
-from bigbatch_ue.data import DataSet, prepare
-from bigbatch_ue.demo import demo
-from bigbatch_ue.device import device_name
-from bigbatch_ue.errors import LOST_PEER, UserError
-from bigbatch_ue.interrupt import EXIT_CODE, Interrupted
-from bigbatch_ue.micro import remember
-from bigbatch_ue.protect import Perturbations, load_perturbations, protect
-from bigbatch_ue.randomness import Purpose, torch_seed
-from bigbatch_ue.run import create_run, load_run, open_run
-from bigbatch_ue.settings import load, revise
-from bigbatch_ue.subject import Subject
-from bigbatch_ue.surrogate import prepare_surrogate
-from bigbatch_ue.sweep import cells, load_sweep
-from bigbatch_ue.tensors import read_tensors, write_tensors
+from analysis.table.collect import shared_settings
+from bigbatch_ue.batching.micro_batch import remember
+from bigbatch_ue.cli.commands import app, main
+from bigbatch_ue.cli.demo import demo
+from bigbatch_ue.config.load import load, revise
+from bigbatch_ue.config.schema import DATASETS, PRESETS, TARGETS, ArmName, Config, Data, digest
+from bigbatch_ue.data.decoded import DataSet, prepare
+from bigbatch_ue.evaluation.arms import cases
+from bigbatch_ue.evaluation.subject import Subject
+from bigbatch_ue.files.atomic import read_json, write_json
+from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
+from bigbatch_ue.networks.surrogate import prepare_surrogate
+from bigbatch_ue.protection.protect import Perturbations, load_perturbations, protect
+from bigbatch_ue.runs.folder import create_run, load_run, open_run
+from bigbatch_ue.runtime.device import device_name
+from bigbatch_ue.runtime.errors import LOST_PEER, UserError
+from bigbatch_ue.runtime.randomness import Purpose, torch_seed
+from bigbatch_ue.runtime.signals import EXIT_CODE, Interrupted
+from bigbatch_ue.sweeps.jobs import cells, load_sweep
+from bigbatch_ue.training.clusters import Clusters
 from tests.repository.shapes import settle, shape_of
 
 GOLDEN = Path(__file__).with_name("golden.json")

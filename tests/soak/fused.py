@@ -22,11 +22,11 @@ from typing import Any, Literal
 import psutil
 
 STAGES = {
-    "decoding": ("bigbatch_ue.train", "prepare"),
-    "clustering": ("bigbatch_ue.train", "set_up"),
-    "training": ("bigbatch_ue.train", "train_job"),
-    "protecting": ("bigbatch_ue.protect", "protect"),
-    "evaluating": ("bigbatch_ue.evaluate", "evaluate"),
+    "decoding": ("bigbatch_ue.training.train", "prepare"),
+    "clustering": ("bigbatch_ue.training.train", "set_up"),
+    "training": ("bigbatch_ue.training.train", "train_job"),
+    "protecting": ("bigbatch_ue.protection.protect", "protect"),
+    "evaluating": ("bigbatch_ue.evaluation.evaluate", "evaluate"),
 }
 """The function that is a stage."""
 
@@ -82,7 +82,7 @@ def timed(stage: str, work: Callable[..., Any], path: Path) -> Callable[..., Any
 
 def main() -> None:
     """Set the fuse, if there is one for this rank, and do what the arguments say."""
-    from bigbatch_ue.cli import main as command_line
+    from bigbatch_ue.cli.commands import main as command_line
 
     rank = int(os.environ.get("RANK", "0"))
     fuse = Fuse(**json.loads(os.environ["FUSE"])) if "FUSE" in os.environ else None

@@ -16,9 +16,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from analysis.cli import main as analysis
-from bigbatch_ue.backbone import create
-from bigbatch_ue.cli import main
-from bigbatch_ue.tracking import Log
+from bigbatch_ue.cli.commands import main
+from bigbatch_ue.networks.backbone import create
+from bigbatch_ue.training.step_log import Log
 from tests.soak.damage import places
 
 _NET = {"channels": [4, 4, 8, 8], "layers": [1, 1, 1, 1]}

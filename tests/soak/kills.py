@@ -23,9 +23,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from analysis.collect import collect
-from bigbatch_ue.artefacts import read_json
-from bigbatch_ue.tensors import read_tensors
+from analysis.table.collect import collect
+from bigbatch_ue.files.atomic import read_json
+from bigbatch_ue.files.tensor_files import read_tensors
 from tests.soak.fused import Fuse
 from tests.soak.load import write_npz
 

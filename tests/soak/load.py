@@ -24,14 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from bigbatch_ue.arms import load_arms, save_arms
-from bigbatch_ue.artefacts import read_json
-from bigbatch_ue.clusters import Clusters
-from bigbatch_ue.config import Config, digest
-from bigbatch_ue.plan import make_plan
-from bigbatch_ue.run import Run, load_run
-from bigbatch_ue.tensors import read_tensors, write_tensors
-from tests.analysis.test_collect import make
+from bigbatch_ue.batching.plan import make_plan
+from bigbatch_ue.config.schema import Config, digest
+from bigbatch_ue.evaluation.arms import load_arms, save_arms
+from bigbatch_ue.files.atomic import read_json
+from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
+from bigbatch_ue.runs.folder import Run, load_run
+from bigbatch_ue.training.clusters import Clusters
+from tests.analysis.table.test_collect import make
 
 IMAGES, RUNS, SIZE = 1_000_000, 1000, 28
 BOUND = 300.0
@@ -39,7 +39,7 @@ BOUND = 300.0
 
 _CHUNK = 1000
 _BATCHES = range(4, 44)
-_IMPORT = "import bigbatch_ue.train, bigbatch_ue.protect"
+_IMPORT = "import bigbatch_ue.training.train, bigbatch_ue.protection.protect"
 _TINY = (
     f"data.size={SIZE}",
     "clusters.count=2",

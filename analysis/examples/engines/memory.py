@@ -10,10 +10,10 @@ import re
 import sys
 from pathlib import Path
 
-from bigbatch_ue.config import Config
-from bigbatch_ue.engine import Engine, launch
-from bigbatch_ue.generator import GeneratorBank
-from bigbatch_ue.memory import give_back_memory
+from bigbatch_ue.config.schema import Config
+from bigbatch_ue.networks.generator import GeneratorBank
+from bigbatch_ue.runtime.memory import give_back_memory
+from bigbatch_ue.training.engine import Engine, launch
 
 
 def anonymous() -> float:

@@ -1,0 +1,1 @@
+"""Findings of a table: fits, recommendations, predicted critical batch sizes."""

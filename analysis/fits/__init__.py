@@ -1,0 +1,1 @@
+"""Statistical fits of accuracy and instability against batch size."""

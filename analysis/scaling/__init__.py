@@ -1,0 +1,1 @@
+"""Scaling tables and plots of benchmark records."""

@@ -1,0 +1,239 @@
+"""The tidy table of a sweep, and the curves it holds."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bigbatch_ue.files.atomic import atomic_file
+from bigbatch_ue.runtime.errors import UserError
+
+Floats = NDArray[np.float64]
+
+COLUMNS = {
+    "dataset": "str",
+    "arm": "str",
+    "effective_batch": "int64",
+    "seed": "int64",
+    "target_seed": "int64",
+    "budget": "str",
+    "lr_rule": "str",
+    "scope": "str",
+    "settings": "str",
+    "optimizer_steps": "int64",
+    "learning_rate": "float64",
+    "images_seen": "int64",
+    "full_batch": "int64",
+    "final_accuracy": "float64",
+    "peak_accuracy": "float64",
+    "tail_accuracy": "float64",
+    "oscillation": "float64",
+    "clean_accuracy": "float64",
+    "noise_accuracy": "float64",
+    "chance": "float64",
+    "test_images": "int64",
+    "tail_epochs": "int64",
+    "images_per_second": "float64",
+    "peak_memory_mib": "float64",
+    "critical_batch": "float64",
+    "critical_batch_low": "float64",
+    "critical_batch_high": "float64",
+    "failed": "bool",
+    "reason": "str",
+    "run": "str",
+}
+CRITICAL = ("critical_batch", "critical_batch_low", "critical_batch_high")
+"""A run's gradient noise scale and its interval, in images: NaN not measured, inf unbounded."""
+
+CURVE = ("dataset", "arm", "budget", "lr_rule", "scope", "settings")
+
+
+@dataclass(frozen=True)
+class Critical:
+    """What the gradient noise of some runs predicts as critical batch, in images.
+
+    It is the noise scale in the space of the generators' parameters (McCandlish et al., 2018, arXiv
+    1812.06162): well below it twice the batch needs half the steps, well above it as many.
+
+    Attributes:
+        value: median over the runs; inf is unbounded, as everywhere here.
+        low: lower end of the middle 80 % of the runs, rounded outwards to a run.
+        high: upper end.
+        runs: how many measured it.
+        unbounded: of these, how many could not tell the gradient from its noise.
+    """
+
+    value: float
+    low: float
+    high: float
+    runs: int
+    unbounded: int
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Runs that differ in nothing but effective batch and seed: k sizes by n seeds.
+
+    Accuracies are fractions in [0, 1] of the clean test set; low is good protection. A run that is
+    missing or has failed is NaN. Where a run had several targets, they are averaged.
+
+    Attributes:
+        dataset: its name.
+        arm: what the targets were trained on, in words: `protected`, `protected, 80 %`, ...
+        budget: `epochs` or `steps`.
+        lr_rule: `none`, `sqrt` or `linear`.
+        scope: `cluster` or `all`.
+        settings: digest of everything else that decides the answer.
+        batches: int64 [k], effective batches, ascending.
+        seeds: int64 [n], ascending.
+        steps: int64 [k], optimizer steps of the generators.
+        accuracy: float64 [k, n], after the last epoch.
+        oscillation: float64 [k, n], standard deviation over the last quarter of the epochs.
+        critical: float64 [k, n], critical batch that the run's gradient noise predicts, in images;
+            inf where it is unbounded, NaN where it was not measured.
+        failed: int64 [k], how many runs failed or diverged.
+        full: images of a whole cluster (scope `all`: of the whole set): B of full-batch training.
+        clean: mean accuracy of targets trained on clean images; NaN if there are none.
+        noise: mean accuracy of targets trained under random noise; NaN if there are none.
+        chance: accuracy of guessing.
+        test_images: size of the test set.
+        tail_epochs: epochs in the last quarter.
+    """
+
+    dataset: str
+    arm: str
+    budget: str
+    lr_rule: str
+    scope: str
+    settings: str
+    batches: NDArray[np.int64]
+    seeds: NDArray[np.int64]
+    steps: NDArray[np.int64]
+    accuracy: Floats
+    oscillation: Floats
+    critical: Floats
+    failed: NDArray[np.int64]
+    full: int
+    clean: float
+    noise: float
+    chance: float
+    test_images: int
+    tail_epochs: int
+
+    @property
+    def x(self) -> Floats:
+        """float64 [k], log2 B."""
+        return np.log2(self.batches.astype(np.float64))
+
+    @property
+    def predicted(self) -> Critical | None:
+        """The critical batch by all runs of the curve; None if none measured it."""
+        return critical_of(self.critical)
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What tells this curve from others."""
+        return tuple(getattr(self, name) for name in CURVE)
+
+    @property
+    def title(self) -> str:
+        """The curve's name in words, such as `digits, protected: equal epochs`."""
+        parts = [f"{self.dataset}, {self.arm}: equal {self.budget}"]
+        if self.lr_rule != "none":
+            parts.append(f"{self.lr_rule} learning rate")
+        if self.scope != "cluster":
+            parts.append(f"scope {self.scope}")
+        return ", ".join(parts)
+
+
+def critical_of(values: Floats) -> Critical | None:
+    """Median and middle 80 % of runs' critical batches; None if none measured it."""
+    known = values[~np.isnan(values)]
+    if not known.size:
+        return None
+    low = np.quantile(known, 0.1, method="lower")
+    high = np.quantile(known, 0.9, method="higher")
+    unbounded = int(np.isinf(known).sum())
+    return Critical(float(np.median(known)), float(low), float(high), known.size, unbounded)
+
+
+def write_table(table: pd.DataFrame, folder: Path) -> None:
+    """Write `table.csv` and `table.parquet` into `folder`, each whole or not at all."""
+    with atomic_file(folder / "table.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    with atomic_file(folder / "table.parquet") as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table that `write_table` or another program has written, CSV or parquet.
+
+    Of an older one, the columns `CRITICAL` are NaN.
+
+    Raises:
+        UserError: a file that is missing, of another kind, or lacks a column.
+    """
+    try:
+        if path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            text = [name for name, kind in COLUMNS.items() if kind == "str"]
+            table = pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not a readable table ({error})") from None
+    for name in CRITICAL:
+        if name not in table:
+            table[name] = np.nan
+    missing = [name for name in COLUMNS if name not in table]
+    if missing:
+        raise UserError(f"{path}: lacks the column(s) {', '.join(missing)}")
+    for name, kind in COLUMNS.items():
+        if kind == "str":
+            table[name] = table[name].fillna("")
+    try:
+        return table.astype(COLUMNS)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: a value of the wrong kind ({error})") from None
+
+
+def curves(table: pd.DataFrame) -> Iterator[Curve]:
+    """Every curve of a table, in the order of data set, arm, budget, rule and scope."""
+    for _, rows in table.groupby(list(CURVE), sort=True):
+        yield _curve(rows)
+
+
+def _curve(rows: pd.DataFrame) -> Curve:
+    values = rows.assign(failed=rows["failed"].astype(np.int64))
+    for column in ("final_accuracy", "oscillation"):
+        values[column] = values[column].mask(rows["failed"])
+
+    def matrix(column: str) -> pd.DataFrame:
+        return values.pivot_table(
+            column, "effective_batch", "seed", aggfunc="mean", dropna=False
+        ).sort_index()
+
+    accuracy = matrix("final_accuracy")
+    runs = values.groupby(["effective_batch", "seed"], as_index=False)["failed"].max()
+    by_size = values.groupby("effective_batch")
+    first = rows.iloc[0]
+    return Curve(
+        **{name: str(first[name]) for name in CURVE},
+        batches=accuracy.index.to_numpy(np.int64),
+        seeds=accuracy.columns.to_numpy(np.int64),
+        steps=by_size["optimizer_steps"].max().to_numpy(np.int64),
+        accuracy=accuracy.to_numpy(np.float64),
+        oscillation=matrix("oscillation").to_numpy(np.float64),
+        critical=matrix("critical_batch").to_numpy(np.float64),
+        failed=runs.groupby("effective_batch")["failed"].sum().to_numpy(np.int64),
+        full=int(rows["full_batch"].max()),
+        clean=float(rows.groupby("seed")["clean_accuracy"].mean().mean()),
+        noise=float(rows.groupby("seed")["noise_accuracy"].mean().mean()),
+        chance=float(rows["chance"].max()),
+        test_images=int(rows["test_images"].max()),
+        tail_epochs=int(rows["tail_epochs"].max()),
+    )

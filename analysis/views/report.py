@@ -1,0 +1,310 @@
+"""The report of a sweep: a page that needs nothing but itself, and Markdown beside the plots."""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from analysis.findings.critical_batch import span, statements
+from analysis.findings.findings import (
+    KINDS,
+    Finding,
+    Findings,
+    budgets,
+    label,
+    p_value,
+    recommendation,
+    sizes,
+)
+from analysis.fits.confound import Separation
+from analysis.fits.mean import MeanFit
+from analysis.table.collect import Collection
+from analysis.table.table import Curve
+from analysis.views.plot import (
+    ALL,
+    curves_figure,
+    data_uri,
+    file_names,
+    overview_figure,
+    steps_figure,
+)
+from bigbatch_ue.files.atomic import atomic_file, homeless
+
+PAGE, MARKDOWN, PLOTS = "report.html", "report.md", "plots"
+DASH = "–"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of words: a title, headings, and rows as wide as these; `texts` columns are prose."""
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    texts: int = 1
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A plot: in words, the name of its file, and `data:` URIs of its parts for the page."""
+
+    alt: str
+    name: str
+    parts: Sequence[str]
+
+
+def write_report(collection: Collection, findings: Findings, folder: Path) -> Path:
+    """Write `report.html`, which holds its plots, and `report.md`, which shows those in `plots`.
+
+    Args:
+        collection: the table, and what is known of its making.
+        findings: of this table.
+        folder: where to; `plot.plot` writes its `plots`.
+
+    Returns:
+        The path of the page.
+    """
+    content = _content(collection, findings, folder)
+    environment = _environment()
+    for name in (MARKDOWN, PAGE):
+        text = environment.get_template(name).render(content)
+        with atomic_file(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return folder / PAGE
+
+
+def _content(collection: Collection, findings: Findings, folder: Path) -> dict[str, Any]:
+    main = findings.main
+    shown = [finding for same in findings.datasets.values() for finding in same]
+    curves = [finding.curve for finding in shown]
+    titles = [f"{label(curve, curves)}, equal {curve.budget}" for curve in curves]
+    named = list(zip(titles, shown, strict=True))
+    command = f"python -m analysis report {homeless(folder.as_posix())}"
+    return {
+        "datasets": {
+            name: [recommendation(finding) for finding in same if finding in main]
+            for name, same in findings.datasets.items()
+        },
+        "criticals": statements(findings),
+        "others": [recommendation(finding) for finding in shown if finding not in main],
+        "pictures": list(_pictures(findings)),
+        "accuracies": [_accuracies(name, f, collection) for name, f in named],
+        "fits": _fits(named),
+        "families": _families(named),
+        "instabilities": _instabilities(named),
+        "separations": findings.separations,
+        "unseparated": findings.problems,
+        "confounds": list(_confounds(findings)),
+        "shares": _shares(findings.separations),
+        "left_out": _left_out(collection),
+        "settings": collection.settings,
+        "versions": collection.versions,
+        "commands": [*collection.commands, command],
+        "runs": collection.table.groupby(["run", "dataset"]).ngroups,
+        "margin": next((100 * f.mean.margin for f in shown if f.mean), 2),
+    }
+
+
+# -- pictures ------------------------------------------------------------------------------------
+
+
+def _pictures(findings: Findings) -> Iterator[Picture]:
+    names = file_names(findings)
+    if len(names) > 1:
+        parts = [
+            data_uri(overview_figure(findings.findings, [budget]))
+            for budget in budgets(findings.findings)
+        ]
+        yield Picture("all data sets", ALL, parts)
+    for name, same in findings.datasets.items():
+        parts = [
+            data_uri(curves_figure([f for f in same if f.curve.budget == budget], same))
+            for budget in budgets(same)
+        ]
+        yield Picture(name, names[name], parts)
+
+
+def _confounds(findings: Findings) -> Iterator[Picture]:
+    names = file_names(findings)
+    for name, found in findings.pairs.items():
+        uri = data_uri(steps_figure(found, stacked=True))
+        yield Picture(name, f"steps-{names[name]}", [uri])
+
+
+# -- tables --------------------------------------------------------------------------------------
+
+
+def _accuracies(name: str, finding: Finding, collection: Collection) -> Grid:
+    found = sizes(finding, collection.table)
+    predicted = any(size.critical for size in found)
+    heads = ("B", "mean, %", "95 % interval", "std across seeds", "oscillation", "n", "failed")
+    more = ("steps", "images/s", "peak MiB", *["critical B (80 %)"] * predicted)
+    rows = [
+        (
+            f"{size.batch:,}",
+            percent(size.mean),
+            _interval((size.low, size.high)),
+            percent(size.std),
+            percent(size.oscillation),
+            f"{size.count}",
+            f"{size.failed}",
+            f"{size.steps:,}",
+            number(size.images_per_second),
+            number(size.memory),
+            *[span(size.critical) if size.critical else DASH] * predicted,
+        )
+        for size in found
+    ]
+    return Grid(name, (*heads, *more), rows)
+
+
+def _fits(named: Sequence[tuple[str, Finding]]) -> Grid:
+    heads = ("curve", "best B", "95 % interval", "accuracy, %", "95 % interval", "as good", "flat")
+    rows = [
+        (name, *_best(fit), p_value(fit.flat_p))
+        if (fit := finding.mean)
+        else (name, f"not fitted: {finding.problem}", *[DASH] * (len(heads) - 2))
+        for name, finding in named
+    ]
+    return Grid("Best batch sizes", heads, rows)
+
+
+def _families(named: Sequence[tuple[str, Finding]]) -> Grid:
+    fits = {name: finding.mean.families for name, finding in named if finding.mean}
+    families = sorted({family.name for found in fits.values() for family in found})
+    rows = []
+    for name, found in fits.items():
+        weights = {family.name: f"{family.weight:.2f}" for family in found}
+        rows.append((name, *(weights.get(family, DASH) for family in families)))
+    return Grid("Weights of the families", ("curve", *families), rows)
+
+
+def _best(fit: MeanFit) -> tuple[str, ...]:
+    sign = {"at least": "≥ ", "at most": "≤ "}.get(fit.verdict, "")
+    best = "no effect" if fit.optimum is None else f"{sign}{round(fit.optimum):,}"
+    ends = DASH if fit.interval is None else _to(f"{round(end):,}" for end in fit.interval)
+    plateau = _to(f"{end:,}" for end in dict.fromkeys(fit.plateau))
+    return best, ends, percent(fit.best), _interval(fit.best_interval), plateau
+
+
+def _instabilities(named: Sequence[tuple[str, Finding]]) -> Grid:
+    heads = ("curve", "kind", "unstable at", "slope, small B", "slope, large B", "both ends")
+    rows = [
+        (
+            name,
+            "across seeds" if kind == "seeds" else kind,
+            fit.shape,
+            _slope(fit.slope_low, fit.slope_low_error),
+            _slope(fit.slope_high, fit.slope_high_error),
+            p_value(fit.both_ends_p),
+            p_value(fit.trend_p),
+            DASH if fit.calmest is None else f"{round(fit.calmest):,}",
+            _batches(fit.calmest_interval, finding.curve),
+        )
+        for name, finding in named
+        for kind in KINDS
+        if (fit := finding.instability(kind))
+    ]
+    return Grid("Instability", (*heads, "trend", "calmest B", "95 % interval"), rows, texts=3)
+
+
+def _shares(separations: Sequence[Separation]) -> Grid:
+    heads = ("curve", "B", "change, equal epochs", "change, equal steps", "difference")
+    rows = [
+        (
+            one.dataset,
+            _to(f"{end:,}" for end in (one.smallest, one.largest)),
+            _change(one.change_epochs, one.change_epochs_interval),
+            _change(one.change_steps, one.change_steps_interval),
+            p_value(one.difference_p),
+            f"{100 * one.share:.0f} [{_interval(one.share_interval, 0)}]"
+            if one.share_interval
+            else "not bounded",
+            p_value(one.batch_p),
+            p_value(one.steps_p),
+        )
+        for one in separations
+    ]
+    more = ("share of steps, %", "B given steps", "steps given B")
+    return Grid("Batch size or steps", (*heads, *more), rows)
+
+
+def _left_out(collection: Collection) -> Grid:
+    failed = collection.table[collection.table["failed"]].drop_duplicates(["run", "reason"])
+    rows = [(run, "failed", why) for run, why in zip(failed["run"], failed["reason"], strict=True)]
+    rows += [(problem.run, "left out", problem.reason) for problem in collection.problems]
+    return Grid("Failed and left-out runs", ("run", "what", "reason"), rows, texts=3)
+
+
+# -- words ---------------------------------------------------------------------------------------
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A fraction in per cent, without the sign; a dash if it is not known."""
+    return f"{100 * value:.{digits}f}" if math.isfinite(value) else DASH
+
+
+def number(value: float) -> str:
+    """A positive number to three digits or to the unit; a dash if it is not known."""
+    if not math.isfinite(value):
+        return DASH
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _to(words: Any) -> str:
+    return " to ".join(words)
+
+
+def _interval(interval: tuple[float, float], digits: int = 1) -> str:
+    low, high = (percent(end, digits) for end in interval)
+    return DASH if DASH in (low, high) else f"{low} to {high}"
+
+
+def _change(value: float, interval: tuple[float, float]) -> str:
+    return f"{100 * value:+.1f} [{_interval(interval)}]"
+
+
+def _slope(value: float, error: float) -> str:
+    return f"{value:+.2f} ± {error:.2f}" if math.isfinite(value) else DASH
+
+
+def _batches(interval: tuple[float, float] | None, curve: Curve) -> str:
+    """An interval of B; what lies beyond the sizes of the curve is only said to."""
+    if interval is None:
+        return DASH
+    first, last = int(curve.batches[0]), int(curve.batches[-1])
+    low = f"< {first:,}" if interval[0] < first else f"{round(interval[0]):,}"
+    high = f"> {last:,}" if interval[1] > last else f"{round(interval[1]):,}"
+    return f"{low} to {high}"
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("analysis.views"),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"yaml": _yaml, "words": _words, "tied": _tied}
+    return environment
+
+
+def _yaml(content: Any) -> str:
+    return yaml.safe_dump(content, sort_keys=False)
+
+
+def _tied(text: str) -> str:
+    """`text` that no line ends in the middle of a number with its sign, or of an interval."""
+    places = r"(?<=\d) (?=%)|(?<=\b[Bp]) (?=[=<])|(?<=[=<]) (?=\d)|(?<=\d,) (?=-?\d[\d.]*\])"
+    return re.sub(places, "\N{NO-BREAK SPACE}", text)
+
+
+def _words(text: str) -> str:
+    """`text` for one line or cell of Markdown, where none of it is a sign of Markdown."""
+    return re.sub(r"([\\`*|]|<(?=[a-zA-Z/!?]))", r"\\\1", " ".join(text.split()))

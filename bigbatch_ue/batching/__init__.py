@@ -1,0 +1,1 @@
+"""The effective batch: which images, in which micro-batch, on which rank."""

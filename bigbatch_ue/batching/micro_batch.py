@@ -1,0 +1,97 @@
+"""The largest micro-batch that fits a device: found once, and remembered."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+from filelock import FileLock
+from torch import Tensor
+
+from bigbatch_ue.batching.plan import LARGEST_MICRO
+from bigbatch_ue.config.schema import Config, digest
+from bigbatch_ue.files.atomic import read_json, write_json
+from bigbatch_ue.runtime.device import device_name
+from bigbatch_ue.runtime.errors import UserError
+
+_ONEDNN = "a primitive"
+"""What oneDNN says of a convolution on a CPU, `could not create a primitive`, without memory."""
+
+
+class MicroBatchError(Exception):
+    """A micro-batch was too large for the memory of some rank; every rank raises it."""
+
+
+def fits(work: Callable[[], Any]) -> bool:
+    """Do `work`; whether memory sufficed for it. Other errors are raised."""
+    try:
+        work()
+    except RuntimeError as error:
+        if not (should_reduce_batch_size(error) or _ONEDNN in str(error)):
+            raise
+    else:
+        return True
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return False
+
+
+def halved(micro: int) -> int:
+    """The next smaller micro-batch to try.
+
+    Raises:
+        UserError: a single image did not fit.
+    """
+    if micro == 1:
+        raise UserError(
+            "not even one image fits into memory: set compute.checkpointing=true, or use a smaller "
+            "surrogate.model or data.size"
+        )
+    return micro // 2
+
+
+def first_guess(config: Config, bytes_per_image: int, device: torch.device) -> int:
+    """What to try first on `device`: what fitted before, else `LARGEST_MICRO`.
+
+    A CPU's memory is never exceeded to find out, since the system would end the process: what an
+    image is expected to take must fit half of what is available.
+    """
+    found = _memory(config)
+    known = read_json(found, dict).get(_key(config, device)) if found.exists() else None
+    if known:
+        return int(known)
+    micro = LARGEST_MICRO[device.type]
+    if device.type == "cpu":
+        room = psutil.virtual_memory().available / 2
+        while micro > 1 and micro * bytes_per_image > room:
+            micro //= 2
+    return micro
+
+
+def remember(config: Config, device: torch.device, micro: int) -> None:
+    """Keep beside the data that `micro` images of this size fit with this surrogate on `device`."""
+    path = _memory(config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        known = read_json(path, dict) if path.exists() else {}
+        if known.get(_key(config, device)) != micro:
+            write_json(path, known | {_key(config, device): micro})
+
+
+def probe(loss: Callable[[Tensor], Tensor], delta: Tensor) -> bool:
+    """Whether the losses of perturbations `delta` [p, C, H, W] and their gradient fit."""
+    leaf = torch.zeros_like(delta).requires_grad_()
+    return fits(lambda: torch.autograd.grad(loss(leaf).sum(), leaf))
+
+
+def _memory(config: Config) -> Path:
+    return config.data.root / "surrogates" / "micro-batches.json"
+
+
+def _key(config: Config, device: torch.device) -> str:
+    surrogate = config.surrogate.model_dump(mode="json", include={"model", "args", "stem"})
+    compute = config.compute.model_dump(mode="json", exclude={"images"})
+    details = digest([surrogate, compute])
+    return f"{device_name(device)}; {config.surrogate.model}, {config.data.size} px, {details}"

@@ -1,0 +1,156 @@
+"""The batch plan: from the effective batch B to ranks, micro-batches, steps and learning rate."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from bigbatch_ue.config.schema import Config, Optimizer
+
+LARGEST_MICRO = {"cpu": 128, "cuda": 1024}
+"""Where a device is so busy that a larger micro-batch would bring nothing: `auto` begins there."""
+
+
+def cut(total: int, parts: int, part: int) -> slice:
+    """The `part`-th of `parts` slices of `range(total)`, whose sizes differ by at most one."""
+    return slice(total * part // parts, total * (part + 1) // parts)
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How one effective batch is made, and for how many steps.
+
+    Attributes:
+        requested: B as configured.
+        per_generator: images of each generator in one step; differ from B only under `extend: cap`.
+        passes: M, images through the surrogate in one step, over all ranks.
+        world_size: number of ranks.
+        micro: most images in one pass on one rank.
+        steps_per_epoch: steps in which the mean generator sees as many images as it has.
+        steps: T, optimizer steps of the whole run.
+        lr: peak learning rate after scaling.
+        lr_reason: why it is that, in words.
+        population: images a generator draws from, smallest and largest over the generators.
+    """
+
+    requested: int
+    per_generator: tuple[int, ...]
+    passes: int
+    world_size: int
+    micro: int
+    steps_per_epoch: int
+    steps: int
+    lr: float
+    lr_reason: str
+    population: tuple[int, int]
+
+    @property
+    def effective(self) -> int:
+        """The batch really used: the largest over the generators."""
+        return max(self.per_generator)
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches in one step, the same number on every rank."""
+        return math.ceil(math.ceil(self.passes / self.world_size) / self.micro)
+
+    def only(self, rows: slice) -> "BatchPlan":
+        """The plan of some of the generators, in the same steps."""
+        per_generator = self.per_generator[rows]
+        return replace(self, per_generator=per_generator, passes=sum(per_generator))
+
+    def with_micro(self, micro: int) -> "BatchPlan":
+        """The same batches in passes of at most `micro` images."""
+        return replace(self, micro=micro)
+
+    def rank_slice(self, rank: int) -> slice:
+        """Where the share of `rank` lies in the global batch."""
+        return cut(self.passes, self.world_size, rank)
+
+    def micro_slices(self, rank: int) -> list[slice]:
+        """Where each micro-batch of `rank` lies in the global batch; one may be empty."""
+        share = self.rank_slice(rank)
+        size = share.stop - share.start
+        cuts = (cut(size, self.micro_batches, i) for i in range(self.micro_batches))
+        return [slice(share.start + c.start, share.start + c.stop) for c in cuts]
+
+    @property
+    def largest_micro(self) -> int:
+        """Images in the largest micro-batch; the last rank's share is never the smaller one."""
+        parts = self.micro_slices(self.world_size - 1)
+        largest: int = max(part.stop - part.start for part in parts)
+        return largest
+
+    @property
+    def warning(self) -> str | None:
+        """What the user should know about a batch as large as a generator's images."""
+        smallest, largest = self.population
+        if self.requested < smallest:
+            return None
+        images = f"{smallest}" if smallest == largest else f"{smallest} to {largest}"
+        if self.effective == self.requested and max(self.per_generator) == min(self.per_generator):
+            return (
+                f"B = {self.requested} reaches a generator's {images} images: "
+                "full-batch training, images repeat in more views (extend: views)"
+            )
+        return (
+            f"B = {self.requested} reaches a generator's {images} images: capped to "
+            f"{min(self.per_generator)} ... {self.effective} (extend: cap); "
+            "batch.extend=views repeats images in more views instead"
+        )
+
+
+def make_plan(config: Config, sizes: Sequence[int], world_size: int) -> BatchPlan:
+    """Plan the batches of a run.
+
+    Args:
+        config: the resolved configuration.
+        sizes: images in each of the p clusters.
+        world_size: number of ranks.
+    """
+    batch, budget = config.batch, config.budget
+    population = list(sizes) if batch.scope == "cluster" else [sum(sizes)] * len(sizes)
+    per_generator = tuple(
+        min(batch.effective, size) if batch.extend == "cap" else batch.effective
+        for size in population
+    )
+    passes = sum(per_generator)
+    mean_population = sum(population) / len(population)
+    steps_per_epoch = math.ceil(mean_population / max(per_generator))
+    lr, reason = scaled_lr(config.optimizer, max(per_generator))
+    return BatchPlan(
+        requested=batch.effective,
+        per_generator=per_generator,
+        passes=passes,
+        world_size=world_size,
+        micro=LARGEST_MICRO["cpu"] if batch.micro == "auto" else batch.micro,
+        steps_per_epoch=steps_per_epoch,
+        steps=budget.steps if budget.kind == "steps" else budget.epochs * steps_per_epoch,
+        lr=lr,
+        lr_reason=reason,
+        population=(min(population), max(population)),
+    )
+
+
+def scaled_lr(optimizer: Optimizer, effective: int) -> tuple[float, str]:
+    """Peak learning rate at batch `effective`, and the reason in words."""
+    ratio = effective / optimizer.reference_batch
+    match optimizer.lr_rule:
+        case "none":
+            return optimizer.lr, f"{optimizer.lr:g}, not scaled with B"
+        case "sqrt":
+            lr = optimizer.lr * math.sqrt(ratio)
+        case "linear":
+            lr = optimizer.lr * ratio
+    shape = "sqrt" if optimizer.lr_rule == "sqrt" else ""
+    return lr, f"{lr:.3g} = {optimizer.lr:g} x {shape}({effective}/{optimizer.reference_batch})"
+
+
+def lr_at(step: int, plan: BatchPlan, optimizer: Optimizer) -> float:
+    """Learning rate of optimizer step `step` (from 0): constant, or half a cosine to `min_lr`.
+
+    The cosine is the closed form of Loshchilov and Hutter, SGDR (ICLR 2017), equation 5.
+    """
+    if optimizer.schedule == "constant":
+        return plan.lr
+    floor = min(optimizer.min_lr, plan.lr)
+    return floor + (plan.lr - floor) * (1 + math.cos(math.pi * step / plan.steps)) / 2

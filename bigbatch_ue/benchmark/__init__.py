@@ -1,0 +1,1 @@
+"""How fast: speed, memory and traffic of optimizer steps."""

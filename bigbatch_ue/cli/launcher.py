@@ -1,0 +1,148 @@
+r"""`accelerate launch` for jobs that may be interrupted: the same arguments, four differences.
+
+    python -m bigbatch_ue.launch --config_file launchers/accelerate/ddp.yaml \
+        -m bigbatch_ue train --preset digits
+
+SIGTERM and SIGUSR1 reach every rank, which then writes a checkpoint; the exit code is that of the
+rank that ended first (128 + n if signal n killed it); and that rank is named. Accelerate's own
+launcher ends with 1 whatever happened, and kills ranks that take over 30 seconds to end. With
+`--dry-run` before them, the arguments are read, and what would be run is printed.
+"""
+
+import logging
+import shlex
+import signal
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NoReturn
+
+import psutil
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command, launch_command_parser
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+from bigbatch_ue.runtime.errors import LOST_PEER, UserError, told
+from bigbatch_ue.runtime.signals import EXIT_CODE, SIGNALS, answering
+
+_CONSEQUENCES = (EXIT_CODE, LOST_PEER, -signal.SIGTERM)
+"""How ranks end when another one did; the launcher sends SIGTERM to the rest."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Launch, or tell what would be launched; returns the exit code."""
+    try:
+        if arguments[:1] == ["--dry-run"]:
+            print(describe(arguments[1:]))
+            return 0
+        return launch(arguments)
+    except UserError as error:
+        print(f"error: {told(error)}", file=sys.stderr)
+        return 2
+
+
+def describe(arguments: Sequence[str]) -> str:
+    """How many ranks `arguments` start, as a shell comment, and the command of each.
+
+    Raises:
+        UserError: an argument or the configuration file is wrong.
+    """
+    options = _parse(arguments)
+    ranks, machines = _size(options)
+    python = [] if options.no_python else [sys.executable, *(["-m"] if options.module else [])]
+    command = shlex.join([*python, options.training_script, *options.training_script_args])
+    where = options.config_file or "Accelerate's own configuration"
+    return f"# {where}: {ranks} rank(s) on {machines} machine(s), each of which runs\n{command}"
+
+
+def launch(arguments: Sequence[str]) -> int:
+    """Start the ranks that `arguments`, those of `accelerate launch`, ask for.
+
+    Returns:
+        The exit code: 0, `interrupt.EXIT_CODE` if the ranks were stopped in good order, else that
+        of the rank that failed first.
+
+    Raises:
+        UserError: an argument or the configuration file is wrong.
+    """
+    options = _parse(arguments)
+    if options.config_file:
+        _size(options)
+    options.signals_to_handle = "SIGINT,SIGHUP,SIGQUIT"  # the rest is passed on here
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    passed_on: list[signal.Signals] = []
+
+    def pass_on(number: signal.Signals) -> None:
+        passed_on.append(number)
+        for rank in psutil.Process().children():
+            with suppress(psutil.NoSuchProcess):
+                rank.send_signal(number)
+
+    with answering(pass_on):
+        try:
+            launch_command(options)
+        except ChildFailedError as error:
+            rank, failure = min(error.failures.items(), key=lambda item: _by_cause(*item))
+            code = failure.exitcode
+        except subprocess.CalledProcessError as error:
+            rank, code = 0, error.returncode
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        else:
+            return 0
+    if code == EXIT_CODE or (passed_on and -code in SIGNALS):
+        return EXIT_CODE
+    print(f"error: rank {rank} {_how(code)}; the other ranks were ended", file=sys.stderr)
+    return 128 - code if code < 0 else code
+
+
+def _parse(arguments: Sequence[str]) -> Namespace:
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; see `accelerate launch --help`")
+
+    parser = launch_command_parser()
+    parser.error = refuse
+    options: Namespace = parser.parse_args(list(arguments))
+    return options
+
+
+def _size(options: Namespace) -> tuple[int, int]:
+    """How many ranks, and on how many machines, by `options` and their configuration file."""
+    file = options.config_file
+    try:
+        config = load_config_from_file(file)
+    except OSError as error:
+        raise UserError(told(error) or f"{file}: no such file") from error
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: no configuration of Accelerate: {error}") from error
+    ranks, machines = (
+        given if given is not None else configured
+        for given, configured in (
+            (options.num_processes, config.num_processes),
+            (options.num_machines, config.num_machines),
+        )
+    )
+    if min(ranks, machines) < 1 or ranks % machines:
+        raise UserError(
+            f"num_processes={ranks}: expected the ranks of all machines together, "
+            f"as many on each of num_machines={machines}"
+        )
+    return ranks, machines
+
+
+def _by_cause(rank: int, failure: ProcessFailure) -> tuple[int, int, int]:
+    """Order of failures: first what is no consequence of another."""
+    code = failure.exitcode
+    late = _CONSEQUENCES.index(code) + 1 if code in _CONSEQUENCES else 0
+    return late, failure.timestamp, rank
+
+
+def _how(code: int) -> str:
+    """How a process ended, in words."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    memory = " (out of memory?)" if code == -signal.SIGKILL else ""
+    return f"was ended by {signal.Signals(-code).name}{memory}"

@@ -1,0 +1,245 @@
+"""Images decoded once, as a uint8 memory map that all ranks share, with labels and names.
+
+A set is decoded into `<root>/decoded/<slug>-<size>-<fingerprint>/`, whole or not at all; the
+fingerprint is of the source files' names, sizes and times, so a changed source is decoded again.
+"""
+
+import os
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image
+
+from bigbatch_ue.config.schema import DATASETS, MEDMNIST_2D, Data, digest
+from bigbatch_ue.data.image_files import (
+    MEDMNIST_SIZES,
+    TORCHVISION,
+    medmnist_file,
+    medmnist_info,
+    open_source,
+)
+from bigbatch_ue.data.source import PARTS, Part, Pixels, Source
+from bigbatch_ue.files.atomic import (
+    atomic_folder,
+    homeless,
+    place_of,
+    read_json,
+    regular,
+    write_json,
+)
+from bigbatch_ue.runtime.console import progress_bar
+from bigbatch_ue.runtime.errors import UserError
+
+_DECODER = 1  # raise it when the same files give other pixels
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """`images` uint8 [N, C, H, W], a read-only memory map; `labels` int64 [N]; N `names`."""
+
+    images: Pixels
+    labels: NDArray[np.int64]
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def first(self, count: int) -> "ImageSet":
+        """The first `count` images, or all, as views."""
+        return ImageSet(self.images[:count], self.labels[:count], self.names[:count])
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What `prepare` makes.
+
+    `name` goes into what may be passed on, so the way to the home folder is `~` in it;
+    `fingerprint` differs when files, size, decoder or limit differ.
+    """
+
+    name: str
+    fingerprint: str
+    classes: list[str]
+    train: ImageSet
+    test: ImageSet
+
+
+def prepare(data: Data, *, download: bool = False) -> DataSet:
+    """The images of `data`, decoded now if no earlier run, or rank beside this one, has done so.
+
+    Raises:
+        UserError: the source, or what was decoded from it, is not as it should be.
+        OSError: `data.root` is full or cannot be written.
+    """
+    decoded = data.root / "decoded"
+    slug = _slug(data.name)
+    decoded.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(decoded / f"{slug}.lock")
+    if download:
+        with lock:
+            source = open_source(data, download=True)
+    else:
+        source = open_source(data)
+    fingerprint = _fingerprint(source)
+    entry = decoded / f"{slug}-{data.size}-{fingerprint}"
+    if not entry.is_dir():
+        with lock:
+            if not entry.is_dir():
+                _decode(source, data, entry)
+    return _load(entry, data, fingerprint)
+
+
+def resize(image: Pixels, size: int) -> Pixels:
+    """`image`, uint8 [C, h, w], squashed whole to [C, size, size]; itself if it has that size."""
+    channels, *shape = image.shape
+    if shape == [size, size]:
+        return image
+    picture = Image.fromarray(rows(image))
+    pixels = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))
+    return pixels.reshape(size, size, channels).transpose(2, 0, 1)
+
+
+def rows(image: Pixels) -> Pixels:
+    """An image [C, h, w] as pictures have it, contiguous: [h, w], or [h, w, 3] in colour."""
+    return image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
+
+
+def _slug(name: str) -> str:
+    """A file name for a data set: two sets of the user's with the same last name stay apart."""
+    kind, _, place = name.partition(":")
+    if not place:
+        return re.sub(r"\W+", "_", kind)
+    path = place_of(place).resolve()
+    return f"{kind}-{path.stem}-{digest(str(path))}"
+
+
+def _fingerprint(source: Source) -> str:
+    files = source.files()
+    base = os.path.commonpath([file.parent for file in files]) if files else ""
+    try:
+        stats = [(file, file.stat()) for file in files]
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: no such file") from None
+    rows = [(os.path.relpath(file, base), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
+    return digest([_DECODER, rows])
+
+
+def _decode(source: Source, data: Data, entry: Path) -> None:
+    """Write `entry`, and remove what an older state of the source, or a killed run, has left."""
+    older = _siblings(entry)
+    if any(not folder.name.startswith(".") for folder in older):
+        print(f"{data.name}: source changed; decoding again", file=sys.stderr)
+    with atomic_folder(entry) as folder:
+        names = {part: _decode_half(source, part, data, folder) for part in PARTS}
+        meta = {"source": homeless(data.name), "classes": source.classes, "names": names}
+        write_json(folder / "meta.json", meta)
+    for folder in older:
+        shutil.rmtree(folder)
+
+
+def _siblings(entry: Path) -> list[Path]:
+    """Folders of the same set and size as `entry`; those not finished begin with a dot."""
+    prefix = entry.name[: -len(digest(None))]
+    return [
+        path
+        for path in entry.parent.iterdir()
+        if path.name.removeprefix(".").startswith(prefix) and path.is_dir()
+    ]
+
+
+def _decode_half(source: Source, part: Part, data: Data, folder: Path) -> list[str]:
+    """Write the images and labels of one split; its names are returned.
+
+    Images are appended to a plain file: on a full disk that is an OSError, where a memory map would
+    die of a signal.
+    """
+    split = source.split(part)
+    count = len(split.names)
+    if count == 0:
+        raise UserError(f"{data.name}: the {part} set holds no image")
+    header = {
+        "descr": "|u1",
+        "fortran_order": False,
+        "shape": (count, source.channels, data.size, data.size),
+    }
+    what = f"decoding {data.name}: {part}"
+    with (
+        (folder / f"{part}_images.npy").open("wb") as file,
+        progress_bar(transient=True) as progress,
+    ):
+        np.lib.format.write_array_header_1_0(file, header)
+        for image in progress.track(split.images(), total=count, description=what):
+            file.write(resize(image, data.size).tobytes())
+    np.save(folder / f"{part}_labels.npy", split.labels, allow_pickle=False)
+    return split.names
+
+
+def _load(entry: Path, data: Data, fingerprint: str) -> DataSet:
+    try:
+        meta = read_json(entry / "meta.json", dict)
+        classes = [str(name) for name in meta["classes"]]
+        train, test = (_load_half(entry, part, meta, data.size) for part in PARTS)
+    except (UserError, FileNotFoundError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{entry}: damaged ({error}); delete that folder") from None
+    state: list[Any] = [fingerprint, data.size]
+    if data.limit is not None and data.limit < len(train):
+        train = train.first(data.limit)
+        state.append(data.limit)
+    return DataSet(homeless(data.name), digest(state), classes, train, test)
+
+
+def _load_half(entry: Path, part: Part, meta: dict[str, Any], size: int) -> ImageSet:
+    images = np.load(regular(entry / f"{part}_images.npy"), mmap_mode="r", allow_pickle=False)
+    labels = np.load(regular(entry / f"{part}_labels.npy"), allow_pickle=False)
+    names = [str(name) for name in meta["names"][part]]
+    expected = [(len(names), channels, size, size) for channels in (1, 3)]
+    if images.dtype != np.uint8 or images.shape not in expected:
+        raise ValueError(f"{part}_images.npy is {images.dtype} {list(images.shape)}")
+    if labels.dtype != np.int64 or labels.shape != (len(names),):
+        raise ValueError(f"{part}_labels.npy is {labels.dtype} {list(labels.shape)}")
+    if not ((labels >= 0) & (labels < len(meta["classes"]))).all():
+        raise ValueError(f"{part}_labels.npy names classes that meta.json does not")
+    return ImageSet(images, labels, names)
+
+
+class Row(NamedTuple):
+    """What `bigbatch-ue datasets` says of one data set; `present`: some of its files are there."""
+
+    name: str
+    what: str
+    channels: str
+    sizes: str
+    place: str
+    present: bool
+
+
+def catalogue(root: Path) -> list[Row]:
+    """Every data set that `data.name` may mean, where its files go, and whether they are there."""
+    pets, flowers = (root / TORCHVISION[name][1] for name in ("pets", "flowers102"))
+    what_pets, what_flowers = "37 cats and dogs, 3,680 + 3,669", "102 flowers, 1,020 + 6,149"
+    return [
+        Row("digits", "10 digits, 1,437 + 360", "1", "8", "in scikit-learn", True),
+        Row("pets", what_pets, "3", "any", str(pets), pets.is_dir()),
+        Row("flowers102", what_flowers, "3", "any", str(flowers), flowers.is_dir()),
+        *(_medmnist_row(root, flag) for flag in MEDMNIST_2D if flag in DATASETS),
+        Row("npz:PATH", "your file with MedMNIST's keys", "1 or 3", "any", "PATH", False),
+        Row("folder:PATH", "your images", "1 or 3", "any", "PATH/{train,test}/<class>/", False),
+    ]
+
+
+def _medmnist_row(root: Path, flag: str) -> Row:
+    info = medmnist_info(flag)
+    counts = info["n_samples"]
+    what = f"{len(info['label'])} classes, {counts['train']:,} + {counts['test']:,}"
+    files = [medmnist_file(root, flag, size) for size in MEDMNIST_SIZES]
+    place = f"{files[0].parent}/"
+    sizes = "/".join(map(str, MEDMNIST_SIZES))
+    present = any(file.is_file() for file in files)
+    return Row(flag, what, str(info["n_channels"]), sizes, place, present)

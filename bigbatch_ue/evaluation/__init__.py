@@ -1,0 +1,1 @@
+"""Does it protect? Target networks trained on clean, control and protected images."""

@@ -1,0 +1,89 @@
+"""The network that a scraper trains: from scratch, fine-tuned, or a probe on a frozen encoder."""
+
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bigbatch_ue.config.schema import Augment, Target
+from bigbatch_ue.files.atomic import place_of
+from bigbatch_ue.networks.backbone import build_model
+from bigbatch_ue.networks.classifier import train_simclr
+from bigbatch_ue.networks.weights import load_body
+
+
+class Headed(nn.Module):
+    """A network `body` with a new linear classifier; a `frozen` body learns nothing.
+
+    Args:
+        body: float [M, C, H, W] in [0, 1] to features [M, d].
+        classes: outputs.
+        frozen: keep the body in evaluation mode, without gradients: linear probing.
+    """
+
+    def __init__(self, body: nn.Module, features: int, classes: int, *, frozen: bool) -> None:
+        super().__init__()
+        self.frozen = frozen
+        self.body = body.requires_grad_(not frozen)
+        self.head = nn.Linear(features, classes)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; a frozen body stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.body.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float images [M, C, H, W] in [0, 1] to logits [M, classes]."""
+        logits: Tensor = self.head(self.body(images))
+        return logits
+
+
+def build_target(
+    config: Target,
+    images: NDArray[np.uint8],
+    classes: int,
+    *,
+    augment: Augment,
+    seed: int,
+    device: torch.device,
+) -> nn.Module:
+    """The network of `config` as it is before it is trained with labels.
+
+    Args:
+        config: model, arguments, recipe, and where the weights come from: `scratch` draws them;
+            `pretrained` (timm's hub) and `file:PATH` put a new classifier on a trained body;
+            `simclr` trains the body on `images` without labels and freezes it.
+        images: uint8 [N, C, H, W], what the scraper got.
+        classes: outputs.
+        augment: flip of SimCLR's views.
+        seed: decides whatever is drawn, together with nothing else.
+        device: where SimCLR trains.
+
+    Returns:
+        A module, float [M, C, H, W] in [0, 1] to logits [M, classes].
+
+    Raises:
+        UserError: as for `build_model`, `load_body` and `train_simclr`.
+    """
+    _, channels, size, _ = images.shape
+    kind, _, file = config.weights.partition(":")
+    known = {"channels": channels, "size": size, "args": config.args}
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        if kind == "scratch":
+            return build_model(config.model, classes=classes, **known)
+        if kind == "file":
+            body, _ = load_body(place_of(file), config.model, **known)
+        else:
+            body = build_model(config.model, classes=0, pretrained=kind == "pretrained", **known)
+        features = int(body.eval()(torch.zeros(1, channels, size, size)).shape[1])
+        target = Headed(body, features, classes, frozen=kind == "simclr")
+    if kind == "simclr":
+        body.requires_grad_(True)
+        train_simclr(body, images, recipe=config.fit, augment=augment, seed=seed, device=device)
+        body.requires_grad_(False)
+    return target

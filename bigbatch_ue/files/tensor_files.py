@@ -1,0 +1,79 @@
+"""Tensors on disk: safetensors files, written whole or not at all, with a checksum."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bigbatch_ue.files.atomic import atomic_file, parse_json, regular
+from bigbatch_ue.runtime.errors import UserError
+
+_METADATA, _CHECKSUM = "bigbatch_ue", "sha256"
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write named tensors and JSON-able metadata as one safetensors file, atomically.
+
+    Raises:
+        UserError: the file cannot be written, such as on a full disk.
+    """
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    about = json.dumps(metadata)
+    header = {_METADATA: about, _CHECKSUM: _checksum(contiguous, about)}
+    with atomic_file(path) as temporary:
+        try:
+            save_file(contiguous, temporary, metadata=header)
+        except SafetensorError as error:
+            raise UserError(f"{path}: cannot be written ({error})") from None
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a safetensors file: tensors by name (on the CPU) and the metadata written with them.
+
+    Raises:
+        UserError: the file is missing, is no whole safetensors file, or is not as it was written.
+    """
+    try:
+        with safe_open(regular(path), framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        about = header.get(_METADATA, "{}")
+        metadata = parse_json(about)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error})") from None
+    if not isinstance(metadata, dict):
+        raise UserError(f"{path}: not a file of this program (its metadata is no mapping)")
+    if _METADATA in header and header.get(_CHECKSUM) != _checksum(tensors, about):
+        raise UserError(f"{path}: damaged, its checksum differs")
+    return tensors, metadata
+
+
+def _checksum(tensors: Mapping[str, Tensor], about: str) -> str:
+    """SHA-256 of names, types, shapes and bytes of `tensors`, and of what is said about them."""
+    digest = hashlib.sha256(about.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def require(path: Path, tensors: Mapping[str, Tensor], **expected: tuple[int, torch.dtype]) -> None:
+    """Check that `tensors` holds each expected name with (number of dimensions, dtype).
+
+    Raises:
+        UserError: naming `path` and the first tensor that is missing or of another kind.
+    """
+    for name, (dimensions, dtype) in expected.items():
+        found = tensors.get(name)
+        if found is None:
+            raise UserError(f"{path}: holds no tensor {name!r}")
+        if found.ndim != dimensions or found.dtype != dtype:
+            raise UserError(
+                f"{path}: {name!r} is {found.ndim}-D {found.dtype}, expected {dimensions}-D {dtype}"
+            )

@@ -1,0 +1,1 @@
+"""Networks: frozen surrogates, generators, classifiers and their weights."""

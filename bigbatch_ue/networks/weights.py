@@ -1,0 +1,138 @@
+"""Weights of a network's body from a file, all of them or none; never through pickle."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from bigbatch_ue.files.atomic import regular
+from bigbatch_ue.files.tensor_files import read_tensors
+from bigbatch_ue.networks.backbone import (
+    Normalised,
+    Stem,
+    checked,
+    create,
+    first_convolutions,
+    first_line,
+    is_small,
+    shrink_stem,
+)
+from bigbatch_ue.runtime.errors import UserError
+
+_SHOWN = 3
+
+
+def load_body(
+    path: Path,
+    name: str,
+    *,
+    channels: int,
+    size: int,
+    args: Mapping[str, Any],
+    stem: Stem = "auto",
+) -> tuple[Normalised, int]:
+    """The timm network `name` without its classifier, with the weights of a file.
+
+    Args:
+        path: safetensors, or a state dict that torch saved; must hold exactly the network's body.
+        name: any timm model name.
+        channels: 1 or 3; a colour network's first kernels are folded for grey images.
+        size: height and width of the images.
+        args: more arguments for `timm.create_model`.
+        stem: as for `build_model`; a first kernel in the file is kept as large as it is.
+
+    Returns:
+        A module, float [M, channels, size, size] in [0, 1] to features [M, d], and how many tensors
+        were loaded.
+
+    Raises:
+        UserError: a file that is missing, unsafe or of another network.
+    """
+    net = create(name, channels, 0, args)
+    state = _state(path)
+    first = first_convolutions(net)
+    if is_small(stem, size):
+        shrink_stem(net, keep_kernel=_same_kernels(net, state, first))
+    for convolution in first:
+        _match_channels(state, f"{convolution}.weight", channels)
+    count = _fill(net, state, path, name)
+    return checked(Normalised(net, channels), name, channels, size), count
+
+
+def _state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file or of a state dict that torch saved, by plain names."""
+    if path.suffix == ".safetensors":
+        return read_tensors(path)[0]
+    try:
+        content = torch.load(regular(path), map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except Exception as error:
+        unsafe = isinstance(error, UnpicklingError)
+        reason = "it holds more than tensors" if unsafe else first_line(error)
+        raise UserError(
+            f"{path}: not loaded as a state dict ({reason}); save model.state_dict() as safetensors"
+        ) from None
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no state dict but a {type(content).__name__}")
+    return {
+        str(key).removeprefix("module."): value
+        for key, value in content.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _same_kernels(net: nn.Module, state: Mapping[str, Tensor], first: list[str]) -> bool:
+    own = net.state_dict()
+    return all(
+        f"{name}.weight" in state
+        and state[f"{name}.weight"].shape[2:] == own[f"{name}.weight"].shape[2:]
+        for name in first
+    )
+
+
+def _match_channels(state: dict[str, Tensor], key: str, channels: int) -> None:
+    """Fold a colour network's first kernels for grey images, the way timm does."""
+    weight = state.get(key)
+    if weight is not None and weight.ndim == 4 and weight.shape[1] == 3 and channels == 1:
+        state[key] = adapt_input_conv(channels, weight)
+
+
+def _fill(net: nn.Module, state: Mapping[str, Tensor], path: Path, name: str) -> int:
+    """Load `state`, which must hold exactly the backbone of `net`: how many tensors were loaded.
+
+    The classifier may be there or not, and so may batch norm's counts of batches.
+    """
+    classifiers = net.pretrained_cfg["classifier"]  # type: ignore[index]
+    heads = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers or ())
+    ignored = tuple(f"{head}." for head in heads)
+    own = net.state_dict()
+    needed = {key for key in own if not key.endswith("num_batches_tracked")}
+    found = {key: value for key, value in state.items() if not key.startswith(ignored)}
+    problems = {
+        "missing": sorted(needed - found.keys()),
+        "unknown": sorted(found.keys() - own.keys()),
+        "of another shape": sorted(
+            key for key in found.keys() & own.keys() if found[key].shape != own[key].shape
+        ),
+    }
+    if any(problems.values()):
+        raise UserError(f"{path} does not hold {name}'s weights: {_listed(problems, len(needed))}")
+    net.load_state_dict(found, strict=False)
+    return len(needed)
+
+
+def _listed(problems: Mapping[str, list[str]], needed: int) -> str:
+    parts = []
+    for what, keys in problems.items():
+        if keys:
+            more = ", ..." if len(keys) > _SHOWN else ""
+            parts.append(f"{len(keys)} {what} ({', '.join(keys[:_SHOWN])}{more})")
+    return f"of {needed} tensors {'; '.join(parts)}"

@@ -1,0 +1,1 @@
+"""Perturbations onto images: protected data sets and how visible the change is."""

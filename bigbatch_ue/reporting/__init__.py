@@ -1,0 +1,1 @@
+"""What both report families share: style, words, intervals, pages, TensorBoard."""

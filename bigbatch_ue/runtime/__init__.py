@@ -1,0 +1,1 @@
+"""This process: errors, signals, console, device, memory, random numbers, ranks."""

@@ -1,0 +1,1 @@
+"""Training the generator bank on any engine."""

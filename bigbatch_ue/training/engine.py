@@ -1,0 +1,330 @@
+"""Engines: one process, DDP, FSDP2 or DeepSpeed ZeRO, whichever Accelerate was launched with.
+
+`launch` starts what the launcher asked for and checks that it really did; `Engine` wraps the
+generator bank and its optimizer, and nothing else: the surrogate never enters it (DESIGN,
+invariant 2).
+"""
+
+import copy
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import timm.optim
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator, PartialState
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    KwargsHandler,
+)
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from bigbatch_ue.config.schema import Optimizer
+from bigbatch_ue.networks.generator import GeneratorBank
+from bigbatch_ue.runtime.errors import UserError
+
+_OPTIMIZERS: dict[str, Any] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+    "lars": timm.optim.Lars,
+    "lamb": timm.optim.Lamb,
+}
+COLLECTIVE_TIMEOUT = timedelta(hours=2)
+
+
+def world_size() -> int:
+    """Ranks that the launcher started, 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _asked_for(engine: str) -> bool:
+    return os.environ.get(f"ACCELERATE_USE_{engine}", "false").lower() == "true"
+
+
+def launch() -> Accelerator:
+    """Start the engine that the launcher asked for, on GPUs if there are any, else on gloo ranks.
+
+    Raises:
+        UserError: a rank believes itself alone, or another engine came than was asked for.
+    """
+    on_cpu = not torch.cuda.is_available()
+    if on_cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it had to guess
+    # the bank's noise is a buffer that nobody changes: DDP need not send it in every forward pass
+    handlers: list[KwargsHandler] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
+    if "LOCAL_RANK" in os.environ:
+        backend = "gloo" if on_cpu else "nccl"
+        handlers.append(InitProcessGroupKwargs(backend=backend, timeout=COLLECTIVE_TIMEOUT))
+    elif _asked_for("DEEPSPEED"):
+        raise UserError(
+            "DeepSpeed needs a launcher: accelerate launch --config_file launchers/accelerate/..."
+        )
+    accelerator = Accelerator(
+        cpu=on_cpu and not _asked_for("DEEPSPEED"),
+        mixed_precision="no",
+        kwargs_handlers=handlers,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            num_steps=1, sync_with_dataloader=False
+        ),
+    )
+    if on_cpu and _asked_for("FSDP") and accelerator.num_processes > 1:
+        # Accelerate drops FSDP without a GPU; on its state, FSDP2 runs over gloo.
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+        for state in (PartialState(), accelerator.state):
+            state.distributed_type = DistributedType.FSDP
+    if accelerator.num_processes != world_size():
+        raise UserError(
+            f"the launcher started {world_size()} ranks, but this one sees "
+            f"{accelerator.num_processes}: it would train alone; check the launcher's config"
+        )
+    return accelerator
+
+
+def kind_of(accelerator: Accelerator) -> str:
+    """Name of the engine: `single`, `ddp`, `fsdp2` or `zero0` ... `zero3`.
+
+    Raises:
+        UserError: the engine is none of these, or not what the launcher asked for.
+    """
+    match accelerator.distributed_type:
+        case DistributedType.DEEPSPEED:
+            kind = f"zero{accelerator.state.deepspeed_plugin.zero_stage}"
+        case DistributedType.FSDP if accelerator.state.fsdp_plugin.fsdp_version == 2:
+            kind = "fsdp2"
+        case DistributedType.FSDP:
+            raise UserError("FSDP1 is not supported: set fsdp_version: 2 in the launcher's config")
+        case DistributedType.MULTI_CPU | DistributedType.MULTI_GPU:
+            kind = "ddp"
+        case DistributedType.NO:
+            kind = "single"
+        case other:
+            raise UserError(f"{other} is not supported: use DDP, FSDP2 or DeepSpeed")
+    if _asked_for("DEEPSPEED") != kind.startswith("zero"):
+        raise UserError(f"the launcher asked for DeepSpeed, but the engine is {kind}")
+    if _asked_for("FSDP") and accelerator.num_processes > 1 and kind != "fsdp2":
+        raise UserError(f"the launcher asked for FSDP, but the engine is {kind}")
+    return kind
+
+
+def least(accelerator: Accelerator, value: int) -> int:
+    """The smallest `value` of all ranks, on every rank."""
+    values: Tensor = accelerator.gather(torch.tensor([value], device=accelerator.device))
+    return int(values.min())
+
+
+def greatest(accelerator: Accelerator, value: int) -> int:
+    """The largest `value` of all ranks, on every rank."""
+    return -least(accelerator, -value)
+
+
+def parameters_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The bank's parameters in an engine's state, by their own names."""
+    prefix = "parameter/"
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+class Engine:
+    """The generator bank and its optimizer under one engine.
+
+    Args:
+        accelerator: from `launch`.
+        bank: the generators; the only module that is wrapped.
+        optimizer: which one, and its settings.
+        accumulation: how many backward passes make one optimizer step: 1 on the delta path, the
+            number of micro-batches when the engine accumulates.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, bank: GeneratorBank, optimizer: Optimizer, accumulation: int
+    ) -> None:
+        self.accelerator = accelerator
+        self.kind = kind_of(accelerator)
+        self.accumulation = accumulation
+        if optimizer.name in ("lars", "lamb") and self.kind not in ("single", "ddp"):
+            raise UserError(
+                f"optimizer.name={optimizer.name} scales each layer by its norm, which {self.kind} "
+                "cuts into shards: use one process or DDP, or adam, adamw, sgd"
+            )
+        accelerator.gradient_accumulation_steps = accumulation
+        accelerator.step = 0  # Accelerate counts passes from here to know a step's last one
+        if self.kind.startswith("zero"):
+            self._fill_deepspeed_config()
+        made = _OPTIMIZERS[optimizer.name](
+            bank.parameters(), lr=optimizer.lr, weight_decay=optimizer.weight_decay
+        )
+        self.shape = tuple(bank.noise.shape)
+        self._shell = copy.deepcopy(bank).to("meta") if self.kind in ("zero3", "fsdp2") else None
+        self.bank, self.optimizer = accelerator.prepare(bank, made)
+        self._check_wrapped()
+
+    def _fill_deepspeed_config(self) -> None:
+        """Give DeepSpeed the plan's numbers: images are counted here, a micro-batch is one pass."""
+        config = self.accelerator.state.deepspeed_plugin.deepspeed_config
+        config["train_micro_batch_size_per_gpu"] = 1
+        config["gradient_accumulation_steps"] = self.accumulation
+        config["train_batch_size"] = self.accumulation * self.accelerator.num_processes
+        config["gradient_clipping"] = 0.0
+
+    def _check_wrapped(self) -> None:
+        expected: type = nn.Module
+        if self.kind == "ddp":
+            expected = DistributedDataParallel
+        elif self.kind == "fsdp2":
+            expected = FSDPModule
+        elif self.kind.startswith("zero"):
+            from deepspeed import DeepSpeedEngine
+
+            expected = DeepSpeedEngine
+        if not isinstance(self.bank, expected):
+            raise UserError(
+                f"the engine should be {self.kind}, but the bank is a {type(self.bank).__name__}"
+            )
+
+    def perturbations(self) -> Tensor:
+        """One pass of all generators: float32 [p, C, H, W], differentiable in their parameters."""
+        delta: Tensor = self.bank()
+        return delta
+
+    def perturbations_now(self) -> Tensor:
+        """The perturbations as trained so far: float32 [p, C, H, W], without a graph.
+
+        The generators stay in training mode: it is the pass that was trained.
+        """
+        with torch.no_grad():
+            return self.perturbations().float()
+
+    @contextmanager
+    def accumulating(self, lr: float) -> Iterator[None]:
+        """One of the step's `accumulation` backward passes; the last makes the optimizer step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        with self.accelerator.accumulate(self.bank):
+            yield
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of this rank's `loss`; over ranks and passes gradients are summed.
+
+        Engines average over ranks, and over accumulated passes: multiplied back here.
+        """
+        self.accelerator.backward(loss * (self.accelerator.num_processes * self.accumulation))
+
+    def sum_over_ranks(self, tensor: Tensor) -> Tensor:
+        """The sum of `tensor` over ranks, on every rank."""
+        total: Tensor = self.accelerator.reduce(tensor, "sum")
+        return total
+
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and optimizer state, whole, whatever the engine shards; a collective call.
+
+        Keys are `parameter/<name>` and `<optimizer state>/<name>`: a state made on one engine and
+        world size can be restored on another.
+        """
+        whole = {}
+        for name, parameter in self._named_parameters():
+            whole[f"parameter/{name}"] = self._gather(parameter)
+            for key in self._state_keys():
+                whole[f"{key}/{name}"] = self._gather(parameter, key)
+        return {key: tensor.detach().to("cpu", copy=True) for key, tensor in whole.items()}
+
+    def restore_optimizer(self, state: Mapping[str, Tensor], step: int) -> None:
+        """Continue the optimizer from `state` as it was after `step` steps; a collective call.
+
+        Parameters are not touched: load them into the bank before it is wrapped. The optimizer's
+        state exists only after its first step, so one is taken at rate zero and then overwritten.
+        """
+        for _ in range(self.accumulation):
+            with self.accumulating(lr=0.0):
+                self.backward(self.perturbations().sum() * 0)
+        for name, parameter in self._named_parameters():
+            for key in self._state_keys():
+                self._scatter(parameter, key, state[f"{key}/{name}"])
+        for entry in self._torch_optimizer().state.values():
+            if isinstance(entry.get("step"), Tensor):
+                entry["step"].fill_(step)
+            elif "step" in entry:
+                entry["step"] = step
+        for group in self.optimizer.param_groups:
+            if "step" in group:
+                group["step"] = step
+
+    def whole_bank(self) -> GeneratorBank:
+        """The generators with whole parameters, not wrapped, not to be changed; a collective call.
+
+        Where the engine shards parameters it is a copy, which takes their memory while it is held.
+        """
+        own: GeneratorBank = self.accelerator.unwrap_model(self.bank)
+        if self._shell is None:
+            return own
+        copied = copy.deepcopy(self._shell).to_empty(device=self.accelerator.device)
+        with torch.no_grad():
+            copied.noise.copy_(own.noise)
+            for target, (_, source) in zip(
+                copied.parameters(), self._named_parameters(), strict=True
+            ):
+                target.copy_(self._gather(source))
+        return copied
+
+    def _named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        yield from self.accelerator.unwrap_model(self.bank).named_parameters()
+
+    def _torch_optimizer(self) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = self.optimizer
+        while hasattr(optimizer, "optimizer"):  # Accelerate's wrapper, and ZeRO's
+            optimizer = optimizer.optimizer
+        return optimizer
+
+    def _state_keys(self) -> list[str]:
+        entry: dict[str, Any] = next(iter(self._torch_optimizer().state.values()), {})
+        return sorted(k for k, v in entry.items() if isinstance(v, Tensor) and v.ndim > 0)
+
+    def _shards_optimizer(self) -> bool:
+        return self.kind in ("zero1", "zero2", "zero3")
+
+    def _gather(self, parameter: Any, key: str | None = None) -> Tensor:
+        """The whole parameter, or the whole of its optimizer state `key`."""
+        whole: Tensor
+        if self._shards_optimizer():
+            from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+            if key is None:
+                whole = safe_get_full_fp32_param(parameter)
+            else:
+                whole = safe_get_full_optimizer_state(parameter, key)
+            return whole
+        whole = parameter if key is None else self._torch_optimizer().state[parameter][key]
+        return whole.full_tensor() if isinstance(whole, DTensor) else whole
+
+    def _scatter(self, parameter: Any, key: str, whole: Tensor) -> None:
+        """Set the optimizer state `key` of `parameter` from the whole of it."""
+        whole = whole.to(self.accelerator.device)
+        if self.kind == "zero3":
+            from deepspeed.utils import safe_set_local_optimizer_state
+
+            # DeepSpeed's setter of the whole forgets that the last rank's shard is padded.
+            size, rank = parameter.ds_tensor.ds_numel, self.accelerator.process_index
+            padding = size * self.accelerator.num_processes - whole.numel()
+            shard = F.pad(whole.flatten(), (0, padding)).narrow(0, size * rank, size)
+            safe_set_local_optimizer_state(parameter, shard, key)
+            return
+        if self._shards_optimizer():
+            from deepspeed.utils import safe_set_full_optimizer_state
+
+            safe_set_full_optimizer_state(parameter, whole, key)
+            return
+        held = self._torch_optimizer().state[parameter][key]
+        if isinstance(held, DTensor):
+            whole = distribute_tensor(whole, held.device_mesh, held.placements)
+        held.copy_(whole)

@@ -1,0 +1,278 @@
+"""Train the generator bank: the perturbations of one data set at one effective batch size."""
+
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+
+import torch
+from accelerate import Accelerator
+from filelock import FileLock
+from rich.console import Console
+from torch import nn
+
+from bigbatch_ue import __version__
+from bigbatch_ue.batching.loader import Loader
+from bigbatch_ue.batching.micro_batch import first_guess, halved, probe, remember
+from bigbatch_ue.batching.plan import BatchPlan, make_plan
+from bigbatch_ue.batching.sampler import Sampler
+from bigbatch_ue.config.schema import Config
+from bigbatch_ue.data.decoded import DataSet, prepare
+from bigbatch_ue.data.source import Pixels
+from bigbatch_ue.files.atomic import write_json
+from bigbatch_ue.files.tensor_files import write_tensors
+from bigbatch_ue.networks.frozen import Frozen, allow_tf32, how
+from bigbatch_ue.networks.generator import GeneratorBank
+from bigbatch_ue.networks.surrogate import extract_features, prepare_surrogate
+from bigbatch_ue.runs.folder import NEW, Checkpoint, Run, create_run, open_run
+from bigbatch_ue.runtime.console import is_main_process
+from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.memory import expected_memory, forget_peak, keep_freed_memory, peak_memory
+from bigbatch_ue.runtime.signals import Stop
+from bigbatch_ue.training.cluster_groups import ALONE, Share, join_group, merge
+from bigbatch_ue.training.clusters import Clusters, cluster
+from bigbatch_ue.training.engine import Engine, greatest, launch, least, parameters_of
+from bigbatch_ue.training.loop import Job, Trained, optimise
+from bigbatch_ue.training.noise_monitor import noise_scale
+from bigbatch_ue.training.objective import ClusterwiseLoss
+
+
+def train(
+    config: Config,
+    *,
+    resume: bool = False,
+    download: bool = False,
+    time_limit: float | None = None,
+) -> Run:
+    """Train the perturbations of `config`; under a launcher, one rank of it.
+
+    Args:
+        config: the resolved configuration.
+        resume: continue an unfinished run from its last checkpoint.
+        download: allow the data set to be downloaded.
+        time_limit: minutes from the start of the process, after which it is to end.
+
+    Returns:
+        The finished run; one that had finished before is returned as it is.
+
+    Raises:
+        UserError: bad input, a run that cannot be continued, or an engine that is not what the
+            launcher asked for.
+        Interrupted: a checkpoint was written, because of SIGTERM, SIGUSR1 or the time limit.
+    """
+    share = join_group(config.compute.cluster_groups)
+    accelerator, stop = launch(), Stop(time_limit)
+    try:
+        return train_on(accelerator, config, share, resume=resume, download=download, stop=stop)
+    finally:
+        accelerator.end_training()
+
+
+def train_on(
+    accelerator: Accelerator,
+    config: Config,
+    share: Share = ALONE,
+    *,
+    resume: bool = False,
+    download: bool = False,
+    stop: Stop | None = None,
+) -> Run:
+    """`train` on an engine that is launched already, the clusters of one group."""
+    console = Console(stderr=True, quiet=not is_main_process(), soft_wrap=True, markup=False)
+    data = prepare(config.data, download=download)
+    run = open_run(config, data.fingerprint, resume=resume)
+    accelerator.wait_for_everyone()
+    share.meet()
+    if run.finished:
+        console.print(f"{run.folder}: finished already, nothing to do")
+        return run
+    job = set_up(config, run, data, accelerator, share)
+    console.print(describe(job.plan, config))
+    if job.plan.warning:
+        console.print(f"warning: {job.plan.warning}", style="yellow")
+    own = share.run(run)
+    if not own.finished:
+        train_job(job, own, accelerator, data.name, stop or Stop())
+    if accelerator.is_main_process:
+        merge(run, share)
+    accelerator.wait_for_everyone()
+    return run
+
+
+def train_job(job: Job, run: Run, accelerator: Accelerator, dataset: str, stop: Stop) -> None:
+    """Train what `job` says, from the last checkpoint of `run` on, and finish `run`."""
+    allow_tf32(how(job.config.compute, accelerator.device))
+    keep_freed_memory()
+    main = accelerator.is_main_process
+    with run.held() if main else nullcontext(), stop.listening():
+        start = run.load_checkpoint()
+        if least(accelerator, start.step) != greatest(accelerator, start.step):
+            raise UserError(f"{run.checkpoints}: not the same for all ranks; is the folder shared?")
+        engine = start_engine(job, accelerator, start)
+        forget_peak(accelerator.device)
+        began = time.perf_counter()
+        trained = optimise(job, run, engine, start, stop)
+        if main:
+            seconds = time.perf_counter() - began
+            finish(run, dataset, replace(job, plan=trained.plan), engine, trained, start, seconds)
+        accelerator.wait_for_everyone()
+
+
+def set_up(
+    config: Config, run: Run, data: DataSet, accelerator: Accelerator, share: Share = ALONE
+) -> Job:
+    """Surrogate, clusters and plan; a main process makes the run's folder once all is well."""
+    surrogate = surrogate_of(config, data, accelerator.device)
+    if accelerator.is_main_process:
+        with FileLock(config.data.root / "surrogates" / f"clusters-{run.answer}.lock"):
+            if not run.clusters.exists():
+                features = extract_features(surrogate, data.train.images, accelerator.device)
+                made = cluster(features, config.clusters, config.seed)
+                create_run(run, config, data.fingerprint)
+                made.save(run.clusters, {"answer": run.answer})
+    accelerator.wait_for_everyone()
+    clusters = Clusters.load(run.clusters)
+    job = job_of(config, data.train.images, surrogate, clusters, accelerator, share)
+    return fit_micro(job, accelerator)
+
+
+def job_of(
+    config: Config,
+    images: Pixels,
+    surrogate: nn.Module,
+    clusters: Clusters,
+    accelerator: Accelerator,
+    share: Share = ALONE,
+) -> Job:
+    """Plan, sampler, loader and loss: `images` uint8 [N, C, H, W] in `clusters`."""
+    device = accelerator.device
+    plan = make_plan(config, clusters.sizes.tolist(), accelerator.num_processes)
+    rows = share.rows(config.clusters.count)
+    return Job(
+        config=config,
+        rows=rows,
+        plan=plan.only(rows),
+        sampler=Sampler.of_clusters(
+            clusters.assignment.numpy(),
+            plan.per_generator,
+            config.batch,
+            config.seed,
+            config.augment,
+        ),
+        loader=Loader(images, device, config.compute.images),
+        loss=ClusterwiseLoss(
+            surrogate=Frozen(surrogate, how(config.compute, device)),
+            targets=clusters.targets[rows].to(device),
+            objective=config.objective,
+            augment=config.augment,
+        ),
+    )
+
+
+def fit_micro(job: Job, accelerator: Accelerator) -> Job:
+    """The job in the largest micro-batches that fit every rank, if they are to be found."""
+    config, plan, device = job.config, job.plan, accelerator.device
+    if config.batch.micro != "auto":
+        return job
+    _, *shape = job.loader.images.shape
+    expected = expected_memory(config, channels=shape[0], micro=1, ranks=1, engine="single")
+    bytes_per_image = round(expected["surrogate: activations"] * 2**20)
+    plan = plan.with_micro(least(accelerator, first_guess(config, bytes_per_image, device)))
+    batch = job.sampler.draw(0).only(job.rows)
+    delta = torch.zeros(len(plan.per_generator), *shape, device=device)
+
+    def works(plan: BatchPlan) -> bool:
+        micro = next(job.loader(batch, [slice(plan.largest_micro)]))
+        return probe(lambda delta: job.loss(delta, micro), delta)
+
+    while not least(accelerator, works(plan)):
+        plan = plan.with_micro(halved(plan.largest_micro))
+    if accelerator.is_main_process and plan.micro_batches > 1:
+        remember(config, device, plan.micro)
+    return replace(job, plan=plan)
+
+
+def surrogate_of(config: Config, data: DataSet, device: torch.device) -> nn.Module:
+    """The frozen surrogate of a run, its fitted weights kept beside the data."""
+    return prepare_surrogate(
+        config.surrogate,
+        data,
+        augment=config.augment,
+        seed=config.seed,
+        cache=config.data.root / "surrogates",
+        device=device,
+    )
+
+
+def start_engine(job: Job, accelerator: Accelerator, start: Checkpoint = NEW) -> Engine:
+    """The generator bank under the launcher's engine, as it was at `start`."""
+    config = job.config
+    _, channels, size, _ = job.loader.images.shape
+    first, count = job.rows.start, len(job.plan.per_generator)
+    bank = GeneratorBank(count, channels, size, config.generator, config.seed, first)
+    if start.state:
+        bank.load_state_dict(parameters_of(start.state))
+    on_delta = config.batch.accumulation == "delta"
+    accumulation = 1 if on_delta else job.plan.micro_batches
+    engine = Engine(accelerator, bank, config.optimizer, accumulation)
+    if start.state:
+        engine.restore_optimizer(start.state, start.step - start.skipped)
+    return engine
+
+
+def finish(
+    run: Run,
+    dataset: str,
+    job: Job,
+    engine: Engine,
+    trained: Trained,
+    start: Checkpoint,
+    seconds: float,
+) -> None:
+    """Write the perturbations and the result: the run is finished."""
+    config, plan = job.config, job.plan
+    metadata = {"answer": run.answer, "eps": config.generator.eps, "steps": plan.steps}
+    result = {
+        "dataset": dataset,
+        "seed": config.seed,
+        "scope": config.batch.scope,
+        "requested_batch": plan.requested,
+        "effective_batch": plan.effective,
+        "effective_batch_per_generator": plan.per_generator,
+        "optimizer_steps": plan.steps,
+        "images_seen": plan.passes * plan.steps,
+        "learning_rate": plan.lr,
+        "final_loss": [x if math.isfinite(x) else None for x in trained.losses.tolist()],
+        "skipped_steps": trained.skipped,
+        "noise_scale": noise_scale([(run, len(trained.delta))]),
+        "engine": engine.kind,
+        "world_size": plan.world_size,
+        "cluster_groups": 1,
+        "micro_batch": plan.largest_micro,
+        "micro_batches": plan.micro_batches,
+        "accumulation": config.batch.accumulation,
+        "compute": asdict(how(config.compute, engine.accelerator.device)),
+        "device": engine.accelerator.device.type,
+        "resumed_at": start.step,
+        "seconds": round(seconds, 3),
+        "peak_memory_mib": round(peak_memory(engine.accelerator.device), 1),
+        "images_per_second": round(plan.passes * (plan.steps - start.step) / seconds, 1),
+        "versions": {"bigbatch_ue": __version__, "torch": torch.__version__},
+    }
+    write_tensors(run.perturbations, {"perturbations": trained.delta}, metadata)
+    write_json(run.result, result)
+    run.remove_checkpoints()
+
+
+def describe(plan: BatchPlan, config: Config) -> str:
+    """The plan in a few lines of text."""
+    share = plan.rank_slice(plan.world_size - 1)
+    return (
+        f"effective batch {plan.effective} x {len(plan.per_generator)} generators "
+        f"= {plan.passes} images a step\n"
+        f"  {plan.world_size} rank(s) x {share.stop - share.start} images "
+        f"= {plan.micro_batches} micro-batch(es) of up to {plan.largest_micro}; "
+        f"accumulation: {config.batch.accumulation}\n"
+        f"  {plan.steps_per_epoch} step(s) an epoch, {plan.steps} steps in all "
+        f"(budget: {config.budget.kind}); learning rate {plan.lr_reason}"
+    )

@@ -1,0 +1,336 @@
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import statsmodels.formula.api as smf
+from numpy.typing import NDArray
+from pandas import DataFrame
+from scipy.stats import ttest_1samp, ttest_ind, ttest_rel
+
+from analysis.fits.confound import Floats, Separation, separate
+from analysis.table.table import Curve
+from bigbatch_ue.runtime.errors import UserError
+
+Truth = Callable[[Floats, Floats], Floats]
+BATCHES = 2 ** np.arange(2, 11)
+SEEDS = np.arange(5)
+
+
+def nothing(x: Floats, t: Floats) -> Floats:
+    return 0.5 + 0 * x
+
+
+def by_steps(x: Floats, t: Floats) -> Floats:
+    """Accuracy by log2 B and log2 T: a steep S in T, far from a parabola."""
+    return 0.1 + 0.8 / (1 + np.exp(1.5 * (t - 8)))
+
+
+def by_batch(x: Floats, t: Floats) -> Floats:
+    return 0.2 + 0.05 * x
+
+
+def by_half(x: Floats, t: Floats) -> Floats:
+    return 0.5 + 0.03 * x - 0.03 * t
+
+
+def curve(
+    budget: str, steps: NDArray[np.int64], accuracy: Floats, seeds: NDArray[np.int64]
+) -> Curve:
+    return Curve(
+        dataset="digits",
+        arm="protected",
+        budget=budget,
+        lr_rule="none",
+        scope="cluster",
+        settings="",
+        batches=BATCHES,
+        seeds=seeds,
+        steps=steps,
+        accuracy=accuracy,
+        oscillation=np.zeros_like(accuracy),
+        critical=np.full_like(accuracy, np.nan),
+        failed=np.isnan(accuracy).sum(axis=1),
+        full=1024,
+        clean=0.9,
+        noise=0.8,
+        chance=0.1,
+        test_images=1000,
+        tail_epochs=5,
+    )
+
+
+def sweep(
+    truth: Truth, random: np.random.Generator, noise: float = 0.03, shared: bool = True
+) -> tuple[Curve, Curve]:
+    """Both budgets: 15,000 / B steps at equal epochs, else 400; each seed has its own level."""
+    x = np.log2(BATCHES)
+    levels = 0.03 * random.standard_normal(len(SEEDS))
+    both = []
+    for budget, steps in (
+        ("epochs", np.ceil(15_000 / BATCHES).astype(np.int64)),
+        ("steps", np.full(len(BATCHES), 400)),
+    ):
+        seeds = SEEDS
+        if not shared and budget == "steps":
+            levels, seeds = 0.03 * random.standard_normal(len(SEEDS)), SEEDS + 100
+        accuracy = truth(x, np.log2(steps))[:, None] + levels
+        accuracy = accuracy + noise * random.standard_normal(accuracy.shape)
+        both.append(curve(budget, steps, accuracy, seeds))
+    return both[0], both[1]
+
+
+def separations(truth: Truth, count: int, shared: bool = True) -> list[Separation]:
+    random = np.random.default_rng(1)
+    return [separate(*sweep(truth, random, shared=shared)) for _ in range(count)]
+
+
+def holds(interval: tuple[float, float] | None, value: float) -> bool:
+    return interval is None or interval[0] <= value <= interval[1]
+
+
+def lines(one: Curve) -> Floats:
+    """Each seed's change along its straight line, by numpy's own fit."""
+    x = np.log2(BATCHES)
+    return np.polyfit(x, one.accuracy, 1)[0] * (x[-1] - x[0])
+
+
+def frame(*both: Curve) -> DataFrame:
+    """The runs, one a row: accuracy y, seed, x = log2 B and t = log2 T."""
+    cells = [
+        (one.accuracy[i, j], seed, np.log2(batch), np.log2(one.steps[i]))
+        for one in both
+        for i, batch in enumerate(BATCHES)
+        for j, seed in enumerate(SEEDS)
+    ]
+    return DataFrame(cells, columns=["y", "seed", "x", "t"]).dropna()
+
+
+@pytest.mark.parametrize(("truth", "share"), [(by_steps, 1), (by_batch, 0), (by_half, 0.5)])
+@pytest.mark.parametrize("shared", [True, False], ids=["pairs", "no pairs"])
+def test_the_share_is_found_and_lies_in_its_interval_nineteen_times_of_twenty(
+    truth: Truth, share: float, shared: bool
+) -> None:
+    found = separations(truth, 80, shared)
+    assert np.median([one.share for one in found]) == pytest.approx(share, abs=0.03)
+    assert 0.9 <= np.mean([holds(one.share_interval, share) for one in found]) < 1
+    assert all(one.share_interval is not None for one in found)
+
+
+def test_an_effect_of_steps_alone_is_laid_to_steps() -> None:
+    found = separations(by_steps, 200)
+    assert max(one.steps_p for one in found) < 1e-6
+    assert max(one.difference_p for one in found) < 0.05
+    assert 0.01 <= np.mean([one.batch_p < 0.05 for one in found]) <= 0.09
+
+
+def test_an_effect_of_batch_alone_is_laid_to_batch() -> None:
+    found = separations(by_batch, 200)
+    assert max(one.batch_p for one in found) < 1e-6
+    assert 0.01 <= np.mean([one.steps_p < 0.05 for one in found]) <= 0.09
+    assert 0.01 <= np.mean([one.difference_p < 0.05 for one in found]) <= 0.09
+
+
+def test_without_an_effect_each_test_finds_one_in_twenty() -> None:
+    found = separations(nothing, 200)
+    for field in ("batch_p", "steps_p", "difference_p"):
+        assert 0.01 <= np.mean([getattr(one, field) < 0.05 for one in found]) <= 0.09
+    assert np.mean([one.share_interval is not None for one in found]) <= 0.09
+    assert np.mean([holds(one.change_epochs_interval, 0) for one in found]) >= 0.91
+    assert np.mean([holds(one.change_steps_interval, 0) for one in found]) >= 0.91
+
+
+def test_small_effects_of_either_are_found() -> None:
+    both = separations(lambda x, t: 0.2 + 0.008 * x - 0.03 * t, 50)
+    assert np.mean([one.batch_p < 0.05 for one in both]) > 0.8
+    both = separations(lambda x, t: 0.2 + 0.03 * x - 0.01 * t, 50)
+    assert np.mean([one.steps_p < 0.05 for one in both]) > 0.8
+
+
+def test_pairs_give_students_numbers() -> None:
+    epochs, steps = sweep(by_half, np.random.default_rng(0))
+    found = separate(epochs, steps)
+    first, second = lines(epochs), lines(steps)
+    assert found.change_epochs == pytest.approx(first.mean())
+    assert found.change_steps == pytest.approx(second.mean())
+    assert found.difference_p == pytest.approx(ttest_rel(first, second).pvalue)
+    for interval, sample in (
+        (found.change_epochs_interval, first),
+        (found.change_steps_interval, second),
+    ):
+        assert interval == pytest.approx(tuple(ttest_1samp(sample, 0).confidence_interval()))
+
+
+def test_the_share_at_the_ends_of_its_interval_is_just_not_rejected() -> None:
+    """Fieller: the ends r are where the t-test of (1 - r) E - S = 0 has p = 5 %."""
+    epochs, steps = sweep(by_half, np.random.default_rng(0))
+    found = separate(epochs, steps)
+    assert found.share_interval is not None
+    for end in found.share_interval:
+        combined = (1 - end) * lines(epochs) - lines(steps)
+        assert ttest_1samp(combined, 0).pvalue == pytest.approx(0.05)
+    assert found.share == pytest.approx(1 - found.change_steps / found.change_epochs)
+
+
+def test_seeds_that_are_not_shared_give_welchs_numbers() -> None:
+    epochs, steps = sweep(by_half, np.random.default_rng(0), shared=False)
+    welch = ttest_ind(lines(epochs), lines(steps), equal_var=False)
+    found = separate(epochs, steps)
+    assert found.difference_p == pytest.approx(welch.pvalue)
+    assert "(difference p" in found.statement
+
+
+@pytest.mark.parametrize(("common", "kind"), [(2, "(paired difference"), (1, "(difference")])
+def test_two_common_seeds_are_pairs_and_one_is_not(common: int, kind: str) -> None:
+    epochs, steps = sweep(by_half, np.random.default_rng(0))
+    found = separate(epochs, replace(steps, seeds=SEEDS + 5 - common))
+    assert kind in found.statement
+
+
+def test_the_f_tests_are_those_of_statsmodels_with_levels_of_what_is_given() -> None:
+    epochs, steps = sweep(by_half, np.random.default_rng(0), noise=0.2)
+    epochs.accuracy[3, 1] = np.nan
+    data = frame(epochs, steps)
+    found = separate(epochs, steps)
+    for p, given, tested in ((found.batch_p, "t", "x"), (found.steps_p, "x", "t")):
+        reduced = smf.ols(f"y ~ C(seed) + C({given})", data).fit()
+        full = smf.ols(f"y ~ C(seed) + C({given}) + {tested} + I({tested}**2)", data).fit()
+        assert p == pytest.approx(full.compare_f_test(reduced)[1])
+
+
+def test_a_run_that_stands_under_both_budgets_counts_once_in_the_f_tests() -> None:
+    epochs, steps = sweep(by_half, np.random.default_rng(0), noise=0.2)
+    epochs.steps[4] = steps.steps[4]
+    steps.accuracy[4] = epochs.accuracy[4]
+    data = frame(epochs, steps).drop_duplicates()
+    assert len(data) == 2 * 45 - 5
+    reduced = smf.ols("y ~ C(seed) + C(x)", data).fit()
+    full = smf.ols("y ~ C(seed) + C(x) + t + I(t**2)", data).fit()
+    assert separate(epochs, steps).steps_p == pytest.approx(full.compare_f_test(reduced)[1])
+
+
+def test_a_bend_that_lines_miss_is_left_to_the_f_tests() -> None:
+    found = separate(*sweep(lambda x, t: 0.3 + 0.02 * (x - 6) ** 2, np.random.default_rng(0)))
+    assert holds(found.change_epochs_interval, 0)
+    assert "no change is shown, so a share of it has no meaning" in found.statement
+    assert re.search(r"B matters \(p < 0\.001\) at given steps\.$", found.statement)
+    assert "number of steps is not shown to matter" in found.statement
+
+
+def test_missing_cells_leave_both_budgets_and_thin_seeds_leave_the_pairs() -> None:
+    epochs, steps = sweep(by_half, np.random.default_rng(0), noise=0)
+    epochs.accuracy[2, 0] = np.nan
+    steps.accuracy[5, 0] = np.nan
+    epochs.accuracy[3:, 1] = np.nan  # three sizes left, a quarter of the range
+    epochs.accuracy[:3, 1] = [0, 0.5, 1]
+    steps.accuracy[1:-1, 2] = np.nan  # two sizes left
+    steps.accuracy[0, 2] = 1
+    found = separate(epochs, steps)
+    assert found.change_epochs == pytest.approx(0.06 * 8, abs=0.005)  # steps are whole
+    assert found.change_steps == pytest.approx(0.03 * 8)
+    assert found.share == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_bent_effect_with_missing_cells_is_compared_on_the_same_cells() -> None:
+    epochs, steps = sweep(lambda x, t: 0.01 * x**2, np.random.default_rng(0), noise=0)
+    epochs.accuracy[-3:, :2] = np.nan
+    found = separate(epochs, steps)
+    assert found.change_epochs == pytest.approx(found.change_steps)
+    assert found.difference_p > 0.9
+
+
+def test_only_common_sizes_are_compared() -> None:
+    epochs, steps = sweep(by_half, np.random.default_rng(0))
+    cut = replace(steps, batches=BATCHES[2:], steps=steps.steps[2:], accuracy=steps.accuracy[2:])
+    cut.accuracy[-1] = np.nan
+    found = separate(epochs, cut)
+    np.testing.assert_array_equal(found.batches, BATCHES[2:-1])
+    assert (found.smallest, found.largest) == (16, 512)
+    x = np.log2(BATCHES[2:-1])
+    expected = np.polyfit(x, epochs.accuracy[2:-1], 1)[0] * 5
+    assert found.change_epochs == pytest.approx(expected.mean())
+
+
+@pytest.mark.parametrize("left", [0, 2])
+def test_fewer_than_three_common_sizes_are_refused_in_one_line(left: int) -> None:
+    epochs, steps = sweep(by_half, np.random.default_rng(0))
+    steps.accuracy[left:] = np.nan
+    with pytest.raises(UserError, match=rf"{left} effective batch\(es\) common to both budgets"):
+        separate(epochs, steps)
+
+
+def test_a_single_seed_is_refused_in_one_line() -> None:
+    epochs, steps = sweep(by_half, np.random.default_rng(0))
+    steps.accuracy[:, 1:] = np.nan
+    with pytest.raises(UserError, match="fewer than 2 seeds") as error:
+        separate(epochs, steps)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["pairs", "no pairs"])
+def test_runs_without_any_noise_do_not_crash(shared: bool) -> None:
+    epochs, steps = sweep(nothing, np.random.default_rng(0), noise=0, shared=shared)
+    flat = [replace(one, accuracy=np.full_like(one.accuracy, 0.5)) for one in (epochs, steps)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = separate(*flat)
+    assert found.difference_p == 1
+    assert np.isnan(found.share)
+    assert found.share_interval is None
+
+
+def test_budgets_that_ran_the_same_steps_cannot_be_told_apart_by_f_tests() -> None:
+    epochs, _ = sweep(by_half, np.random.default_rng(0))
+    found = separate(epochs, replace(epochs, budget="steps"))
+    assert np.isnan(found.batch_p)
+    assert np.isnan(found.steps_p)
+    assert found.difference_p == 1
+    assert "cannot be tested" in found.statement
+
+
+def test_the_statement_of_an_effect_of_steps() -> None:
+    epochs, steps = sweep(lambda x, t: 1 - 0.05 * t, np.random.default_rng(3))
+    found = separate(epochs, steps)
+    assert found.dataset == "digits, protected"
+    number = r"-?\d+\.\d"
+    change = rf"[-+]\d+\.\d points \[{number}, {number}\]"
+    assert re.fullmatch(
+        rf"From B = 4 to 1024, accuracy changes by {change} at equal epochs and by {change} at "
+        r"equal optimizer steps \(paired difference p < 0\.001\): \d+ % \[\d+, \d+\] of the effect "
+        r"of B goes with fewer steps\. In F-tests over all runs, which see bends too and take runs "
+        r"as independent, the number of steps matters \(p < 0\.001\) at given B, and B is not "
+        r"shown to matter \(p = 0\.\d+\) at given steps\.",
+        found.statement,
+    )
+
+
+def test_the_statement_of_an_effect_of_batch_says_the_share_may_be_nil() -> None:
+    found = separate(*sweep(by_batch, np.random.default_rng(3)))
+    assert re.search(
+        r"the share that goes with fewer steps, -?\d+ % \[-\d+, \d+\], may be nil\.",
+        found.statement,
+    )
+
+
+def test_the_numbers_of_the_statement_are_percentage_points() -> None:
+    epochs, steps = sweep(by_half, np.random.default_rng(0))
+    found = separate(epochs, steps)
+    low, high = (100 * end for end in found.change_epochs_interval)
+    assert (
+        f"by {100 * found.change_epochs:+.1f} points [{low:.1f}, {high:.1f}] at equal epochs"
+        in (found.statement)
+    )
+
+
+def test_a_share_that_few_seeds_cannot_bound_is_not_told() -> None:
+    """Two seeds at equal steps leave Welch's test about one degree of freedom."""
+    epochs, steps = sweep(by_batch, np.random.default_rng(0), shared=False)
+    x = np.linspace(0, 0.1, len(BATCHES))[:, None]
+    epochs = replace(epochs, accuracy=x * np.array([1.5, 1.8, 2, 2.2, 2.5]))
+    steps = replace(steps, accuracy=x * np.array([-9, 9.0]), seeds=steps.seeds[:2])
+    found = separate(epochs, steps)
+    assert not holds(found.change_epochs_interval, 0)
+    assert found.share_interval is None
+    assert "what share goes with fewer steps cannot be bounded." in found.statement

@@ -1,0 +1,86 @@
+"""Micro-batches: the images asked for, in order, from wherever they are kept."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from bigbatch_ue.batching.loader import Loader
+from bigbatch_ue.batching.plan import cut
+from bigbatch_ue.batching.sampler import GlobalBatch, Sampler
+from bigbatch_ue.config.schema import Augment
+from bigbatch_ue.data.views import apply_views
+
+CPU = torch.device("cpu")
+PLACES: list[Literal["device", "host"]] = ["device", "host"]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> NDArray[np.uint8]:
+    """A read-only memory map."""
+    random = np.random.default_rng(0)
+    path = tmp_path / "images.npy"
+    np.save(path, random.integers(256, size=(40, 3, 9, 8), dtype=np.uint8))
+    mapped: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    return mapped
+
+
+@pytest.fixture
+def batch() -> GlobalBatch:
+    assignment = np.arange(40) % 3
+    augment = Augment(pad=2, flip=True)
+    return Sampler(
+        [np.flatnonzero(assignment == c) for c in range(3)], [25] * 3, 3, 1, augment
+    ).draw(2)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_every_micro_batch_has_its_own_images(
+    place: Literal["device", "host"], images: NDArray[np.uint8], batch: GlobalBatch
+) -> None:
+    parts = [cut(len(batch), 7, i) for i in range(7)] + [slice(4, 4)]
+    micros = list(Loader(images, CPU, place)(batch, parts))
+    assert [len(micro) for micro in micros] == [10, 11, 11, 10, 11, 11, 11, 0]
+    for part, micro in zip(parts, micros, strict=True):
+        assert micro.images.dtype == torch.uint8
+        assert np.array_equal(micro.images.numpy(), images[batch.index[part]])
+        assert np.array_equal(micro.row, batch.row[part])
+        assert np.array_equal(micro.weight, batch.weight[part])
+        assert np.array_equal(micro.views.flip, batch.views.flip[part])
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_nothing_is_read_twice_or_too_early(
+    place: Literal["device", "host"], images: NDArray[np.uint8], batch: GlobalBatch
+) -> None:
+    """Reading ahead holds few micro-batches, however many there are."""
+    asked: list[int] = []
+
+    class Asked(GlobalBatch):
+        def __getitem__(self, part: slice) -> GlobalBatch:
+            asked.append(part.start)
+            return super().__getitem__(part)
+
+    watched = Asked(batch.index, batch.row, batch.views, batch.weight)
+    loader = Loader(images, CPU, place)
+    parts = [slice(i, i + 1) for i in range(20)]
+    for done, _ in enumerate(loader(watched, parts), 1):
+        assert done <= len(asked) <= done + 2
+    assert asked == list(range(20))
+
+
+def test_images_are_kept_on_the_host_of_a_cpu(images: NDArray[np.uint8]) -> None:
+    assert Loader(images, CPU, "auto").resident is None
+    assert Loader(images, CPU, "device").resident is not None
+
+
+def test_views_are_made_where_the_images_are(batch: GlobalBatch) -> None:
+    """On whatever device: crops, flips and indices are never taken back to the CPU."""
+    seen = apply_views(
+        torch.empty(len(batch), 3, 9, 8, dtype=torch.uint8, device="meta"), batch.views, 2
+    )
+    assert seen.device.type == "meta"
+    assert seen.shape == (len(batch), 3, 9, 8)

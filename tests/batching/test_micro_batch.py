@@ -1,0 +1,108 @@
+"""The largest micro-batch that fits: found by real shortage, halved, remembered."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from bigbatch_ue.batching.loader import MicroBatch
+from bigbatch_ue.batching.micro_batch import first_guess, fits, halved, probe, remember
+from bigbatch_ue.batching.plan import LARGEST_MICRO
+from bigbatch_ue.config.load import load
+from bigbatch_ue.config.schema import Config
+from bigbatch_ue.data.decoded import prepare
+from bigbatch_ue.files.atomic import read_json
+from bigbatch_ue.runs.folder import open_run
+from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.training.engine import launch
+from bigbatch_ue.training.loop import take_step
+from bigbatch_ue.training.train import fit_micro, set_up, start_engine, train
+from tests.training.test_train import tiny
+
+CPU = torch.device("cpu")
+KIB = 2**10
+
+
+def config_in(folder: Path, *overrides: str) -> Config:
+    return load("digits", overrides=[f"data.root={folder}", *overrides])
+
+
+def test_shortage_of_memory_is_told_from_other_errors() -> None:
+    assert fits(lambda: torch.empty(3))
+    assert not fits(lambda: torch.empty(2**60))
+    with pytest.raises(RuntimeError, match="must match"):
+        fits(lambda: torch.zeros(2) + torch.zeros(3))
+
+
+def test_the_probe_goes_through_the_gradient() -> None:
+    delta = torch.ones(2, 1, 3, 3)
+    sums: list[float] = []
+
+    def loss(leaf: torch.Tensor) -> torch.Tensor:
+        sums.append(float(leaf.detach().sum()))
+        leaf.register_hook(lambda gradient: sums.append(float(gradient.sum())))
+        return (leaf * 5).sum()[None]
+
+    assert probe(loss, delta)
+    assert sums == [0, 90]
+
+
+def test_halving_ends_at_one_image() -> None:
+    assert [halved(n) for n in (128, 9, 2)] == [64, 4, 1]
+    with pytest.raises(UserError, match="not even one image fits"):
+        halved(1)
+
+
+def test_what_fitted_is_remembered_for_device_surrogate_and_size(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+    assert first_guess(config, KIB, CPU) == LARGEST_MICRO["cpu"]
+    remember(config, CPU, 48)
+    remember(config_in(tmp_path, "data.size=32"), CPU, 12)
+    assert first_guess(config, KIB, CPU) == 48
+    assert first_guess(config_in(tmp_path, "seed=3", "batch.effective=9"), KIB, CPU) == 48
+    assert first_guess(config_in(tmp_path, "data.size=32"), KIB, CPU) == 12
+    for other in ("data.size=64", "surrogate.model=resnet50", "compute.checkpointing=true"):
+        assert first_guess(config_in(tmp_path, other), KIB, CPU) == LARGEST_MICRO["cpu"]
+
+
+def test_a_cpus_memory_is_not_tried_out(tmp_path: Path) -> None:
+    room = psutil.virtual_memory().available
+    guess = first_guess(config_in(tmp_path), room // 20, CPU)
+    assert guess in (4, 8)
+    assert first_guess(config_in(tmp_path), 100 * room, CPU) == 1
+
+
+def test_what_fits_is_found_and_a_later_shortage_halves_it_again(tmp_path: Path) -> None:
+    """Real refusals of the allocator, as a loss asks for too much above some number of images."""
+    accelerator = launch()
+    config = tiny(tmp_path, "batch.micro=auto", "batch.effective=60", "batch.extend=views")
+    data = prepare(config.data)
+    job = set_up(config, open_run(config, data.fingerprint, resume=False), data, accelerator)
+    room = 50
+
+    def loss(delta: torch.Tensor, micro: MicroBatch) -> torch.Tensor:
+        if len(micro) > room:
+            torch.empty(2**60)
+        return job.loss(delta, micro)
+
+    scarce = fit_micro(replace(job, loss=loss), accelerator)
+    assert scarce.plan.largest_micro == 45
+    engine, expected = start_engine(scarce, accelerator), start_engine(job, accelerator)
+    room = 10
+    taken = take_step(scarce, engine, 0, lr=0.1)
+    plan = taken.plan
+    assert plan.largest_micro <= 10 < 2 * plan.largest_micro + 1
+    assert torch.allclose(taken.losses, take_step(job, expected, 0, lr=0.1).losses, rtol=1e-5)
+    ours, theirs = engine.perturbations_now(), expected.perturbations_now()
+    assert (ours - theirs).norm() < 1e-4 * theirs.norm()
+    assert first_guess(config, KIB, CPU) == plan.micro
+
+
+def test_auto_is_found_before_training_and_kept(tmp_path: Path) -> None:
+    run = train(tiny(tmp_path, "batch.micro=auto", "batch.effective=60", "batch.extend=views"))
+    assert read_json(run.result)["micro_batch"] == 90
+    [known] = json.loads(next(tmp_path.rglob("micro-batches.json")).read_text()).values()
+    assert known == LARGEST_MICRO["cpu"]

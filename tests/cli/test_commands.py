@@ -1,0 +1,247 @@
+"""The command line: what it prints, and bad input as one line and exit code 2."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from bigbatch_ue.cli.commands import main
+from tests.conftest import Cli, cli_of
+from tests.training.test_train import TINY
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs a command: exit code, standard output, standard error."""
+    return cli_of(main, capsys)
+
+
+def npz(path: Path, **arrays: np.ndarray) -> Path:
+    random = np.random.default_rng(0)
+    content = {
+        f"{part}_{what}": array
+        for part in ("train", "test")
+        for what, array in (
+            ("images", random.integers(256, size=(20, 8, 8), dtype=np.uint8)),
+            ("labels", random.integers(2, size=(20, 1), dtype=np.uint8)),
+        )
+    }
+    np.savez(path, **{**content, **arrays})  # type: ignore[arg-type]
+    return path
+
+
+def images(folder: Path) -> Path:
+    for part in ("train", "test"):
+        for label in ("a", "b"):
+            (folder / part / label).mkdir(parents=True)
+            for number in range(3):
+                picture = Image.new("RGB", (10, 9), (number, 2, 3))
+                picture.save(folder / part / label / f"{number}.png")
+    return folder
+
+
+def missing_file(folder: Path) -> list[str]:
+    return [f"data.name=npz:{folder / 'none.npz'}"]
+
+
+def missing_medmnist(folder: Path) -> list[str]:
+    return ["data.name=bloodmnist", "data.size=28"]
+
+
+def wrong_md5(folder: Path) -> list[str]:
+    (folder / "data/medmnist").mkdir(parents=True)
+    npz(folder / "data/medmnist/breastmnist.npz")
+    return ["data.name=breastmnist", "data.size=28"]
+
+
+def truncated_npz(folder: Path) -> list[str]:
+    file = npz(folder / "short.npz")
+    file.write_bytes(file.read_bytes()[:-200])
+    return [f"data.name=npz:{file}"]
+
+
+def object_array(folder: Path) -> list[str]:
+    file = npz(folder / "object.npz", train_labels=np.array([{"a": 1}] * 20, dtype=object))
+    return [f"data.name=npz:{file}"]
+
+
+def undecodable_image(folder: Path) -> list[str]:
+    (images(folder / "set") / "train/b/1.png").write_bytes(b"no image at all")
+    return [f"data.name=folder:{folder / 'set'}"]
+
+
+def empty_class_folder(folder: Path) -> list[str]:
+    (images(folder / "set") / "train/c").mkdir()
+    shutil.copytree(folder / "set/test/a", folder / "set/test/c")
+    return [f"data.name=folder:{folder / 'set'}"]
+
+
+def more_clusters_than_images(folder: Path) -> list[str]:
+    return ["clusters.count=500"]
+
+
+def empty_batch(folder: Path) -> list[str]:
+    return ["batch.effective=0"]
+
+
+def unknown_key(folder: Path) -> list[str]:
+    return ["batch.efective=3"]
+
+
+def unknown_data_set(folder: Path) -> list[str]:
+    return ["data.name=imagenet"]
+
+
+def multi_label(folder: Path) -> list[str]:
+    return ["data.name=chestmnist", "data.size=28"]
+
+
+def weights_that_do_not_fit(folder: Path) -> list[str]:
+    save_file({"conv1.weight": torch.zeros(1)}, folder / "weights.safetensors")
+    return [f"surrogate.weights=file:{folder / 'weights.safetensors'}"]
+
+
+def pickled_weights(folder: Path) -> list[str]:
+    torch.save({"state_dict": Path("an object")}, folder / "weights.pt")
+    return [f"surrogate.weights=file:{folder / 'weights.pt'}"]
+
+
+def output_that_cannot_be_made(folder: Path) -> list[str]:
+    (folder / "file").write_text("in the way")
+    return [f"output={folder / 'file' / 'run'}"]
+
+
+def read_only_output(folder: Path) -> list[str]:
+    if os.geteuid() == 0:  # root writes into any folder of a disk
+        return ["output=/proc/run"]
+    (folder / "closed").mkdir(mode=0o555)
+    return [f"output={folder / 'closed' / 'run'}"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "part"),
+    [
+        (missing_file, "none.npz"),
+        (missing_medmnist, "--download"),
+        (wrong_md5, "md5"),
+        (truncated_npz, "short.npz"),
+        (object_array, "train_labels"),
+        (undecodable_image, "train/b/1.png"),
+        (empty_class_folder, "train/c"),
+        (more_clusters_than_images, "500"),
+        (empty_batch, "batch.effective=0"),
+        (unknown_key, "effective"),
+        (unknown_data_set, "digits"),
+        (multi_label, "multi-label"),
+        (weights_that_do_not_fit, "weights.safetensors"),
+        (pickled_weights, "weights.pt"),
+        (output_that_cannot_be_made, "file"),
+        (read_only_output, "run"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    bad: Callable[[Path], list[str]], part: str, tmp_path: Path, cli: Cli
+) -> None:
+    places = [f"data.root={tmp_path / 'data'}", f"output={tmp_path / 'run'}"]
+    code, _, error = cli("train", "--preset", "digits", *TINY, *places, *bad(tmp_path))
+    assert code == 2
+    last = error.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert part in last
+    assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+    assert not [p for p in tmp_path.rglob(".*") if p.suffix != ".lock"], "nothing half-written"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["train", "--preset", "digit"], "unknown preset"),
+        (["train", "--config", "none.yaml"], "none.yaml"),
+        (["train", "--preset", "digits", "--config", "x.yaml"], "not both"),
+        (["train", "--no-such-option"], "No such option"),
+        (["nothing"], "No such command"),
+        (["protect", "nowhere"], "no run here"),
+        (["evaluate", "nowhere"], "no run here"),
+        (["evaluate", "nowhere", "--seed", "-1"], "seed"),
+        (["evaluate"], "name the folder of a finished run"),
+        (["evaluate", "nowhere", "--preset", "digits"], "go with --protected"),
+        (["evaluate", "nowhere", "--shard", "0/2"], "expected I/N"),
+        (["evaluate", "nowhere", "--shard", "3/2"], "expected I/N"),
+        (["evaluate", "nowhere", "--shard", "1"], "expected I/N"),
+        (["evaluate", "--protected", "folder:nowhere", "data.name=digits"], "no such folder"),
+        (["evaluate", "--protected", "x", "--target", "resnet19"], "unknown target 'resnet19'"),
+        (["report", "nowhere", "--out", "page"], "nowhere"),
+    ],
+)
+def test_wrong_words_are_one_line(arguments: list[str], part: str, cli: Cli) -> None:
+    code, _, error = cli(*arguments)
+    assert code == 2
+    assert part in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_unreadable_config_is_one_line(tmp_path: Path, cli: Cli) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("batch: {effective: [")
+    code, _, error = cli("train", "--config", file)
+    assert code == 2
+    assert "not valid YAML" in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    places = [f"data.root={tmp_path / 'data'}", f"output={tmp_path / 'run'}"]
+    script = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "from bigbatch_ue.cli.commands import main; resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500));"
+        "import sys; main(sys.argv[1:])"
+    )
+    arguments = ["train", "--preset", "digits", *TINY, *places]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+    left = [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".lock"]
+    assert left == []
+
+
+def test_plan_prints_the_decomposition_without_training(cli: Cli, tmp_path: Path) -> None:
+    options = ("--images", "3680", "--ranks", "3", "--engine", "zero2")
+    code, out, _ = cli(
+        "plan", "--preset", "pets", *options, "batch.effective=100", "batch.micro=64"
+    )
+    assert code == 0
+    for part in ("1,000 through", "333 + 333 + 334", "6 of up to 56", "200", "0.0001", "MiB"):
+        assert part in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_warns_of_full_batches(cli: Cli) -> None:
+    code, out, _ = cli("plan", "--preset", "pets", "--images", "3680", "batch.effective=1024")
+    assert code == 0
+    assert "capped" in out
+
+
+def test_datasets_are_listed_with_their_places(cli: Cli, tmp_path: Path) -> None:
+    code, out, _ = cli("datasets", "--root", tmp_path)
+    assert code == 0
+    for name in ("digits", "bloodmnist", "pets", "flowers102", "npz:PATH", "folder:PATH"):
+        assert name in out
+
+
+def test_help_lists_the_stages(cli: Cli) -> None:
+    code, out, _ = cli("--help")
+    assert code == 0
+    for command in ("datasets", "plan", "train", "protect", "evaluate", "report", "demo"):
+        assert command in out

@@ -1,0 +1,286 @@
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bigbatch_ue.config.schema import DATASETS, Data
+from bigbatch_ue.data.decoded import DataSet, catalogue, prepare, resize
+from bigbatch_ue.runtime.errors import UserError
+
+MakeNpz = Callable[..., Path]
+
+
+def prepared(path: Path, root: Path, size: int = 10, limit: int | None = None) -> DataSet:
+    return prepare(Data(name=f"npz:{path}", root=root, size=size, limit=limit))
+
+
+def entries(root: Path) -> list[Path]:
+    return sorted(path for path in (root / "decoded").iterdir() if path.is_dir())
+
+
+def test_set_is_a_read_only_map_with_labels_and_names(make_npz: MakeNpz, tmp_path: Path) -> None:
+    path = make_npz(channels=(3,))
+    data = prepared(path, tmp_path, size=8)
+    assert data.name == f"npz:{path}"
+    assert data.classes == ["0", "1", "2"]
+    for images, count in ((data.train, 12), (data.test, 6)):
+        assert isinstance(images.images, np.memmap)
+        assert (images.images.shape, images.images.dtype) == ((count, 3, 8, 8), np.uint8)
+        assert images.labels.dtype == np.int64
+        assert images.labels.tolist() == [i % 3 for i in range(count)]
+        assert images.names == [f"{i:05d}" for i in range(count)]
+        assert len(images) == count
+    with pytest.raises(ValueError, match="read-only"):
+        data.train.images[0] = 0
+
+
+def test_images_of_the_right_size_are_not_touched(make_npz: MakeNpz, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(256, size=(12, 10, 10), dtype=np.uint8)
+    data = prepared(make_npz(train_images=pixels), tmp_path)
+    np.testing.assert_array_equal(data.train.images[:, 0], pixels)
+    assert data.test.images.shape == (6, 1, 10, 10)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resize_squashes_the_whole_image(channels: int) -> None:
+    image = np.zeros((channels, 40, 20), np.uint8)
+    image[-1, :, 10:] = 200
+    image[-1, :20] += 50
+    small = resize(image, 8)
+    assert (small.shape, small.dtype) == ((channels, 8, 8), np.uint8)
+    quarters = small[-1][np.ix_([1, 6], [1, 6])].tolist()
+    assert quarters == [[50, 250], [0, 200]]
+    assert not small[:-1].any()
+
+
+def test_digits_and_official_medmnist(tmp_path: Path, shared_data: Path) -> None:
+    digits = prepare(Data(name="digits", root=tmp_path, size=16))
+    assert (len(digits.train), len(digits.test)) == (1437, 360)
+    assert digits.train.images.shape[1:] == (1, 16, 16)
+    (tmp_path / "medmnist").mkdir()
+    shutil.copy(shared_data / "breastmnist.npz", tmp_path / "medmnist")
+    breast = prepare(Data(name="breastmnist", root=tmp_path, size=28))
+    assert breast.classes == ["malignant", "normal, benign"]
+    original = np.load(shared_data / "breastmnist.npz")
+    np.testing.assert_array_equal(breast.test.images[:, 0], original["test_images"])
+    np.testing.assert_array_equal(breast.train.labels, original["train_labels"][:, 0])
+
+
+def test_folder_of_photographs(tmp_path: Path, shared_data: Path) -> None:
+    for part in ("train", "test"):
+        for cls in ("daisy", "tulips"):
+            (tmp_path / part / cls).mkdir(parents=True)
+            for file in sorted((shared_data / "flowers5" / part / cls).iterdir())[:4]:
+                shutil.copy(file, tmp_path / part / cls)
+    data = prepare(Data(name=f"folder:{tmp_path}", root=tmp_path / "root", size=32))
+    file = tmp_path / "test" / data.test.names[5]
+    expected = Image.open(file).resize((32, 32), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(data.test.images[5], np.asarray(expected).transpose(2, 0, 1))
+    assert (data.classes[data.test.labels[5]], file.parent.name) == ("tulips", "tulips")
+
+
+def test_second_run_reads_no_source(
+    make_npz: MakeNpz, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_npz()
+    first = prepared(path, tmp_path)
+    pixels = first.train.images.copy()
+    stat = path.stat()
+    path.write_bytes(bytes(stat.st_size))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    second = prepared(path, tmp_path)
+    assert second.fingerprint == first.fingerprint
+    np.testing.assert_array_equal(second.train.images, pixels)
+    assert "changed" not in capsys.readouterr().err
+
+
+def test_changed_source_is_decoded_again(
+    make_npz: MakeNpz, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_npz()
+    first = prepared(path, tmp_path)
+    other_size = prepared(path, tmp_path, size=9)
+    (old,) = [entry for entry in entries(tmp_path) if "-10-" in entry.name]
+    capsys.readouterr()
+    make_npz(train_images=np.full((12, 10, 10), 7, np.uint8))
+    os.utime(path, (time.time() + 5, time.time() + 5))
+    second = prepared(path, tmp_path)
+    assert capsys.readouterr().err.strip() == f"npz:{path}: source changed; decoding again"
+    assert second.fingerprint not in (first.fingerprint, other_size.fingerprint)
+    assert (second.train.images == 7).all()
+    assert not old.exists()
+    assert len(entries(tmp_path)) == 2
+
+
+def test_another_time_alone_is_a_change(make_npz: MakeNpz, tmp_path: Path) -> None:
+    path = make_npz()
+    first = prepared(path, tmp_path)
+    os.utime(path, (1, 1))
+    assert prepared(path, tmp_path).fingerprint != first.fingerprint
+
+
+def test_sets_of_the_same_file_name_stay_apart(make_npz: MakeNpz, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        prepared(make_npz(f"{folder}/own.npz"), tmp_path)
+    assert len(entries(tmp_path)) == 2
+
+
+def test_limit_is_a_view_of_the_first_train_images(make_npz: MakeNpz, tmp_path: Path) -> None:
+    path = make_npz()
+    whole = prepared(path, tmp_path)
+    part = prepared(path, tmp_path, limit=5)
+    np.testing.assert_array_equal(part.train.images, whole.train.images[:5])
+    assert (len(part.train), len(part.train.labels), len(part.test)) == (5, 5, 6)
+    assert isinstance(part.train.images, np.memmap)
+    assert part.fingerprint != whole.fingerprint
+    assert prepared(path, tmp_path, limit=4).fingerprint != part.fingerprint
+    more = prepared(path, tmp_path, limit=13)
+    assert (len(more.train), more.fingerprint) == (12, whole.fingerprint)
+    assert len(entries(tmp_path)) == 1
+
+
+def rank(barrier: Barrier, path: Path, root: Path, result: "Queue[tuple[int, int]]") -> None:
+    barrier.wait()
+    data = prepared(path, root, size=64)
+    stat = Path(str(data.train.images.filename)).stat()  # type: ignore[attr-defined]
+    result.put((stat.st_ino, stat.st_mtime_ns))
+
+
+def test_two_processes_decode_once(make_npz: MakeNpz, tmp_path: Path) -> None:
+    path = make_npz(
+        train_images=np.zeros((8000, 10, 10), np.uint8), train_labels=np.zeros(8000, np.uint8)
+    )
+    context = multiprocessing.get_context("spawn")
+    barrier, result = context.Barrier(2), context.Queue()
+    ranks = [context.Process(target=rank, args=(barrier, path, tmp_path, result)) for _ in "ab"]
+    for process in ranks:
+        process.start()
+    maps = {result.get(timeout=60) for _ in ranks}
+    for process in ranks:
+        process.join()
+        assert process.exitcode == 0
+    assert len(maps) == 1
+    assert len(entries(tmp_path)) == 1
+
+
+def test_progress_is_shown_by_rank_0_only(
+    make_npz: MakeNpz,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    path = make_npz()
+    monkeypatch.setenv("RANK", "1")
+    prepared(path, tmp_path, size=11)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("RANK", "0")
+    prepared(path, tmp_path, size=12)
+    out, err = capsys.readouterr()
+    assert (out, "decoding" in err) == ("", True)
+
+
+def test_broken_source_leaves_no_entry(make_npz: MakeNpz, tmp_path: Path) -> None:
+    path = make_npz(test_labels=None)
+    with pytest.raises(UserError, match="holds no array 'test_labels'"):
+        prepared(path, tmp_path)
+    assert entries(tmp_path) == []
+    path.unlink()
+    with pytest.raises(UserError, match=rf"{path}: no such file"):
+        prepared(path, tmp_path)
+
+
+def test_vanished_image_is_named(tmp_path: Path) -> None:
+    base = tmp_path / "oxford-iiit-pet"
+    (base / "annotations").mkdir(parents=True)
+    (base / "images").mkdir()
+    for part in ("trainval", "test"):
+        (base / "annotations" / f"{part}.txt").write_text("Beagle_1 1 2 1\n")
+    with pytest.raises(UserError, match=r"images/Beagle_1\.jpg: no such file"):
+        prepare(Data(name="pets", root=tmp_path))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda entry: (entry / "meta.json").write_text("{"),
+        lambda entry: (entry / "meta.json").write_text("[]"),
+        lambda entry: (entry / "meta.json").unlink(),
+        lambda entry: (entry / "train_images.npy").write_bytes(b""),
+        lambda entry: os.truncate(entry / "train_images.npy", 500),
+        lambda entry: (entry / "test_images.npy").unlink(),
+        lambda entry: np.save(entry / "test_images.npy", np.zeros((6, 1, 9, 10), np.uint8)),
+        lambda entry: np.save(entry / "train_labels.npy", np.zeros(3, int)),
+        lambda entry: (entry / "train_labels.npy").write_bytes(b"no array"),
+    ],
+)
+def test_damaged_entry(make_npz: MakeNpz, tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    path = make_npz()
+    prepared(path, tmp_path)
+    (entry,) = entries(tmp_path)
+    damage(entry)
+    with pytest.raises(UserError, match=rf"{entry}: damaged .*; delete that folder"):
+        prepared(path, tmp_path)
+    shutil.rmtree(entry)
+    prepared(path, tmp_path)
+
+
+def test_killed_run_is_swept_up(
+    make_npz: MakeNpz, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_npz()
+    prepared(path, tmp_path)
+    (entry,) = entries(tmp_path)
+    entry.rename(entry.with_name(f".{entry.name}.k1ll3d"))
+    capsys.readouterr()
+    prepared(path, tmp_path)
+    assert entries(tmp_path) == [entry]
+    assert "changed" not in capsys.readouterr().err
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from bigbatch_ue.config import Data
+from bigbatch_ue.data import prepare
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+try:
+    prepare(Data(root=Path(sys.argv[1]), size=64))
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+def test_full_disk_is_an_os_error_that_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "OSError\n"
+    assert entries(tmp_path) == []
+
+
+def test_root_that_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        prepare(Data(root=tmp_path / "file"))
+
+
+def test_catalogue_lists_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "medmnist").mkdir()
+    (tmp_path / "medmnist" / "bloodmnist_64.npz").touch()
+    (tmp_path / "oxford-iiit-pet").mkdir()
+    rows = {row.name: row for row in catalogue(tmp_path)}
+    assert set(rows) == {*DATASETS, "npz:PATH", "folder:PATH"}
+    present = {name for name, row in rows.items() if row.present}
+    assert present == {"digits", "pets", "bloodmnist"}
+    assert rows["bloodmnist"].place == f"{tmp_path / 'medmnist'}/"

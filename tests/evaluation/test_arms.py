@@ -1,0 +1,130 @@
+"""Which arms an evaluation has, and their records on disk."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bigbatch_ue.config.load import load
+from bigbatch_ue.config.schema import ArmName, Countermeasure, Evaluation
+from bigbatch_ue.evaluation.arms import Arm, Case, cases, load_arms, save_arms
+from bigbatch_ue.runtime.errors import UserError
+
+
+def arm(**changed: Any) -> Arm:
+    record = Arm(
+        dataset="digits",
+        arm="uc",
+        countermeasure="none",
+        fraction=1.0,
+        labels="own",
+        target="resnet18",
+        seed=0,
+        final_accuracy=0.412,
+        peak_accuracy=0.55,
+        tail_mean=0.42,
+        tail_std=0.01,
+        train_accuracy=0.99,
+        balanced_accuracy=0.41,
+        auc=0.8,
+        accuracies=[0.55, 0.412],
+        losses=[1.5, 0.4],
+        confusion=[[3, 1], [2, 4]],
+        steps=345,
+        images=1437,
+        seconds=12.34,
+        run_seed=0,
+        effective_batch=1024,
+        optimizer_steps=60,
+        inputs="digest",
+    )
+    return replace(record, **changed)
+
+
+def kinds(settings: Evaluation, own: ArmName = ArmName.UC) -> list[tuple[str, str, float, str]]:
+    return [(c.arm, c.countermeasure, c.fraction, c.labels) for c in cases(settings, own)]
+
+
+def test_default_is_all_controls_beside_full_and_partial_protection() -> None:
+    assert kinds(Evaluation(seeds=(0,))) == [
+        ("clean", "none", 0.0, "own"),
+        ("random_noise", "none", 1.0, "own"),
+        ("shuffled", "none", 1.0, "own"),
+        ("random_surrogate", "none", 1.0, "own"),
+        ("unprotected", "none", 0.8, "own"),
+        ("uc", "none", 0.8, "own"),
+        ("uc", "none", 1.0, "own"),
+    ]
+    every = list(cases(Evaluation(), ArmName.UC))
+    assert [case.seed for case in every] == [0] * 7 + [1] * 7 + [2] * 7
+
+
+def test_countermeasures_and_labels_are_for_the_countered_arms_alone() -> None:
+    settings = Evaluation.model_validate(
+        {"seeds": [3], "fractions": [1.0], "countermeasures": "all", "labels": ["own", "random:2"]}
+    )
+    found = kinds(settings)
+    countered = [kind for kind in found if kind[1] != "none"]
+    assert Counter(kind[0] for kind in countered) == {"clean": 13, "uc": 13}
+    assert {kind[1] for kind in countered} == set(Countermeasure) - {"none"}
+    assert [kind for kind in found if kind[3] != "own"] == [
+        ("clean", "none", 0.0, "random:2"),
+        ("uc", "none", 1.0, "random:2"),
+    ]
+    assert len(set(found)) == len(found)
+    only = settings.model_copy(update={"countered": (ArmName.UC,)})
+    assert {kind[0] for kind in kinds(only) if kind[1] != "none"} == {"uc"}
+
+
+def test_foreign_perturbations_have_no_random_surrogate() -> None:
+    found = kinds(Evaluation(seeds=(0,), fractions=(0.4, 1.0)), ArmName.PROTECTED)
+    assert [kind[0] for kind in found] == [
+        "clean",
+        "random_noise",
+        "shuffled",
+        "unprotected",
+        "protected",
+        "protected",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("evaluation.seeds=[]", "evaluation.seeds"),
+        ("evaluation.seeds=[0, 0]", "evaluation.seeds: names something twice"),
+        ("evaluation.fractions=[0]", "evaluation.fractions"),
+        ("evaluation.fractions=[1.2]", "evaluation.fractions"),
+        ("evaluation.countermeasures=[jpg]", "evaluation.countermeasures"),
+        ("evaluation.labels=['random:0']", "evaluation.labels"),
+        ("evaluation.labels=[map]", "evaluation.labels"),
+        ("evaluation.arms=[noise]", "evaluation.arms"),
+        ("evaluation.countered=[unprotected]", "evaluation.countered: takes whole sets"),
+        ("evaluation.adversarial.eps=0", "evaluation.adversarial.eps"),
+    ],
+)
+def test_impossible_settings_are_named(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(overrides=[override])
+
+
+def test_records_come_back_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    arms = [arm(), arm(seed=1, effective_batch=None)]
+    save_arms(path, arms)
+    assert load_arms(path) == arms
+    assert arms[0].key != arms[1].key
+    assert arms[0].group == replace(arms[0], seed=7, final_accuracy=0.1).group
+
+
+@pytest.mark.parametrize("content", ['[{"arm": "clean"', '[{"arm": "clean"}]', "3", "[3]"])
+def test_torn_or_foreign_records_are_a_user_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(UserError, match=r"results\.json"):
+        load_arms(tmp_path / "results.json")
+
+
+def test_case_is_what_an_arm_is_about() -> None:
+    assert set(Case._fields) <= set(Arm.__dataclass_fields__)

@@ -1,0 +1,180 @@
+"""The frozen surrogate at speed: whichever way it is computed, the gradient stays what it was."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bigbatch_ue.config.load import load
+from bigbatch_ue.config.schema import Compute
+from bigbatch_ue.data.decoded import DataSet, prepare
+from bigbatch_ue.networks.backbone import build_model
+from bigbatch_ue.networks.classifier import pixels
+from bigbatch_ue.networks.frozen import Frozen, How, fold, how, in_blocks
+from bigbatch_ue.training.objective import distance
+from bigbatch_ue.training.train import surrogate_of
+
+CPU = torch.device("cpu")
+PLAIN = Compute(precision="float32", fold=False, channels_last=False, compile="off")
+SMALL = (
+    "data.size=16",
+    "surrogate.args={channels: [8, 16, 32, 64]}",
+    "surrogate.fit.epochs=4",
+)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, DataSet]:
+    """A surrogate fitted to real digits, and these."""
+    torch.set_num_threads(1)
+    place = f"data.root={tmp_path_factory.mktemp('frozen')}"
+    config = load("digits", overrides=[*SMALL, place])
+    data = prepare(config.data)
+    return surrogate_of(config, data, CPU), data
+
+
+def delta_gradient(net: nn.Module, data: DataSet) -> Tensor:
+    """Gradient of the real objective in perturbations [3, C, H, W] of 96 images."""
+    config = load("digits").objective
+    images = pixels(torch.from_numpy(data.train.images[:96].copy()))
+    row = torch.arange(96) % 3
+    generator = torch.Generator().manual_seed(0)
+    delta = (torch.rand(3, *images.shape[1:], generator=generator) - 0.5) / 8
+    delta.requires_grad_()
+    with torch.no_grad():
+        targets = net(images[:3])
+    features = net((images + delta[row]).clamp(0, 1))
+    distance(features, row, targets.float(), config).mean().backward()
+    assert delta.grad is not None
+    return delta.grad
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"fold": True},
+        {"channels_last": True},
+        {"checkpointing": True},
+        {"fold": True, "channels_last": True, "checkpointing": True},
+    ],
+)
+def test_folding_layout_and_checkpointing_leave_the_gradient(
+    changed: dict[str, bool], digits: tuple[nn.Module, DataSet]
+) -> None:
+    net, data = digits
+    fast = Frozen(net, how(PLAIN.model_copy(update=changed), CPU))
+    assert difference(delta_gradient(fast, data), delta_gradient(net, data)) < 1e-5
+
+
+def test_checkpointing_is_bit_equal(digits: tuple[nn.Module, DataSet]) -> None:
+    net, data = digits
+    ways = [how(PLAIN.model_copy(update={"checkpointing": on}), CPU) for on in (False, True)]
+    kept, again = (delta_gradient(Frozen(net, way), data) for way in ways)
+    assert torch.equal(kept, again)
+
+
+def test_bf16_keeps_the_direction_of_the_gradient(digits: tuple[nn.Module, DataSet]) -> None:
+    net, data = digits
+    fast = Frozen(net, how(Compute(precision="bf16", compile="off"), CPU))
+    gradient, exact = delta_gradient(fast, data), delta_gradient(net, data)
+    assert gradient.dtype == torch.float32
+    cosine = torch.cosine_similarity(gradient.flatten(), exact.flatten(), dim=0)
+    assert 0.99 <= cosine < 1 - 1e-7
+
+
+def test_features_are_float32_whatever_computes_them(digits: tuple[nn.Module, DataSet]) -> None:
+    net, data = digits
+    images = pixels(torch.from_numpy(data.train.images[:4].copy()))
+    assert Frozen(net, how(Compute(precision="bf16"), CPU))(images).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("resnet18", {"channels": [8, 8, 16, 16]}),
+        ("resnet50", {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}),
+        ("efficientnet_b0", {}),
+        ("densenet121", {"block_config": [1, 1, 1, 1]}),
+    ],
+)
+def test_every_batch_norm_after_a_convolution_is_folded(name: str, args: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    net = build_model(name, channels=3, classes=0, size=32, args=args)
+    with torch.no_grad():
+        for _ in range(3):
+            net.train()(torch.rand(8, 3, 32, 32))
+    net.eval().requires_grad_(False)
+    folded = fold(net)
+    images = torch.rand(5, 3, 32, 32)
+    torch.testing.assert_close(folded(images), net(images), rtol=1e-4, atol=1e-5)
+    left = sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert left < sum(isinstance(module, nn.BatchNorm2d) for module in net.modules()) / 2
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [(7, 3), (3, 1), (3, 0), (4, 1), (6, 2)])
+@pytest.mark.parametrize("shape", [(32, 32), (15, 18), (9, 11)])
+def test_a_strided_convolution_of_images_is_one_of_blocks(
+    kernel: int, padding: int, shape: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 5, kernel, stride=2, padding=padding, bias=kernel % 2 == 0)
+    net = nn.Sequential(conv, nn.Conv2d(5, 4, 3, stride=2)).requires_grad_(False)
+    images = torch.rand(2, 3, *shape, requires_grad=True)
+    expected = net[:1](images)
+    blocks = in_blocks(net)
+    assert type(blocks[0]) is not nn.Conv2d
+    assert type(blocks[1]) is nn.Conv2d
+    found = blocks[:1](images)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    wanted = torch.rand_like(expected)
+    gradients = [torch.autograd.grad(y, images, wanted)[0] for y in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
+
+
+def test_other_convolutions_stay() -> None:
+    for conv in (
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.Conv2d(3, 6, 2, stride=2),
+        nn.Conv2d(8, 6, 3, stride=2),
+        nn.Conv2d(3, 6, 3, stride=2, groups=3),
+        nn.Conv2d(3, 6, 3, stride=2, padding=1, padding_mode="reflect"),
+    ):
+        net = nn.Sequential(conv)
+        assert in_blocks(net)[0] is conv
+
+
+def test_a_network_that_cannot_be_traced_is_left_as_it_is() -> None:
+    class Branching(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images if images.sum() > 0 else -images
+
+    net = Branching()
+    with pytest.warns(UserWarning, match="batch norm is not folded"):
+        assert fold(net) is net
+
+
+def test_the_network_given_stays_what_it_was(digits: tuple[nn.Module, DataSet]) -> None:
+    net, _ = digits
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    Frozen(net, how(Compute(precision="bf16"), CPU))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_defaults_suit_the_device() -> None:
+    on_gpu, on_cpu = (how(Compute(), torch.device(kind)) for kind in ("cuda", "cpu"))
+    assert (on_cpu.compiled, on_gpu.compiled) == ("off", "on")
+    assert (on_cpu.tf32, on_gpu.tf32) == (False, True)
+    assert on_cpu.fold
+    assert on_cpu.channels_last
+    assert not on_cpu.checkpointing
+    assert how(PLAIN, CPU) == How("float32", False, False, "off", False, False)
+
+
+def test_nothing_of_it_is_part_of_the_answer(tmp_path: Path) -> None:
+    changed = load(overrides=["compute.precision=bf16", "compute.fold=false"])
+    assert changed.answer() == load().answer()

@@ -1,0 +1,78 @@
+"""The generator bank: sizes, bounds, independence, reproducible weights."""
+
+import pytest
+import torch
+
+from bigbatch_ue.config.schema import Generator
+from bigbatch_ue.networks.generator import GeneratorBank, ResNetGenerator
+
+
+def bank(clusters: int = 2, size: int = 12, seed: int = 0, **generator: object) -> GeneratorBank:
+    config = Generator.model_validate({"width": 4, **generator})
+    return GeneratorBank(clusters, 3, size, config, seed)
+
+
+def test_a_generator_of_width_64_has_7_8_million_parameters() -> None:
+    with torch.device("meta"):
+        generator = ResNetGenerator(3, 64)
+    assert sum(p.numel() for p in generator.parameters()) == pytest.approx(7.8e6, rel=0.01)
+
+
+@pytest.mark.parametrize("size", [8, 9, 10, 11, 12, 29])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_size_comes_out_as_it_went_in(size: int, channels: int) -> None:
+    made = GeneratorBank(2, channels, size, Generator(width=2), seed=0)
+    assert made().shape == (2, channels, size, size)
+
+
+@pytest.mark.parametrize("bound", ["tanh", "clamp"])
+@pytest.mark.parametrize("eps", [16 / 255, 0.5])
+def test_perturbations_keep_the_bound(bound: str, eps: float) -> None:
+    made = bank(bound=bound, eps=eps)
+    for parameter in made.parameters():
+        parameter.data *= 20
+    delta = made()
+    assert delta.abs().max() <= eps
+    assert delta.abs().max() > 0.9 * eps
+
+
+def test_clamp_has_no_gradient_outside_the_bound_and_tanh_has() -> None:
+    fractions = {}
+    for bound in ("clamp", "tanh"):
+        made = bank(bound=bound, size=32)
+        raw = torch.cat([g(z[None]) for g, z in zip(made.generators, made.noise, strict=True)])
+        (slope,) = torch.autograd.grad(
+            (made.eps * raw if bound == "tanh" else raw.clamp(-made.eps, made.eps)).sum(), raw
+        )
+        fractions[bound] = (slope == 0).float().mean().item()
+    assert fractions["clamp"] > 0.5
+    assert fractions["tanh"] == 0
+
+
+def test_invariant_4_generators_of_a_bank_are_what_they_would_be_apart() -> None:
+    two, three = bank(2, seed=7), bank(3, seed=7)
+    assert torch.equal(two(), three()[:2])
+    assert not torch.equal(two()[0], two()[1])
+    assert not torch.equal(two(), bank(2, seed=8)())
+    optimizers = [torch.optim.Adam(b.parameters(), lr=1e-2) for b in (two, three)]
+    pull = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        for made, optimizer in zip((two, three), optimizers, strict=True):
+            optimizer.zero_grad()
+            (made() * pull[: len(made.generators)]).sum().backward()
+            optimizer.step()
+    assert torch.equal(two(), three()[:2])
+
+
+def test_evaluation_mode_gives_the_pass_that_was_trained() -> None:
+    made = bank()
+    trained = made()
+    assert torch.equal(made.eval()(), trained)
+
+
+def test_making_a_bank_leaves_the_global_random_state_alone() -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    bank()
+    assert torch.equal(torch.rand(1), expected)

@@ -1,0 +1,419 @@
+"""Sweeps: which cells, done by whom, killed and started again."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+import yaml
+from filelock import SoftFileLease
+
+from analysis.table.collect import collect
+from bigbatch_ue.cli.commands import main
+from bigbatch_ue.files.atomic import read_json, write_json
+from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.signals import EXIT_CODE
+from bigbatch_ue.sweeps import jobs as module
+from bigbatch_ue.sweeps.cells import OUTCOME, Outcome
+from bigbatch_ue.sweeps.estimate import estimate, planned
+from bigbatch_ue.sweeps.jobs import Batches, cell_table, cells, load_sweep, run_sweep
+from bigbatch_ue.sweeps.progress import Scoreboard
+from bigbatch_ue.sweeps.worker import Worker
+
+TINY = {
+    "data": {"size": 8, "limit": 120},
+    "clusters": {"count": 3, "n_init": 1},
+    "surrogate": {
+        "args": {"channels": [4, 4, 8, 8], "layers": [1, 1, 1, 1]},
+        "weights": "random",
+    },
+    "generator": {"width": 4},
+    "augment": {"pad": 1},
+    "budget": {"steps": 4, "epochs": 1},
+    "checkpoint": {"every": 2},
+    "target": {
+        "args": {"channels": [4, 4, 8, 8], "layers": [1, 1, 1, 1]},
+        "fit": {"epochs": 2},
+    },
+}
+WALL = ("images_per_second", "peak_memory_mib")
+
+
+def write(folder: Path, **changed: Any) -> Path:
+    """A sweep of four cells, two sizes by two seeds."""
+    content: dict[str, Any] = {
+        "output": str(folder / "sweep"),
+        "datasets": ["digits"],
+        "batches": [4, 16],
+        "seeds": [0, 1],
+        "budgets": ["steps"],
+        "settings": {**TINY, "data": {**TINY["data"], "root": str(folder / "data")}},
+    }
+    path = folder / "sweep.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(content | changed))
+    return path
+
+
+def write_one_long_cell(folder: Path, **changed: Any) -> Path:
+    """A sweep of one cell, whose training makes no checkpoint before it is told to stop."""
+    settings = {**TINY, "budget": {"steps": 100}, "checkpoint": {"every": 1000}}
+    settings["data"] = {**TINY["data"], "root": str(folder / "data")}
+    return write(folder, batches=[4], seeds=[0], protect=False, settings=settings, **changed)
+
+
+def start(config: Path, *arguments: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "bigbatch_ue", "sweep", "--config", str(config), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def finish(process: "subprocess.Popen[str]") -> str:
+    out, err = process.communicate(timeout=250)
+    assert process.returncode == 0, err
+    return out + err
+
+
+def table(config: Path) -> pd.DataFrame:
+    collection = collect([config.parent / "sweep"])
+    assert collection.problems == ()
+    return collection.table.drop(columns=list(WALL))
+
+
+def outcomes(config: Path) -> list[Path]:
+    return sorted((config.parent / "sweep" / "cells").glob(f"*/{OUTCOME}"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A sweep that nothing happened to, and what it printed."""
+    config = write(tmp_path_factory.mktemp("undisturbed"))
+    return config, finish(start(config))
+
+
+def test_a_sweep_trains_protects_and_evaluates_every_cell(undisturbed: tuple[Path, str]) -> None:
+    config, printed = undisturbed
+    found = table(config)
+    assert sorted(zip(found["effective_batch"], found["seed"], strict=True)) == [
+        (4, 0),
+        (4, 1),
+        (16, 0),
+        (16, 1),
+    ]
+    assert found["optimizer_steps"].tolist() == [4] * 4
+    assert found["final_accuracy"].between(0, 1).all()
+    assert found["clean_accuracy"].between(0, 1).all()
+    assert found["full_batch"].tolist() == [40] * 4
+    for outcome in outcomes(config):
+        assert (outcome.parent / "protected" / "digits.npz").exists()
+        assert (outcome.parent / "evaluation" / "report.html").exists()
+    assert "4 cells: 4 finished, 0 failed, 0 with other jobs" in printed
+    assert "[4/4]" in printed
+
+
+def test_cells_that_exist_are_skipped(
+    undisturbed: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, _ = undisturbed
+    before = {path: path.stat().st_mtime_ns for path in outcomes(config)}
+    main(["sweep", "--config", str(config)])
+    assert "4 finished" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in outcomes(config)} == before
+
+
+def test_shards_of_which_one_is_killed_and_started_again_give_the_table_of_one(
+    undisturbed: tuple[Path, str], tmp_path: Path
+) -> None:
+    config = write(tmp_path)
+    killed, other = (start(config, "--shard", f"{i}/2") for i in (1, 2))
+    while not outcomes(config):
+        assert killed.poll() is None
+        time.sleep(0.1)
+    time.sleep(random.uniform(0, 2))
+    killed.send_signal(signal.SIGKILL)
+    printed = [killed.communicate()[0], finish(start(config, "--shard", "1/2")), finish(other)]
+    did = [line.split()[1] for line in "".join(printed).splitlines() if "finished in" in line]
+    assert len(did) == len(set(did))
+    assert "finished in" in printed[-1]
+    pd.testing.assert_frame_equal(table(config), table(undisturbed[0]))
+
+
+def test_cells_under_a_launcher_that_are_told_to_stop_go_on(tmp_path: Path) -> None:
+    launcher = Path(__file__).parents[2] / "launchers" / "accelerate" / "ddp.yaml"
+    config = write_one_long_cell(tmp_path, launcher=str(launcher))
+    process = start(config)
+    (cell,) = cells(load_sweep(config))
+    metrics = cell.folder / "metrics.jsonl"
+    while not metrics.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == EXIT_CODE, said
+    assert said.splitlines()[-1].startswith("error: stopped by ")
+    (checkpoint,) = cell.folder.glob("checkpoints/*.safetensors")
+    done = len(metrics.read_text().splitlines())
+    assert checkpoint.stem == f"step-{done:08d}"
+    assert not outcomes(config)
+    claim = tmp_path / "sweep" / "claims" / f"{cell.name}.lock"
+    assert not claim.exists(), "another job may go on with it at once"
+
+    ((cell, outcome),) = run_sweep(load_sweep(config))
+    assert outcome is not None
+    assert outcome.finished, (cell.folder / "log.txt").read_text()
+    result = read_json(cell.folder / "result.json")
+    assert result["resumed_at"] == done
+    assert (result["engine"], result["world_size"]) == ("ddp", 2)
+    assert not (cell.folder / "protected").exists()
+
+
+def test_nothing_works_on_when_the_sweep_is_killed(tmp_path: Path) -> None:
+    endless = {**TINY, "budget": {"steps": 1_000_000}, "data": {"size": 8, "limit": 120}}
+    endless["data"]["root"] = str(tmp_path / "data")
+    config = write(tmp_path, batches=[4], seeds=[0], settings=endless)
+    process = start(config)
+    while not list((tmp_path / "sweep").glob("cells/*/metrics.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=20)
+    _, alive = psutil.wait_procs(started, timeout=20)
+    for survivor in alive:
+        survivor.kill()
+    assert started
+    assert not alive
+
+
+def test_a_cell_that_another_job_has_just_done_is_not_done_again(tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path))
+    cell = cells(sweep)[0]
+    lease = SoftFileLease(tmp_path / "claim.lock", lease_duration=module.LEASE)
+    write_json(cell.folder / OUTCOME, {"outcome": vars(Outcome("finished", "", 1.0))})
+    with Worker() as worker, Scoreboard([cell], {cell.name: 1.0}) as board:
+        assert module._claim(cell, lease, None, sweep, worker, board)
+    assert not (cell.folder / "log.txt").exists()
+
+
+def test_a_failed_cell_is_recorded_and_does_not_stop_the_rest(tmp_path: Path) -> None:
+    broken = {"preset": "digits", "settings": {"target": {"weights": "file:/nowhere.pt"}}}
+    config = write(tmp_path, datasets=[broken, "digits"], batches=[4], seeds=[0])
+    done = run_sweep(load_sweep(config))
+    states = [outcome.state for _, outcome in done if outcome]
+    assert states == ["failed", "finished"]
+    failed = next(outcome for _, outcome in done if outcome and not outcome.finished)
+    assert failed.reason == "/nowhere.pt: No such file or directory"
+    rows = collect([tmp_path / "sweep"]).table
+    assert rows["failed"].tolist().count(True) == 1
+    assert "/nowhere.pt" in rows[rows["failed"]]["reason"].item()
+
+    cell, _ = done[0]
+    assert run_sweep(load_sweep(config))[0][1] == failed
+    again = run_sweep(load_sweep(config), retry=True)[0][1]
+    assert again is not None
+    assert (again.reason, again.seconds != failed.seconds) == (failed.reason, True)
+    assert "error: " in (cell.folder / "log.txt").read_text()
+
+
+def test_what_kills_the_worker_fails_one_cell(tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path, batches=[4], seeds=[0, 1]))
+    first, second = cells(sweep)
+    for cell in (first, second):
+        cell.config.save(cell.folder / "cell.yaml")
+    killed: list[int] = []
+
+    def kill_once() -> bool:
+        children = psutil.Process().children()
+        workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        if not killed and (first.folder / "log.txt").exists():
+            killed.extend(worker.pid for worker in workers)
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+        return False
+
+    with Worker() as worker:
+        outcome = worker.do(first.folder, lost=kill_once)
+        assert outcome is not None
+        assert outcome.reason == "its process was ended by SIGKILL (out of memory?)"
+        after = worker.do(second.folder)
+    assert after is not None
+    assert after.finished
+
+
+def test_a_cell_that_another_job_took_over_is_let_go_of(tmp_path: Path) -> None:
+    cell = cells(load_sweep(write(tmp_path)))[0]
+    cell.config.save(cell.folder / "cell.yaml")
+    with Worker() as worker:
+        assert worker.do(cell.folder, lost=lambda: True) is None
+
+
+def test_a_cell_that_another_job_is_at_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.5)
+    monkeypatch.setattr(module, "POLL", 0.1)
+    sweep = load_sweep(write(tmp_path, batches=[4], seeds=[0]))
+    (cell,) = cells(sweep)
+    claim = sweep.output / "claims" / f"{cell.name}.lock"
+    claim.parent.mkdir(parents=True)
+    with SoftFileLease(claim, lease_duration=module.LEASE):
+        assert [outcome for _, outcome in run_sweep(sweep)] == [None]
+    assert not (cell.folder / OUTCOME).exists()
+
+
+def test_a_stale_claim_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEASE", 1.0)
+    monkeypatch.setattr(module, "PATIENCE", 30.0)
+    monkeypatch.setattr(module, "POLL", 0.2)
+    done: list[str] = []
+
+    def do(self: Worker, folder: Path, **_: Any) -> Outcome:
+        done.append(folder.name)
+        return Outcome("finished", "", 1.0)
+
+    monkeypatch.setattr(Worker, "do", do)
+    sweep = load_sweep(write(tmp_path, batches=[4], seeds=[0]))
+    (cell,) = cells(sweep)
+    claim = sweep.output / "claims" / f"{cell.name}.lock"
+    claim.parent.mkdir(parents=True)
+    with SoftFileLease(claim, lease_duration=1.0):
+        elsewhere = claim.read_bytes().replace(os.uname().nodename.encode(), b"another-host")
+    claim.write_bytes(elsewhere)
+    run_sweep(sweep)
+    assert done == [cell.name]
+
+
+def test_dry_run_lists_cells_with_their_cost_and_does_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write(tmp_path)
+    main(["sweep", "--config", str(config), "--dry-run"])
+    printed = capsys.readouterr().out
+    for cell in cells(load_sweep(config)):
+        assert cell.name in printed
+    assert printed.count("to do") == 5
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_cost_grows_with_the_batch_and_shared_work_counts_once(tmp_path: Path) -> None:
+    everything = cells(load_sweep(write(tmp_path, batches=[4, 4096], seeds=[0])))
+    costs = estimate(everything)
+    small, large = (costs[cell.name] for cell in everything)
+    assert [planned(cell).passes for cell in everything] == [12, 12288]
+    assert 0 < small < large
+    turned = estimate(everything[::-1])
+    assert turned[everything[0].name] < small
+    assert sum(turned.values()) > 0
+
+
+def test_cells_are_keyed_by_all_that_decides_their_answer(tmp_path: Path) -> None:
+    def names(**settings: Any) -> set[str]:
+        own = {"preset": "digits", "settings": settings}
+        return {cell.name for cell in cells(load_sweep(write(tmp_path, datasets=[own])))}
+
+    plain = names()
+    assert len(plain) == 4
+    assert names(batch={"micro": 7}) == plain
+    for other in (
+        {"optimizer": {"lr": 0.5}},
+        {"target": {"fit": {"epochs": 3}}},
+        {"data": {"limit": 100}},
+        {"evaluation": {"arms": ["uc"]}},
+    ):
+        assert not names(**other) & plain
+
+
+def test_cells_take_every_axis(tmp_path: Path) -> None:
+    sweep = load_sweep(
+        write(
+            tmp_path,
+            budgets=["epochs", "steps"],
+            lr_rules=["none", "sqrt"],
+            scopes=["cluster", "all"],
+            batches=["full", 4],
+        )
+    )
+    axes = [cell.axes for cell in cells(sweep)]
+    assert len(axes) == 2 * 2 * 2 * 2 * 2
+    assert {a["effective_batch"] for a in axes if a["scope"] == "all"} == {4, 120}
+    assert {a["effective_batch"] for a in axes if a["scope"] == "cluster"} == {4, 40}
+    assert {a["seed"] for a in axes[:16]} == {0}
+    first = cells(sweep)[0].config
+    assert first.evaluation.seeds == (0,)
+    assert first.batch.extend == "views"
+
+
+@pytest.mark.parametrize(
+    ("given", "sizes"),
+    [
+        ([8, "full", 2], [2, 8, 100]),
+        ({"from": 16, "to": "full"}, [16, 32, 64, 100]),
+        ({"from": 25, "to": "full"}, [25, 50, 100]),
+        ({"from": 2, "to": 54, "factor": 3}, [2, 6, 18, 54]),
+        ({"from": 200, "to": "full"}, [100]),
+    ],
+)
+def test_batches(given: Any, sizes: list[int]) -> None:
+    assert Batches.model_validate(given).sizes(100) == sizes
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"batches": []}, "give a list, or from, to and factor"),
+        ({"batches": {"from": 2, "factor": 1}}, "batches.factor=1"),
+        ({"batches": [0]}, "batches: 0 is no number of images, nor `full`"),
+        ({"sizes": [2]}, "sizes: unknown key; allowed: output, datasets, batches"),
+        ({"datasets": [{"name": "digits"}]}, "datasets.name: unknown key"),
+        ({"settings": {"seed": 3}}, "settings: seed is varied by the sweep; use `seeds`"),
+        ({"settings": {"batch": {"effective": 3}}}, "batch.effective is varied"),
+        ({"budgets": ["hours"]}, "budgets='hours'"),
+    ],
+)
+def test_a_bad_sweep_file_is_one_clear_line(
+    changed: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as error:
+        load_sweep(write(tmp_path, **changed))
+    assert says in str(error.value)
+
+
+def test_a_bad_cell_stops_the_sweep_before_anything_is_done(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown preset 'cifar'"):
+        run_sweep(load_sweep(write(tmp_path, datasets=["digits", "cifar"])))
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_sweep_under_a_launcher_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="launcher: FILE"):
+        run_sweep(load_sweep(write(tmp_path)))
+
+
+def test_a_torn_outcome_is_named(tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path))
+    cell = cells(sweep)[0]
+    write_json(cell.folder / OUTCOME, {"outcome": {"state": "finished"}})
+    with pytest.raises(UserError, match=r"outcome\.json: no outcome of a cell"):
+        cell_table(cells(sweep))
+
+
+def test_the_study_can_be_swept() -> None:
+    (file,) = (Path(__file__).parents[2] / "analysis").rglob("study/sweep.yaml")
+    sweep = load_sweep(file)
+    assert sweep.batches.sizes(5000) == [32, 64, 128, 256, 512, 1024]
+    for images in sweep.datasets:
+        config = module._base(sweep, images, 0, "cluster")
+        assert config.optimizer.lr == pytest.approx(1e-4)
+        assert config.generator.eps == pytest.approx(16 / 255)

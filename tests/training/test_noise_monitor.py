@@ -1,0 +1,83 @@
+"""A run's gradient noise: measured on the way, at a hundredth of the time, kept by a resume."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from bigbatch_ue.config.schema import Generator, Optimizer
+from bigbatch_ue.files.atomic import read_json
+from bigbatch_ue.networks.generator import GeneratorBank
+from bigbatch_ue.runs.folder import Run
+from bigbatch_ue.training.engine import Engine, launch
+from bigbatch_ue.training.noise_monitor import Schedule
+from bigbatch_ue.training.train import train
+from tests.training.test_train import perturbations, tiny
+
+CUT = ("batch.micro=4", "noise.every=2")
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    torch.set_num_threads(1)
+    return train(tiny(tmp_path_factory.mktemp("watch"), *CUT))
+
+
+def test_every_step_and_every_second_step_are_measured(watched: Run) -> None:
+    scale = read_json(watched.result)["noise_scale"]
+    assert scale["delta"]["measurements"] == 6
+    assert scale["parameters"]["measurements"] == 3
+    for space in ("delta", "parameters"):
+        assert len(scale[space]["per_cluster"]) == 3
+    lines = [json.loads(line) for line in watched.metrics.read_text().splitlines()]
+    assert [sorted(line["noise"]) for line in lines] == [["delta", "parameters"], ["delta"]] * 3
+    assert np.isfinite(watched.noise("delta", 3)).all()
+    assert np.isfinite(watched.noise("parameters", 3)[0, ::2]).all()
+    assert np.isnan(watched.noise("parameters", 3)[:, 1::2]).all()
+
+
+def test_tensorboard_shows_it(watched: Run) -> None:
+    board = EventAccumulator(str(watched.folder / "tensorboard")).Reload()
+    tags = [tag for tag in board.Tags()["scalars"] if tag.startswith("noise_scale")]
+    assert tags
+    assert all(board.Scalars(tag)[0].value > 0 for tag in tags)
+
+
+def test_measuring_it_changes_nothing(watched: Run, tmp_path: Path) -> None:
+    unwatched = train(tiny(tmp_path, "batch.micro=4", "noise.every=0"))
+    assert torch.equal(perturbations(unwatched), perturbations(watched))
+    assert read_json(unwatched.result)["noise_scale"]["parameters"] is None
+    assert unwatched.answer == watched.answer
+
+
+def test_one_micro_batch_tells_nothing(tmp_path: Path) -> None:
+    run = train(tiny(tmp_path, "batch.micro=24"))
+    assert read_json(run.result)["noise_scale"] == {"delta": None, "parameters": None}
+
+
+def test_it_costs_a_hundredth_of_the_time() -> None:
+    engine = Engine(launch(), GeneratorBank(2, 3, 8, Generator(width=4), 0), Optimizer(), 1)
+    schedule = Schedule("auto", first=7)
+    assert [step for step in range(7, 20) if schedule.due(step)] == [7]
+    schedule.took(9.0, 0.29, engine)
+    assert not schedule.due(8)
+    schedule.took(2.0, 0.0, engine)
+    assert [step for step in range(8, 50) if schedule.due(step)] == [22, 37]
+    schedule.took(1.0, 0.0, engine)
+    assert schedule.due(52)
+
+
+def test_no_measurement_needs_no_period() -> None:
+    schedule = Schedule("auto", first=0)
+    engine = Engine(launch(), GeneratorBank(2, 3, 8, Generator(width=4), 0), Optimizer(), 1)
+    schedule.took(1.0, 0.0, engine)
+    assert not any(map(schedule.due, range(1, 9)))
+
+
+@pytest.mark.parametrize(("every", "measured"), [(0, []), (3, [6, 9])])
+def test_the_period_may_be_given(every: int, measured: list[int]) -> None:
+    schedule = Schedule(every, first=4)
+    assert [step for step in range(4, 11) if schedule.due(step)] == measured
