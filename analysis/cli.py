@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from bigbatch_ue.cli.commands import main as run
-from bigbatch_ue.files.atomic import homeless
+from bigbatch_ue.cli.runner import main as run
+from bigbatch_ue.files.paths import homeless
 from bigbatch_ue.runtime.errors import UserError
 
 if TYPE_CHECKING:

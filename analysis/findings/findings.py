@@ -19,7 +19,8 @@ from analysis.fits.mean import MeanFit, fit_mean
 from analysis.table.table import CRITICAL, CURVE, Critical, Curve, critical_of, curves
 from bigbatch_ue.config.schema import ArmName
 from bigbatch_ue.evaluation.arms import NAMES
-from bigbatch_ue.files.atomic import atomic_file, write_json
+from bigbatch_ue.files.atomic import atomic_file
+from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.runtime.errors import UserError
 
 Result = TypeVar("Result")

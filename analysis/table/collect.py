@@ -15,9 +15,10 @@ from safetensors import SafetensorError, safe_open
 
 from analysis.table.table import COLUMNS, CRITICAL, CURVE, read_table, write_table
 from bigbatch_ue.batching.plan import make_plan
-from bigbatch_ue.config.schema import ArmName, Config, Countermeasure, Data, digest
+from bigbatch_ue.config.schema import ArmName, Config, Countermeasure, Data
 from bigbatch_ue.evaluation.arms import OF_RUN, Arm, Case, cases, load_arms, title
-from bigbatch_ue.files.atomic import homeless, parse_json, read_json, read_yaml, regular, write_json
+from bigbatch_ue.files.formats import digest, parse_json, read_json, read_yaml, write_json
+from bigbatch_ue.files.paths import homeless, regular
 from bigbatch_ue.runtime.errors import UserError
 
 _CONFIG, _CELL, _OUTCOME = "config.yaml", "cell.yaml", "outcome.json"

@@ -33,7 +33,8 @@ from analysis.views.plot import (
     overview_figure,
     steps_figure,
 )
-from bigbatch_ue.files.atomic import atomic_file, homeless
+from bigbatch_ue.files.atomic import atomic_file
+from bigbatch_ue.files.paths import homeless
 
 PAGE, MARKDOWN, PLOTS = "report.html", "report.md", "plots"
 DASH = "–"

@@ -11,8 +11,8 @@ from filelock import FileLock
 from torch import Tensor
 
 from bigbatch_ue.batching.plan import LARGEST_MICRO
-from bigbatch_ue.config.schema import Config, digest
-from bigbatch_ue.files.atomic import read_json, write_json
+from bigbatch_ue.config.schema import Config
+from bigbatch_ue.files.formats import digest, read_json, write_json
 from bigbatch_ue.runtime.device import device_name
 from bigbatch_ue.runtime.errors import UserError
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bigbatch_ue.batching.loader import MicroBatch
 from bigbatch_ue.batching.plan import cut
 from bigbatch_ue.batching.sampler import GlobalBatch
-from bigbatch_ue.data.decoded import rows
+from bigbatch_ue.data.source import rows
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.training.objective import ClusterwiseLoss
 

@@ -36,16 +36,17 @@ from bigbatch_ue.config.schema import Config, GradientPath
 from bigbatch_ue.networks.backbone import build_model
 from bigbatch_ue.networks.frozen import allow_tf32, how
 from bigbatch_ue.networks.generator import GeneratorBank
+from bigbatch_ue.runtime.accelerator import kind_of, launch
 from bigbatch_ue.runtime.console import progress_bar
 from bigbatch_ue.runtime.device import device_name, has_bf16, matmul_peak, synchronise
 from bigbatch_ue.runtime.memory import forget_peak, give_back_memory, keep_freed_memory, peak_memory
 from bigbatch_ue.training.clusters import Clusters
-from bigbatch_ue.training.engine import Engine, kind_of, launch
+from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.gradient import delta_step, engine_step
 from bigbatch_ue.training.loop import Job
 from bigbatch_ue.training.objective import ClusterwiseLoss
 from bigbatch_ue.training.requirements import count_flops
-from bigbatch_ue.training.train import fit_micro, job_of
+from bigbatch_ue.training.setup import fit_micro, job_of
 
 RECORDS = "records.jsonl"
 _PER_CLUSTER = 32

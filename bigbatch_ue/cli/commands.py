@@ -1,12 +1,8 @@
 """The command line: one command per stage, one line and exit code 2 for what the user can mend."""
 
-import logging
-import os
 import sys
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import typer
 import typer.exceptions
@@ -15,11 +11,9 @@ from rich.table import Column, Table
 
 from bigbatch_ue.config.load import load, revise
 from bigbatch_ue.config.schema import PRESETS, TARGETS, ArmName, GradientPath
-from bigbatch_ue.files.atomic import homeless
-from bigbatch_ue.runtime import signals as interrupt
-from bigbatch_ue.runtime.console import is_main_process
-from bigbatch_ue.runtime.errors import LOST_PEER, UserError, lost_peer, told
-from bigbatch_ue.runtime.signals import Interrupted, interruptible
+from bigbatch_ue.files.paths import homeless
+from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.ranks import is_main_process
 
 app = typer.Typer(
     add_completion=False,
@@ -45,7 +39,7 @@ def datasets(
     ),
 ) -> None:
     """List the data sets, and where their files go."""
-    from bigbatch_ue.data.decoded import catalogue
+    from bigbatch_ue.data.datasets import catalogue
 
     table = Table("name", "what", "sizes", Column("files", overflow="fold"), "here")
     for row in catalogue(root):
@@ -71,8 +65,8 @@ def plan(
     download: Download = False,
 ) -> None:
     """Print how the effective batch would be made, without training."""
-    from bigbatch_ue.runtime.memory import plan_table
-    from bigbatch_ue.training.engine import world_size
+    from bigbatch_ue.cli.plan_table import plan_table
+    from bigbatch_ue.runtime.ranks import world_size
 
     resolved = load(preset, config, overrides or ())
     console.print(plan_table(resolved, ranks or world_size(), images, engine, download))
@@ -154,7 +148,7 @@ def evaluate(
     """Train targets on clean, control and protected images; test them on clean ones."""
     from bigbatch_ue.evaluation.evaluate import evaluate as judge_run
     from bigbatch_ue.evaluation.evaluate import evaluate_foreign
-    from bigbatch_ue.evaluation.report.page import arms_table
+    from bigbatch_ue.evaluation.report.terminal import arms_table
 
     given = list(arguments or ())
     listed = {"seeds": seeds, "arms": arms}
@@ -188,7 +182,10 @@ def sweep(
     download: Download = False,
 ) -> None:
     """Train, protect and evaluate at many batch sizes, seeds and budgets; start again to go on."""
-    from bigbatch_ue.sweeps.jobs import cell_table, cells, load_sweep, run_sweep
+    from bigbatch_ue.sweeps.cells import cells
+    from bigbatch_ue.sweeps.estimate import cell_table
+    from bigbatch_ue.sweeps.jobs import run_sweep
+    from bigbatch_ue.sweeps.spec import load_sweep
 
     settings = load_sweep(config, overrides or ())
     if dry_run:
@@ -274,36 +271,6 @@ def demo(
     run_demo(folder, seed=seed)
 
 
-def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) -> None:
-    """Run one of `commands`; what ends it early is one line on stderr and an exit code.
-
-    2: something that the user can mend; 75: stopped by a signal or time limit, nothing is lost;
-    76: another rank was lost; 130: Ctrl-C.
-    """
-    _quiet()
-    try:
-        with interruptible():
-            code = commands(
-                list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False
-            )
-        if code:
-            sys.exit(code)
-    except Interrupted as stop:
-        _stop(str(stop), code=interrupt.EXIT_CODE)
-    except (UserError, OSError, RuntimeError, MemoryError) as error:
-        message = told(error)
-        if message is None and lost_peer(error):
-            _say("lost another rank; add --resume to go on from the last checkpoint")
-            os._exit(LOST_PEER)  # threads that still wait for it abort an orderly end
-        if message is None:
-            raise
-        _stop(message)
-    except typer.exceptions.TyperException as error:
-        _stop(f"{error.format_message()} (see --help)")
-    except (KeyboardInterrupt, typer.Abort):
-        _stop("interrupted; what was finished is kept", code=130)
-
-
 def _shard(text: str) -> tuple[int, int]:
     """`text` of the form I/N as (I, N), 1 <= I <= N."""
     index, slash, count = text.partition("/")
@@ -315,21 +282,3 @@ def _shard(text: str) -> tuple[int, int]:
 def _command() -> list[str]:
     """What the user typed, without the way to their home folder."""
     return ["bigbatch-ue", *map(homeless, sys.argv[1:])]
-
-
-def _stop(message: str, code: int = 2) -> NoReturn:
-    _say(message)
-    sys.exit(code)
-
-
-def _say(message: str) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
-
-
-def _quiet() -> None:
-    """Keep what dependencies say about themselves out of the user's terminal."""
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    if not is_main_process():
-        warnings.simplefilter("ignore")
-    logging.getLogger("accelerate").setLevel(logging.ERROR)

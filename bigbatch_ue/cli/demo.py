@@ -12,8 +12,9 @@ from bigbatch_ue.config.load import load
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.evaluation.arms import Arm
 from bigbatch_ue.evaluation.evaluate import evaluate
-from bigbatch_ue.evaluation.report.page import arms_table, write_report
-from bigbatch_ue.files.atomic import write_json
+from bigbatch_ue.evaluation.report.page import write_report
+from bigbatch_ue.evaluation.report.terminal import arms_table
+from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.protection.protect import protect
 from bigbatch_ue.training.train import train
 

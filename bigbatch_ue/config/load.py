@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from bigbatch_ue.config.schema import DATASETS, MEDMNIST_2D, PRESETS, TARGETS, Config
-from bigbatch_ue.files.atomic import parse_yaml, read_yaml
+from bigbatch_ue.files.formats import parse_yaml, read_yaml
 from bigbatch_ue.runtime.errors import UserError
 
 Root = TypeVar("Root", bound=BaseModel)

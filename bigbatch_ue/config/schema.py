@@ -1,7 +1,5 @@
 """The one typed configuration of a run; `settings` reads it."""
 
-import hashlib
-import json
 import math
 from enum import StrEnum
 from pathlib import Path
@@ -379,8 +377,3 @@ class Config(Section):
         """Write the resolved configuration as YAML, atomically."""
         with atomic_file(path) as temporary:
             temporary.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
-
-
-def digest(content: Any) -> str:
-    """Twelve hexadecimal digits that name JSON-able `content`."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

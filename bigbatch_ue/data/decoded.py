@@ -10,30 +10,21 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
-from bigbatch_ue.config.schema import DATASETS, MEDMNIST_2D, Data, digest
-from bigbatch_ue.data.image_files import (
-    MEDMNIST_SIZES,
-    TORCHVISION,
-    medmnist_file,
-    medmnist_info,
+from bigbatch_ue.config.schema import Data
+from bigbatch_ue.data.datasets import (
     open_source,
 )
-from bigbatch_ue.data.source import PARTS, Part, Pixels, Source
-from bigbatch_ue.files.atomic import (
-    atomic_folder,
-    homeless,
-    place_of,
-    read_json,
-    regular,
-    write_json,
-)
+from bigbatch_ue.data.source import PARTS, Part, Pixels, Source, rows
+from bigbatch_ue.files.atomic import atomic_folder
+from bigbatch_ue.files.formats import digest, read_json, write_json
+from bigbatch_ue.files.paths import homeless, place_of, regular
 from bigbatch_ue.runtime.console import progress_bar
 from bigbatch_ue.runtime.errors import UserError
 
@@ -104,11 +95,6 @@ def resize(image: Pixels, size: int) -> Pixels:
     picture = Image.fromarray(rows(image))
     pixels = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))
     return pixels.reshape(size, size, channels).transpose(2, 0, 1)
-
-
-def rows(image: Pixels) -> Pixels:
-    """An image [C, h, w] as pictures have it, contiguous: [h, w], or [h, w, 3] in colour."""
-    return image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
 
 
 def _slug(name: str) -> str:
@@ -207,39 +193,3 @@ def _load_half(entry: Path, part: Part, meta: dict[str, Any], size: int) -> Imag
     if not ((labels >= 0) & (labels < len(meta["classes"]))).all():
         raise ValueError(f"{part}_labels.npy names classes that meta.json does not")
     return ImageSet(images, labels, names)
-
-
-class Row(NamedTuple):
-    """What `bigbatch-ue datasets` says of one data set; `present`: some of its files are there."""
-
-    name: str
-    what: str
-    channels: str
-    sizes: str
-    place: str
-    present: bool
-
-
-def catalogue(root: Path) -> list[Row]:
-    """Every data set that `data.name` may mean, where its files go, and whether they are there."""
-    pets, flowers = (root / TORCHVISION[name][1] for name in ("pets", "flowers102"))
-    what_pets, what_flowers = "37 cats and dogs, 3,680 + 3,669", "102 flowers, 1,020 + 6,149"
-    return [
-        Row("digits", "10 digits, 1,437 + 360", "1", "8", "in scikit-learn", True),
-        Row("pets", what_pets, "3", "any", str(pets), pets.is_dir()),
-        Row("flowers102", what_flowers, "3", "any", str(flowers), flowers.is_dir()),
-        *(_medmnist_row(root, flag) for flag in MEDMNIST_2D if flag in DATASETS),
-        Row("npz:PATH", "your file with MedMNIST's keys", "1 or 3", "any", "PATH", False),
-        Row("folder:PATH", "your images", "1 or 3", "any", "PATH/{train,test}/<class>/", False),
-    ]
-
-
-def _medmnist_row(root: Path, flag: str) -> Row:
-    info = medmnist_info(flag)
-    counts = info["n_samples"]
-    what = f"{len(info['label'])} classes, {counts['train']:,} + {counts['test']:,}"
-    files = [medmnist_file(root, flag, size) for size in MEDMNIST_SIZES]
-    place = f"{files[0].parent}/"
-    sizes = "/".join(map(str, MEDMNIST_SIZES))
-    present = any(file.is_file() for file in files)
-    return Row(flag, what, str(info["n_channels"]), sizes, place, present)

@@ -1,81 +1,19 @@
 """Where images come from: data sets by name, npz files and folders."""
 
-import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from bigbatch_ue.config.schema import DATASETS, MEDMNIST_2D, Data
-from bigbatch_ue.data.npz import Npz
-from bigbatch_ue.data.source import PARTS, Part, Pixels, Source, Split
-from bigbatch_ue.files.atomic import atomic_file, atomic_folder, place_of, regular
+from bigbatch_ue.data.source import PARTS, Part, Pixels, Split
+from bigbatch_ue.files.paths import regular
 from bigbatch_ue.runtime.errors import UNPLAIN, UserError
-
-MEDMNIST_SIZES = (28, 64, 128, 224)
-
-# torchvision's name of a data set: class, folder, train split, attribute that lists the images.
-TORCHVISION = {
-    "pets": ("OxfordIIITPet", "oxford-iiit-pet", "trainval", "_images"),
-    "flowers102": ("Flowers102", "flowers-102", "train", "_image_files"),
-}
-
-
-class Digits:
-    """scikit-learn's 1,797 handwritten digits, split into 1,437 + 360 once and for all."""
-
-    classes: ClassVar[list[str]] = [str(digit) for digit in range(10)]
-    channels = 1
-
-    def files(self) -> list[Path]:
-        """None: the images are part of scikit-learn."""
-        return []
-
-    def split(self, part: Part) -> Split:
-        """A half, in the order of the original set, whose indices are the names."""
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-
-        digits = load_digits()
-        everything = np.arange(len(digits.target))
-        halves = train_test_split(everything, test_size=360, stratify=digits.target, random_state=0)
-        chosen = np.sort(halves[PARTS.index(part)])
-        images = np.round(digits.images[chosen, None] * (255 / 16)).astype(np.uint8)
-        labels = digits.target[chosen].astype(np.int64)
-        return Split(labels, [f"{index:05d}" for index in chosen], lambda: iter(images))
-
-
-@dataclass(frozen=True)
-class MedMnist(Npz):
-    """An official MedMNIST v2 file, whose md5 is checked before it is read."""
-
-    flag: str
-    size: int
-
-    @cached_property
-    def classes(self) -> list[str]:
-        """MedMNIST's own names of the classes."""
-        return list(medmnist_info(self.flag)["label"].values())
-
-    def split(self, part: Part) -> Split:
-        """A half, named by index."""
-        expected = medmnist_info(self.flag)["MD5" + _suffix(self.size)]
-        if self._md5 != expected:
-            found = f"md5 {self._md5}, expected {expected}"
-            raise UserError(f"{self.path}: {found}; remove that file, then add --download")
-        return super().split(part)
-
-    @cached_property
-    def _md5(self) -> str:
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "md5").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -146,99 +84,6 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     if image.mode == "F" or levels.min() < 0 or levels.max() > 65535:
         raise ValueError("more than 16 bits a pixel")
     return Image.fromarray(np.rint(levels / 257).astype(np.uint8))
-
-
-def open_source(data: Data, download: bool = False) -> Source:
-    """The source that `data.name` and `data.size` mean; with `download`, fetched if it is missing.
-
-    Raises:
-        UserError: an unknown name, a size that does not exist, missing files, a failed download.
-    """
-    kind, _, place = data.name.partition(":")
-    if data.name == "digits":
-        return Digits()
-    if data.name == "chestmnist":
-        raise UserError("chestmnist is multi-label, but an image here has one class; take another")
-    if data.name in MEDMNIST_2D:
-        return _medmnist(data, download)
-    if data.name in TORCHVISION:
-        return _torchvision(data.name, data.root, download)
-    if kind == "folder" and place:
-        return _folder(place_of(place))
-    if kind == "npz" and place:
-        return Npz(place_of(place))
-    allowed = ", ".join((*DATASETS, "npz:PATH", "folder:PATH"))
-    raise UserError(f"data.name={data.name!r}: unknown data set; allowed: {allowed}")
-
-
-def _download(
-    shelter: AbstractContextManager[Path], fetch: Callable[[Path], object], what: str
-) -> None:
-    """Let `fetch` fill the parent of what `shelter` yields, which then becomes the real thing."""
-    with shelter as temporary:
-        try:
-            fetch(temporary.parent)
-        except (RuntimeError, ValueError, OSError, EOFError) as error:
-            # medmnist replaces the reason by a page of advice.
-            reason = error.__context__ or error
-            raise UserError(f"download failed ({reason}); try again, or put {what}") from None
-
-
-def medmnist_info(flag: str) -> dict[str, Any]:
-    """What the medmnist package says of the data set `flag`."""
-    from medmnist import INFO  # importing medmnist makes ~/.medmnist
-
-    info: dict[str, Any] = INFO[flag]
-    return info
-
-
-def medmnist_file(root: Path, flag: str, size: int) -> Path:
-    """Where the official file of the data set `flag` at `size` is kept."""
-    return root / "medmnist" / f"{flag}{_suffix(size)}.npz"
-
-
-def _suffix(size: int) -> str:
-    return "" if size == MEDMNIST_SIZES[0] else f"_{size}"
-
-
-def _medmnist(data: Data, download: bool) -> MedMnist:
-    flag, size = data.name, data.size
-    if size not in MEDMNIST_SIZES:
-        sizes = ", ".join(map(str, MEDMNIST_SIZES))
-        raise UserError(f"data.size={size}: {flag} exists at sizes {sizes}")
-    path = medmnist_file(data.root, flag, size)
-    if not path.is_file():
-        if not download:
-            raise UserError(f"{path}: no such file; add --download, or put the file there")
-        import medmnist
-
-        info = medmnist_info(flag)
-        make = partial(getattr(medmnist, info["python_class"]), "val", download=True, size=size)
-        what = f"{info['url' + _suffix(size)]} at {path}"
-        _download(atomic_file(path), lambda root: make(root=root), what)  # "val" is small
-    return MedMnist(path, flag, size)
-
-
-def _torchvision(name: str, root: Path, download: bool) -> ImageFiles:
-    from torchvision import datasets
-
-    kind, folder, train, images = TORCHVISION[name]
-    base, make = root / folder, getattr(datasets, kind)
-    if not base.is_dir():
-        if not download:
-            raise UserError(f"{base}: no such folder; add --download, or put {name} there")
-        _download(atomic_folder(base), lambda root: make(root, download=True), f"{name} at {base}")
-    try:
-        halves: dict[Part, Any] = {"train": make(root, train), "test": make(root, "test")}
-    except (RuntimeError, ValueError, OSError) as error:
-        reason = f"not all of {name} ({error})"
-        raise UserError(f"{base}: {reason}; remove that folder, then add --download") from None
-    samples = {
-        part: list(zip(getattr(half, images), half._labels, strict=True))
-        for part, half in halves.items()
-    }
-    folders = {part: half._images_folder for part, half in halves.items()}
-    return ImageFiles(list(halves["train"].classes), folders, samples)
 
 
 def _folder(path: Path) -> ImageFiles:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigbatch_ue.data.source import PARTS, Part, Pixels, Split
-from bigbatch_ue.files.atomic import regular
+from bigbatch_ue.files.paths import regular
 from bigbatch_ue.runtime.errors import UserError
 
 _MOST_PIXELS = 89_478_485  # of one image, as PIL has it

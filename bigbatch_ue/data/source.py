@@ -42,3 +42,8 @@ class Source(Protocol):
 
     def split(self, part: Part) -> Split:
         """The train or test half."""
+
+
+def rows(image: Pixels) -> Pixels:
+    """An image [C, h, w] as pictures have it, contiguous: [h, w], or [h, w, 3] in colour."""
+    return image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from bigbatch_ue.config.schema import ArmName, Countermeasure, Evaluation
-from bigbatch_ue.files.atomic import read_json, write_json
+from bigbatch_ue.files.formats import read_json, write_json
 from bigbatch_ue.runtime.errors import UserError
 
 NAMES = {

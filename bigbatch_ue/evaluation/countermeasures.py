@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as T
 
 from bigbatch_ue.config.schema import Countermeasure
-from bigbatch_ue.data.decoded import rows
+from bigbatch_ue.data.source import rows
 
 Images = NDArray[np.uint8]
 Groups = NDArray[np.int64]

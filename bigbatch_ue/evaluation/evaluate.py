@@ -5,50 +5,32 @@ of what decides its answer, whoever asks for it, so that an interrupted evaluati
 and jobs share the arms among them, and runs at other batch sizes share their controls.
 """
 
-import json
 import shlex
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 
-from bigbatch_ue import __version__
 from bigbatch_ue.config.load import revise
 from bigbatch_ue.config.schema import ArmName, Config
 from bigbatch_ue.data.decoded import DataSet, prepare
-from bigbatch_ue.evaluation.arms import Arm, Case, cases, load_arms, save_arms
+from bigbatch_ue.evaluation.arm_store import _finished, _train_apart, _train_together
+from bigbatch_ue.evaluation.arms import Arm, Case, cases
 from bigbatch_ue.evaluation.countermeasures import applies
 from bigbatch_ue.evaluation.external_images import load_foreign
-from bigbatch_ue.evaluation.report.page import ABOUT, PICTURE, RESULTS, write_report
-from bigbatch_ue.evaluation.report.pictures import examples, picture_grid
-from bigbatch_ue.evaluation.report.tensorboard import write_board
-from bigbatch_ue.evaluation.subject import Subject, protected_part, train_arm
-from bigbatch_ue.files.atomic import homeless, read_json, write_json
-from bigbatch_ue.networks.surrogate import extract_features
-from bigbatch_ue.protection.protect import (
-    MANIFEST,
-    Perturbations,
-    load_perturbations,
-    protected_images,
-)
-from bigbatch_ue.protection.visibility import Visibility, visibility
+from bigbatch_ue.evaluation.outputs import _report
+from bigbatch_ue.evaluation.subject import Subject
+from bigbatch_ue.files.formats import read_json
+from bigbatch_ue.networks.surrogate import extract_features, surrogate_of
+from bigbatch_ue.protection.perturbations import Perturbations, load_perturbations
 from bigbatch_ue.runs.folder import Run, load_run
+from bigbatch_ue.runtime.accelerator import launch
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.training.engine import kind_of, launch
-from bigbatch_ue.training.train import surrogate_of, train_on
-
-PICTURES = 10
-MEASURED = 1000
+from bigbatch_ue.training.train import train_on
 
 
 def evaluate(
@@ -213,142 +195,6 @@ def _wanted(subject: Subject) -> tuple[list[Case], list[str]]:
         else:
             wanted.append(case)
     return wanted, list(dict.fromkeys(notes))
-
-
-def _train_apart(
-    mine: Sequence[Case], subject: Subject, folder: Path, device: torch.device
-) -> None:
-    """Train arms that no other process has or is at; then wait for those that others are at."""
-    waiting = list(enumerate(mine, 1))
-    for blocking in (False, True):
-        now, waiting = waiting, []
-        for number, case in now:
-            path = _place(case, subject)
-            try:
-                with FileLock(path.with_suffix(".lock"), blocking=blocking):
-                    if not path.exists():
-                        arm = train_arm(case, subject, device, number=f"{number}/{len(mine)}")
-                        save_arms(path, [arm])
-            except Timeout:
-                waiting.append((number, case))
-            else:
-                _record(folder, case, subject)
-
-
-def _train_together(
-    mine: Sequence[Case], subject: Subject, folder: Path, accelerator: Accelerator
-) -> None:
-    """Train arm after arm, all ranks the same one."""
-    if kind_of(accelerator) != "ddp":
-        raise UserError(
-            "evaluation.share=batches needs launchers/accelerate/ddp.yaml; or use share=arms"
-        )
-    ranks = accelerator.num_processes
-    for number, case in enumerate(mine, 1):
-        path = _place(case, subject, ranks)
-        if broadcast_object_list([not path.exists()])[0]:
-            place = f"{number}/{len(mine)}"
-            arm = train_arm(case, subject, accelerator.device, number=place, ranks=accelerator)
-            if accelerator.is_main_process:
-                save_arms(path, [arm])
-        if accelerator.is_main_process:
-            _record(folder, case, subject, ranks)
-
-
-def _place(case: Case, subject: Subject, ranks: int = 1) -> Path:
-    """The file of an arm, whether it is there or not."""
-    kept = subject.config.data.root / "targets"
-    kept.mkdir(parents=True, exist_ok=True)
-    return kept / f"{subject.inputs(case, ranks)}.json"
-
-
-def _finished(case: Case, subject: Subject, ranks: int = 1) -> Arm | None:
-    """The arm as this evaluation tells it, if it has been trained."""
-    path = _place(case, subject, ranks)
-    if not path.exists():
-        return None
-    found = load_arms(path)
-    if len(found) != 1:
-        raise UserError(f"{path}: expected one arm, found {len(found)}; remove it")
-    return subject.own(found[0])
-
-
-def _record(folder: Path, case: Case, subject: Subject, ranks: int = 1) -> None:
-    """Put a finished arm into `results.json`, in the place of an older one of the same name."""
-    arm = _finished(case, subject, ranks)
-    assert arm is not None
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / RESULTS
-    with FileLock(path.with_suffix(".lock")):
-        kept = load_arms(path) if path.exists() else []
-        if arm not in kept:
-            save_arms(path, [old for old in kept if old.key != arm.key] + [arm])
-
-
-def _report(folder: Path, subject: Subject, arms: Sequence[Arm], about: dict[str, Any]) -> None:
-    """Write whatever is shown of the results that the folder holds."""
-    config, data = subject.config, subject.data
-    about |= _visibility(folder, subject)
-    with FileLock((folder / RESULTS).with_suffix(".lock")):
-        kept, keys = load_arms(folder / RESULTS), [arm.key for arm in arms]
-        sorted_arms = [*(arm for arm in kept if arm.key not in keys), *arms]
-        if sorted_arms != kept:
-            save_arms(folder / RESULTS, sorted_arms)
-        for fraction in config.evaluation.fractions:
-            for seed in config.evaluation.seeds if fraction < 1 else ():
-                chosen = protected_part(len(data.train), fraction, seed).tolist()
-                write_json(folder / f"protected-{fraction:g}-s{seed}.json", chosen)
-        settings = config.model_dump_json(include={"seed", "data", "target", "evaluation"})
-        versions = {"bigbatch_ue": __version__, "torch": torch.__version__}
-        about |= {
-            "dataset": config.data.title,
-            "settings": json.loads(homeless(settings)),
-            "versions": versions,
-        }
-        write_json(folder / ABOUT, about)
-        _pictures(folder / PICTURE, subject)
-        write_board(folder / "tensorboard", sorted_arms)
-        page = write_report([folder], folder)
-    print(f"report: {page}", file=sys.stderr)
-
-
-def _visibility(folder: Path, subject: Subject) -> dict[str, Any]:
-    """How much the images were changed: as measured on the written files, if there are any."""
-    manifest = folder.parent / "protected" / MANIFEST
-    if manifest.exists():
-        try:
-            measured = read_json(manifest, dict)["report"]["visibility"]
-            TypeAdapter(Visibility).validate_python(measured)
-        except (KeyError, TypeError, ValidationError):
-            raise UserError(
-                f"{manifest}: damaged; remove {manifest.parent}, or protect anew"
-            ) from None
-        return {"visibility": measured, "measured_on": "the written files"}
-    images = subject.data.train.images
-    some = np.linspace(0, len(images) - 1, min(len(images), MEASURED)).astype(np.int64)
-    pairs = zip(images[some], _protected(subject, some), strict=True)
-    return {"visibility": asdict(visibility(pairs)), "measured_on": "the images at training size"}
-
-
-def _pictures(path: Path, subject: Subject) -> None:
-    """Draw one image of each group: clean, protected, and the difference."""
-    chosen = examples(subject.groups, PICTURES)
-    data = subject.data
-    kind = "cluster" if subject.name is ArmName.UC else "class"
-    titles = [
-        f"{kind} {group}\n{data.classes[label]}"
-        for group, label in zip(subject.groups[chosen], data.train.labels[chosen], strict=True)
-    ]
-    batch = subject.facts.get("effective_batch")
-    heading = subject.config.data.title + (f", effective batch {batch}" if batch else "")
-    originals = data.train.images[chosen]
-    picture_grid(path, originals, _protected(subject, chosen), titles, heading)
-
-
-def _protected(subject: Subject, chosen: NDArray[np.int64]) -> NDArray[np.uint8]:
-    learnt = subject.learnt
-    images = subject.data.train.images[chosen]
-    return protected_images(images, learnt.delta, learnt.assignment[chosen], learnt.eps)
 
 
 def _flat(images: NDArray[np.uint8]) -> NDArray[np.float32]:

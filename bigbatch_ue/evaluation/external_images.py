@@ -12,7 +12,7 @@ from bigbatch_ue.data.decoded import DataSet, resize
 from bigbatch_ue.data.image_files import ImageFiles, image_files
 from bigbatch_ue.data.npz import Npz
 from bigbatch_ue.data.source import Pixels
-from bigbatch_ue.files.atomic import place_of
+from bigbatch_ue.files.paths import place_of
 from bigbatch_ue.protection.protect import png_names
 from bigbatch_ue.runtime.console import progress_bar
 from bigbatch_ue.runtime.errors import UserError

@@ -3,12 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, pstdev, stdev
+from statistics import fmean, pstdev
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import t as student
 from torch import Tensor
 from torchmetrics.functional.classification import (
     binary_auroc,
@@ -18,7 +17,6 @@ from torchmetrics.functional.classification import (
 )
 
 _TAIL = 4
-_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -36,25 +34,6 @@ class Measures:
     balanced_accuracy: float
     auc: float
     confusion: list[list[int]]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What numbers of `count` runs come to.
-
-    Attributes:
-        count: how many numbers.
-        mean: of them.
-        std: sample standard deviation (ddof 1); None of a single number.
-        low: lower end of the mean's 95 % interval; None of a single number.
-        high: upper end of it.
-    """
-
-    count: int
-    mean: float
-    std: float | None
-    low: float | None
-    high: float | None
 
 
 def measure(scores: Tensor, labels: NDArray[np.int64]) -> Measures:
@@ -92,20 +71,6 @@ def tail(accuracies: Sequence[float]) -> tuple[float, float]:
     """
     last = accuracies[-math.ceil(len(accuracies) / _TAIL) :]
     return fmean(last), pstdev(last)
-
-
-def summarise(values: Sequence[float]) -> Summary:
-    """Mean and sample standard deviation, and the mean's 95 % interval by t (Student, 1908).
-
-    Raises:
-        ValueError: there are no values.
-    """
-    count, mean = len(values), fmean(values)
-    if count == 1:
-        return Summary(count, mean, None, None, None)
-    std = stdev(values)
-    half = float(student.ppf((1 + _LEVEL) / 2, count - 1)) * std / math.sqrt(count)
-    return Summary(count, mean, std, mean - half, mean + half)
 
 
 def _macro_auc(scores: Tensor, truth: Tensor) -> float:

@@ -18,7 +18,8 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from bigbatch_ue.data.decoded import DataSet, ImageSet
-from bigbatch_ue.files.atomic import place_of, read_yaml
+from bigbatch_ue.files.formats import read_yaml
+from bigbatch_ue.files.paths import place_of
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.randomness import Purpose, draw
 

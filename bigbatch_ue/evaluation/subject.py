@@ -1,30 +1,23 @@
 """What an evaluation judges, what the scraper of each arm gets of it, and one arm's target."""
 
 import hashlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
-from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from bigbatch_ue.config.schema import ArmName, Config, Countermeasure, digest
+from bigbatch_ue.config.schema import ArmName, Config, Countermeasure
 from bigbatch_ue.data.decoded import DataSet
-from bigbatch_ue.evaluation.arms import OF_RUN, Arm, Case, title
-from bigbatch_ue.evaluation.countermeasures import clean_up, in_training, pgd
-from bigbatch_ue.evaluation.metrics import measure, tail
+from bigbatch_ue.evaluation.arms import OF_RUN, Arm, Case
 from bigbatch_ue.evaluation.relabel import relabel
-from bigbatch_ue.evaluation.target import build_target
-from bigbatch_ue.files.atomic import place_of
-from bigbatch_ue.networks.classifier import accuracy, predict, steps_of, train_classifier
-from bigbatch_ue.protection.protect import Perturbations, protected_images
-from bigbatch_ue.runtime.console import progress_bar
+from bigbatch_ue.files.formats import digest
+from bigbatch_ue.files.paths import place_of
+from bigbatch_ue.protection.perturbations import Perturbations, protected_images
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.runtime.randomness import Purpose, draw, torch_seed
+from bigbatch_ue.runtime.randomness import Purpose, draw
 
 _RECIPE = 2
 _NOISE, _TARGET, _SHUFFLE, _PART = range(4)  # subkeys of Purpose.CONTROL
@@ -161,95 +154,6 @@ def random_noise(
     count = int(groups.max()) + 1
     signs = 2 * draw(seed, Purpose.CONTROL, _NOISE).integers(2, size=(count, *shape)) - 1
     return Perturbations((eps * signs).astype(np.float32), groups, eps)
-
-
-def train_arm(
-    case: Case,
-    subject: Subject,
-    device: torch.device,
-    *,
-    number: str = "",
-    ranks: Accelerator | None = None,
-) -> Arm:
-    """Train and test the target of one arm.
-
-    Initial weights, order and views depend on the case's seed only, and differ from those of a
-    surrogate that was fitted with the same seed: a scraper would not have that very network.
-
-    Args:
-        case: which arm.
-        subject: whose perturbations are judged.
-        device: where to train.
-        number: in front of the progress bar.
-        ranks: that train each batch together, if they do.
-
-    Returns:
-        The arm, without what only its run knows.
-    """
-    config, labelled = subject.config, subject.labellings[case.labels]
-    images, kept = subject.train_images(case)
-    images = clean_up(
-        case.countermeasure, images, groups=subject.groups[kept], eps=subject.learnt.eps
-    )
-    labels, test = labelled.train.labels[kept], labelled.test
-    recipe, classes = config.target.fit, len(labelled.classes)
-    seed = torch_seed(case.seed, Purpose.CONTROL, _TARGET)
-    began = time.perf_counter()
-    model = build_target(
-        config.target, images, classes, augment=config.augment, seed=seed, device=device
-    )
-    attack = None
-    if case.countermeasure is Countermeasure.ADVERSARIAL:
-        attack = partial(pgd, **config.evaluation.adversarial.model_dump())
-    with progress_bar() as progress:
-        what = f"{number} {title(case)}, seed {case.seed}".strip()
-        task = progress.add_task(what, total=recipe.epochs)
-
-        def on_epoch(_: int, reached: float | None) -> None:
-            progress.update(task, advance=1, description=f"{what}: {reached:.1%}")
-
-        curve = train_classifier(
-            model,
-            images,
-            labels,
-            recipe=recipe,
-            augment=config.augment,
-            seed=seed,
-            device=device,
-            test=(test.images, test.labels),
-            on_epoch=on_epoch,
-            transform=in_training(case.countermeasure, classes),
-            attack=attack,
-            ranks=ranks,
-        )
-    measures = measure(predict(model, test.images, device, ranks), test.labels)
-    tail_mean, tail_std = tail(curve.accuracies)
-    world = ranks.num_processes if ranks else 1
-    return Arm(
-        dataset=config.data.title,
-        **case._asdict(),
-        target=_target_name(config),
-        final_accuracy=measures.accuracy,
-        peak_accuracy=max(curve.accuracies),
-        tail_mean=tail_mean,
-        tail_std=tail_std,
-        train_accuracy=accuracy(model, images, labels, device, ranks),
-        balanced_accuracy=measures.balanced_accuracy,
-        auc=measures.auc,
-        **curve._asdict(),
-        confusion=measures.confusion,
-        steps=steps_of(recipe, len(images), world),
-        images=len(np.unique(kept)),
-        seconds=round(time.perf_counter() - began, 3),
-        ranks=world,
-        device=device.type,
-        inputs=subject.inputs(case, world),
-    )
-
-
-def _target_name(config: Config) -> str:
-    kind = config.target.weights.partition(":")[0]
-    return config.target.model if kind == "scratch" else f"{config.target.model} {kind}"
 
 
 def _sha(array: NDArray[Any]) -> str:

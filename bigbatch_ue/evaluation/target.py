@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bigbatch_ue.config.schema import Augment, Target
-from bigbatch_ue.files.atomic import place_of
+from bigbatch_ue.files.paths import place_of
 from bigbatch_ue.networks.backbone import build_model
-from bigbatch_ue.networks.classifier import train_simclr
+from bigbatch_ue.networks.simclr import train_simclr
 from bigbatch_ue.networks.weights import load_body
 
 

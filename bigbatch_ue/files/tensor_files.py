@@ -11,7 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bigbatch_ue.files.atomic import atomic_file, parse_json, regular
+from bigbatch_ue.files.atomic import atomic_file
+from bigbatch_ue.files.formats import parse_json
+from bigbatch_ue.files.paths import regular
 from bigbatch_ue.runtime.errors import UserError
 
 _METADATA, _CHECKSUM = "bigbatch_ue", "sha256"

@@ -10,22 +10,19 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bigbatch_ue.config.schema import Augment, Surrogate, digest
+from bigbatch_ue.config.schema import Augment, Config, Surrogate
 from bigbatch_ue.data.decoded import DataSet
-from bigbatch_ue.files.atomic import place_of
+from bigbatch_ue.files.formats import digest
+from bigbatch_ue.files.paths import place_of
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from bigbatch_ue.networks.backbone import Normalised, build_model
-from bigbatch_ue.networks.classifier import (
-    accuracy,
-    load,
-    outputs,
-    pixels,
-    train_classifier,
-    train_simclr,
-)
+from bigbatch_ue.networks.classifier import train_classifier
+from bigbatch_ue.networks.inference import accuracy, load, outputs, pixels
+from bigbatch_ue.networks.simclr import train_simclr
 from bigbatch_ue.networks.weights import load_body
-from bigbatch_ue.runtime.console import is_main_process, progress_bar
+from bigbatch_ue.runtime.console import progress_bar
 from bigbatch_ue.runtime.randomness import Purpose, torch_seed
+from bigbatch_ue.runtime.ranks import is_main_process
 
 _RECIPE = 1
 
@@ -192,3 +189,15 @@ def _count(model: Normalised) -> int:
 def _say(line: str) -> None:
     if is_main_process():
         print(line, file=sys.stderr, flush=True)
+
+
+def surrogate_of(config: Config, data: DataSet, device: torch.device) -> nn.Module:
+    """The frozen surrogate of a run, its fitted weights kept beside the data."""
+    return prepare_surrogate(
+        config.surrogate,
+        data,
+        augment=config.augment,
+        seed=config.seed,
+        cache=config.data.root / "surrogates",
+        device=device,
+    )

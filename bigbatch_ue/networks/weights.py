@@ -9,7 +9,7 @@ import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from bigbatch_ue.files.atomic import regular
+from bigbatch_ue.files.paths import regular
 from bigbatch_ue.files.tensor_files import read_tensors
 from bigbatch_ue.networks.backbone import (
     Normalised,

@@ -5,7 +5,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +13,16 @@ import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from torch import Tensor
 
 from bigbatch_ue.config.load import load
-from bigbatch_ue.config.schema import Config, digest
-from bigbatch_ue.files.atomic import atomic_file, parse_json, read_json, regular, write_json
+from bigbatch_ue.config.schema import Config
+from bigbatch_ue.files.atomic import atomic_file
+from bigbatch_ue.files.formats import digest, parse_json, read_json, write_json
+from bigbatch_ue.files.paths import regular
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
+from bigbatch_ue.runs.checkpoints import NEW, Checkpoint
+from bigbatch_ue.runs.metrics_file import Moments
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.training.noise import Moments
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A state that training can go on from.
-
-    Attributes:
-        step: optimizer steps done, skipped ones included.
-        state: parameters and optimizer state by name (`Engine.state`); empty at step 0.
-        skipped: steps that were skipped.
-    """
-
-    step: int = 0
-    state: dict[str, Tensor] = field(default_factory=dict)
-    skipped: int = 0
-
-
-NEW = Checkpoint()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from rich.table import Column, Table
 from torch import nn
 
 from bigbatch_ue.batching.plan import BatchPlan, cut, make_plan
@@ -15,6 +16,7 @@ from bigbatch_ue.networks.backbone import build_model
 from bigbatch_ue.networks.frozen import Frozen, how
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.sweeps.cells import Cell
+from bigbatch_ue.sweeps.progress import clock
 
 _SHARED = (ArmName.CLEAN, ArmName.RANDOM_NOISE)
 _REPEATS = 2
@@ -139,3 +141,18 @@ def _timed(work: Callable[[], None], device: torch.device) -> float:
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - began)
     return min(seconds[1:])
+
+
+def cell_table(cells: Sequence[Cell]) -> Table:
+    """Cells with what they would cost in one process on this machine, and which are done."""
+    costs = estimate(cells)
+    numbers = [Column(name, justify="right") for name in ("steps", "images a step", "time")]
+    table = Table("cell", *numbers, "state")
+    left = 0.0
+    for cell in cells:
+        plan, outcome = planned(cell), cell.outcome()
+        left += costs[cell.name] if outcome is None else 0
+        row = (f"{plan.steps:,}", f"{plan.passes:,}", clock(costs[cell.name]))
+        table.add_row(cell.name, *row, outcome.state if outcome else "to do")
+    table.caption = f"{len(cells)} cells; about {clock(left)} to do in one process"
+    return table

@@ -6,155 +6,26 @@ and any number of jobs share one folder: a cell is theirs who hold its lease, wh
 they die.
 """
 
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping, Sequence
 
 import yaml
 from filelock import SoftFileLease, Timeout
-from pydantic import BeforeValidator, Field, model_validator
-from rich.table import Column, Table
 
-from bigbatch_ue.config.load import load, read_settings, resolve
-from bigbatch_ue.config.schema import Config, Positive, Section, digest
-from bigbatch_ue.data.decoded import DataSet, prepare
-from bigbatch_ue.files.atomic import atomic_file, write_json
+from bigbatch_ue.files.atomic import atomic_file
+from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.sweeps.cells import CONFIG, OUTCOME, Cell, Outcome
-from bigbatch_ue.sweeps.estimate import estimate, planned
-from bigbatch_ue.sweeps.progress import Scoreboard, clock
+from bigbatch_ue.runtime.ranks import world_size
+from bigbatch_ue.sweeps.cells import CONFIG, OUTCOME, Cell, Outcome, cells
+from bigbatch_ue.sweeps.estimate import estimate
+from bigbatch_ue.sweeps.progress import Scoreboard
+from bigbatch_ue.sweeps.spec import Sweep
 from bigbatch_ue.sweeps.worker import Worker
-from bigbatch_ue.training.engine import world_size
 
 SETTINGS = "sweep.yaml"
 LEASE = 60.0
 PATIENCE = 1.5 * LEASE
 POLL = 2.0
-_ARMS = ["clean", "random_noise", "uc"]
-_VARIED = {
-    "output": "output",
-    "seed": "seeds",
-    "batch.effective": "batches",
-    "batch.scope": "scopes",
-    "budget.kind": "budgets",
-    "optimizer.lr_rule": "lr_rules",
-}
-
-
-def _size(given: Any) -> Any:
-    if given == "full" or (type(given) is int and given > 0):
-        return given
-    raise ValueError(f"batches: {given!r} is no number of images, nor `full`")
-
-
-Size = Annotated[int | Literal["full"], BeforeValidator(_size)]
-
-
-class Batches(Section):
-    """Effective batches: a list, or every `factor` times the one before, and `to` itself."""
-
-    listed: tuple[Size, ...] = ()
-    start: Positive | None = Field(None, alias="from")
-    to: Size = "full"
-    factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 2
-
-    @model_validator(mode="before")
-    @classmethod
-    def _list(cls, given: Any) -> Any:
-        return {"listed": given} if isinstance(given, list | tuple) else given
-
-    @model_validator(mode="after")
-    def _either(self) -> Self:
-        if bool(self.listed) == (self.start is not None):
-            raise ValueError("batches: give a list, or from, to and factor")
-        return self
-
-    def sizes(self, full: int) -> list[int]:
-        """The batches where a whole cluster has `full` images, ascending, each once."""
-        if self.start is None:
-            return sorted({full if isinstance(size, str) else size for size in self.listed})
-        last = full if isinstance(self.to, str) else self.to
-        count = math.floor(math.log(max(last / self.start, 1), self.factor) + 1e-9)
-        grid = {round(self.start * self.factor**i) for i in range(count + 1)}
-        return sorted(size for size in {*grid, last} if size <= last)
-
-
-class Images(Section):
-    """One data set of a sweep: a preset or a file, and settings over it."""
-
-    preset: str | None = None
-    config: Path | None = None
-    settings: dict[str, Any] = Field({})
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name(cls, given: Any) -> Any:
-        return {"preset": given} if isinstance(given, str) else given
-
-
-class Sweep(Section):
-    """What is varied, and where it goes; every combination is a cell."""
-
-    output: Path = Path("runs/sweep")
-    datasets: tuple[Images, ...] = Field(min_length=1)
-    batches: Batches
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0, 1, 2, 3, 4), min_length=1)
-    budgets: tuple[Literal["epochs", "steps"], ...] = Field(("epochs", "steps"), min_length=1)
-    lr_rules: tuple[Literal["none", "sqrt", "linear"], ...] = Field(("none",), min_length=1)
-    scopes: tuple[Literal["cluster", "all"], ...] = Field(("cluster",), min_length=1)
-    settings: dict[str, Any] = Field({}, description="of every cell")
-    protect: bool = Field(True, description="write each cell's protected images, at training size")
-    launcher: Path | None = Field(None, description="an Accelerate YAML: each cell trains under it")
-
-    @model_validator(mode="after")
-    def _settings_leave_the_varied_alone(self) -> Self:
-        for settings in (self.settings, *(images.settings for images in self.datasets)):
-            for key, own in _VARIED.items():
-                section, _, name = key.rpartition(".")
-                if name in (settings.get(section) or {} if section else settings):
-                    raise ValueError(f"settings: {key} is varied by the sweep; use `{own}`")
-        return self
-
-
-def load_sweep(file: Path, overrides: Sequence[str] = ()) -> Sweep:
-    """Read a sweep's YAML file.
-
-    Raises:
-        UserError: an unreadable file, unknown key or impossible value.
-    """
-    return resolve(Sweep, read_settings(file), overrides)
-
-
-def cells(sweep: Sweep, *, download: bool = False) -> list[Cell]:
-    """Every cell, seed by seed, so that a sweep that is stopped early has whole curves.
-
-    Raises:
-        UserError: a setting that is not possible, or a data set that cannot be had.
-    """
-    made: dict[str, Cell] = {}
-    for seed in sweep.seeds:
-        for images in sweep.datasets:
-            for cell in _cells_of(sweep, images, seed, download):
-                made.setdefault(cell.name, cell)
-    return list(made.values())
-
-
-def cell_table(cells: Sequence[Cell]) -> Table:
-    """Cells with what they would cost in one process on this machine, and which are done."""
-    costs = estimate(cells)
-    numbers = [Column(name, justify="right") for name in ("steps", "images a step", "time")]
-    table = Table("cell", *numbers, "state")
-    left = 0.0
-    for cell in cells:
-        plan, outcome = planned(cell), cell.outcome()
-        left += costs[cell.name] if outcome is None else 0
-        row = (f"{plan.steps:,}", f"{plan.passes:,}", clock(costs[cell.name]))
-        table.add_row(cell.name, *row, outcome.state if outcome else "to do")
-    table.caption = f"{len(cells)} cells; about {clock(left)} to do in one process"
-    return table
 
 
 def run_sweep(
@@ -271,39 +142,3 @@ def _mine_first(everything: Sequence[Cell], shard: tuple[int, int]) -> list[Cell
     mine = everything[index - 1 :: count]
     names = {cell.name for cell in mine}
     return [*mine, *(cell for cell in everything if cell.name not in names)]
-
-
-def _cells_of(sweep: Sweep, images: Images, seed: int, download: bool) -> Iterator[Cell]:
-    """The cells of one data set and seed."""
-    for scope in sweep.scopes:
-        base = _base(sweep, images, seed, scope)
-        data = prepare(base.data, download=download)
-        sizes = sweep.batches.sizes(base.full_batch(len(data.train)))
-        for budget, rule, size in product(sweep.budgets, sweep.lr_rules, sizes):
-            varied = {
-                "batch": base.batch.model_copy(update={"effective": size}),
-                "budget": base.budget.model_copy(update={"kind": budget}),
-                "optimizer": base.optimizer.model_copy(update={"lr_rule": rule}),
-            }
-            yield Cell(_placed(base.model_copy(update=varied), data, sweep.output), data)
-
-
-def _base(sweep: Sweep, images: Images, seed: int, scope: str) -> Config:
-    """What the cells of one data set, seed and scope have in common."""
-    defaults = {
-        "batch": {"extend": "views"},
-        "evaluation": {"arms": _ARMS, "fractions": [1.0], "seeds": [seed]},
-    }
-    own = {"seed": seed, "batch": {"scope": scope}}
-    settings = (defaults, sweep.settings, images.settings, own)
-    return load(images.preset, images.config, settings=settings)
-
-
-def _placed(config: Config, data: DataSet, output: Path) -> Config:
-    """`config` with a folder named after all that decides what the cell comes to."""
-    later = config.model_dump(mode="json", include={"target", "evaluation"})
-    key = digest([config.answer(), later, data.fingerprint])
-    name = (
-        f"{config.data.title}-b{config.batch.effective}-s{config.seed}-{config.budget.kind}-{key}"
-    )
-    return config.model_copy(update={"output": output / "cells" / name})

@@ -11,12 +11,12 @@ from torch.distributed.distributed_c10d import PrefixStore, Store, init_process_
 from torch.distributed.rendezvous import rendezvous
 
 from bigbatch_ue.batching.plan import cut
-from bigbatch_ue.files.atomic import read_json, write_json
+from bigbatch_ue.files.formats import read_json, write_json
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from bigbatch_ue.runs.folder import Run
-from bigbatch_ue.runtime.console import GROUP
+from bigbatch_ue.runtime.accelerator import COLLECTIVE_TIMEOUT
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.training.engine import COLLECTIVE_TIMEOUT
+from bigbatch_ue.runtime.ranks import GROUP
 from bigbatch_ue.training.noise_monitor import noise_scale
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from bigbatch_ue.batching.loader import MicroBatch
 from bigbatch_ue.batching.micro_batch import MicroBatchError, fits
-from bigbatch_ue.training.engine import Engine, least
+from bigbatch_ue.runtime.accelerator import least
+from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.noise_monitor import Watch
 
 

@@ -15,13 +15,15 @@ from bigbatch_ue.batching.plan import BatchPlan, lr_at
 from bigbatch_ue.batching.sampler import GlobalBatch, Sampler
 from bigbatch_ue.config.schema import Checkpoint as CheckpointConfig
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.runs.folder import Checkpoint, Run
+from bigbatch_ue.runs.checkpoints import Checkpoint
+from bigbatch_ue.runs.folder import Run
+from bigbatch_ue.runs.metrics_file import Moments
+from bigbatch_ue.runtime.accelerator import greatest
 from bigbatch_ue.runtime.console import progress_bar
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.signals import Interrupted, Stop
-from bigbatch_ue.training.engine import Engine, greatest
+from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.gradient import Loss, NonFiniteError, delta_step, engine_step
-from bigbatch_ue.training.noise import Moments
 from bigbatch_ue.training.noise_monitor import Schedule, Watch
 from bigbatch_ue.training.step_log import Log
 

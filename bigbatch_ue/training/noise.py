@@ -19,7 +19,7 @@ themselves |G|^2 is about tr(Sigma) / N larger.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,15 +27,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from bigbatch_ue.networks.generator import GeneratorBank
+from bigbatch_ue.runs.metrics_file import Moments
 
 GROUPS = 4
-
-
-class Moments(NamedTuple):
-    """Estimates of tr(Sigma) and |G|^2, one of each row; NaN where there is none."""
-
-    trace: list[float]
-    signal: list[float]
 
 
 class Pieces:

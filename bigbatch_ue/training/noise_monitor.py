@@ -11,8 +11,9 @@ from torch import Tensor
 
 from bigbatch_ue.batching.loader import MicroBatch
 from bigbatch_ue.runs.folder import Run
+from bigbatch_ue.runs.metrics_file import Moments
 from bigbatch_ue.training.engine import Engine
-from bigbatch_ue.training.noise import Groups, Moments, Pieces, estimates, parameter_sums, summarise
+from bigbatch_ue.training.noise import Groups, Pieces, estimates, parameter_sums, summarise
 
 _COST = 100
 

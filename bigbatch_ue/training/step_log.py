@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from bigbatch_ue.runs.folder import Run
-from bigbatch_ue.training.noise import Moments, Smoothed
+from bigbatch_ue.runs.metrics_file import Moments
+from bigbatch_ue.training.noise import Smoothed
 
 
 class Log:

@@ -14,12 +14,13 @@ from bigbatch_ue.batching.plan import LARGEST_MICRO
 from bigbatch_ue.config.load import load
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import prepare
-from bigbatch_ue.files.atomic import read_json
+from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.runs.folder import open_run
+from bigbatch_ue.runtime.accelerator import launch
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.training.engine import launch
 from bigbatch_ue.training.loop import take_step
-from bigbatch_ue.training.train import fit_micro, set_up, start_engine, train
+from bigbatch_ue.training.setup import fit_micro, set_up, start_engine
+from bigbatch_ue.training.train import train
 from tests.training.test_train import tiny
 
 CPU = torch.device("cpu")

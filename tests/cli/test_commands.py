@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from bigbatch_ue.cli.commands import main
+from bigbatch_ue.cli.runner import main
 from tests.conftest import Cli, cli_of
 from tests.training.test_train import TINY
 

@@ -9,7 +9,7 @@ from PIL import Image
 from bigbatch_ue.cli import demo as module
 from bigbatch_ue.cli.demo import BATCHES, demo, demo_config, sentence
 from bigbatch_ue.evaluation.arms import Arm
-from bigbatch_ue.evaluation.report.pictures import ROWS, examples, picture_grid
+from bigbatch_ue.evaluation.report.figures import ROWS, examples, picture_grid
 from tests.evaluation.test_arms import arm as record
 
 

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from bigbatch_ue.config.schema import DATASETS, Data
-from bigbatch_ue.data.decoded import DataSet, catalogue, prepare, resize
+from bigbatch_ue.data.datasets import catalogue
+from bigbatch_ue.data.decoded import DataSet, prepare, resize
 from bigbatch_ue.runtime.errors import UserError
 
 MakeNpz = Callable[..., Path]

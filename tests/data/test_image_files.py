@@ -19,7 +19,8 @@ from sklearn.datasets import load_digits
 from torchvision.datasets import Flowers102
 
 from bigbatch_ue.config.schema import MEDMNIST_2D, Data
-from bigbatch_ue.data.image_files import decode, open_source
+from bigbatch_ue.data.datasets import open_source
+from bigbatch_ue.data.image_files import decode
 from bigbatch_ue.data.npz import Npz
 from bigbatch_ue.data.source import Part, Pixels, Source
 from bigbatch_ue.runtime.errors import UserError

@@ -15,13 +15,13 @@ from bigbatch_ue.data.decoded import prepare
 from bigbatch_ue.evaluation.evaluate import judge
 from bigbatch_ue.evaluation.metrics import measure
 from bigbatch_ue.evaluation.subject import Subject
-from bigbatch_ue.files.atomic import write_json
+from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from bigbatch_ue.networks.backbone import build_model
-from bigbatch_ue.networks.classifier import predict
-from bigbatch_ue.protection.protect import load_perturbations
+from bigbatch_ue.networks.inference import predict
+from bigbatch_ue.protection.perturbations import load_perturbations
 from bigbatch_ue.runs.folder import load_run
-from bigbatch_ue.training.engine import launch
+from bigbatch_ue.runtime.accelerator import launch
 
 NARROW = {"channels": [4, 4, 8, 8]}
 TRANSFORMER = (  # no batch norm, so that a rank's part of a batch is like the whole of it

@@ -14,8 +14,8 @@ import yaml
 from safetensors import safe_open
 
 from bigbatch_ue.files.tensor_files import read_tensors
+from bigbatch_ue.runtime.accelerator import launch
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.training.engine import launch
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("worker.py")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from bigbatch_ue.files.atomic import read_json
+from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.runs.folder import load_run
 from bigbatch_ue.training.train import train
 from tests.distributed.test_engines import start

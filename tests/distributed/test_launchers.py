@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from bigbatch_ue.files.atomic import read_json
+from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.runs.folder import load_run
-from bigbatch_ue.sweeps.jobs import cells, load_sweep
+from bigbatch_ue.sweeps.cells import cells
+from bigbatch_ue.sweeps.spec import load_sweep
 from bigbatch_ue.training.train import train
 from tests.distributed.test_engines import ROOT, Launch, needs_compiler
 from tests.sweeps.test_sweep import write, write_one_long_cell

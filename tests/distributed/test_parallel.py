@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bigbatch_ue.files.atomic import read_json
+from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.files.tensor_files import read_tensors
 from bigbatch_ue.runs.folder import load_run
 from bigbatch_ue.runtime.errors import UserError

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from bigbatch_ue.files.atomic import read_json
+from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.runtime.errors import LOST_PEER
 from bigbatch_ue.runtime.signals import EXIT_CODE
 from tests.distributed.test_engines import ROOT, Launch, needs_compiler

@@ -21,9 +21,10 @@ from accelerate.state import AcceleratorState, GradientState
 from bigbatch_ue.batching.loader import MicroBatch
 from bigbatch_ue.benchmark.traffic import counting
 from bigbatch_ue.config.schema import Generator, Optimizer
-from bigbatch_ue.files.atomic import write_json
+from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.networks.generator import GeneratorBank
-from bigbatch_ue.training.engine import Engine, launch
+from bigbatch_ue.runtime.accelerator import launch
+from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.gradient import delta_step, engine_step
 
 PATHS = {"delta": delta_step, "engine": engine_step}

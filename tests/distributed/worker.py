@@ -21,9 +21,10 @@ from bigbatch_ue.batching.sampler import GlobalBatch, Sampler
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from bigbatch_ue.networks.generator import GeneratorBank
-from bigbatch_ue.training.engine import Engine, launch, parameters_of
+from bigbatch_ue.runs.metrics_file import Moments
+from bigbatch_ue.runtime.accelerator import launch
+from bigbatch_ue.training.engine import Engine, parameters_of
 from bigbatch_ue.training.loop import Job, take_step
-from bigbatch_ue.training.noise import Moments
 from bigbatch_ue.training.objective import ClusterwiseLoss
 
 State = dict[str, torch.Tensor]

@@ -17,8 +17,9 @@ from bigbatch_ue.config.load import load
 from bigbatch_ue.evaluation import evaluate as module
 from bigbatch_ue.evaluation.arms import Arm, Case
 from bigbatch_ue.evaluation.evaluate import evaluate, evaluate_foreign
-from bigbatch_ue.evaluation.subject import protected_part, train_arm
-from bigbatch_ue.files.atomic import read_json
+from bigbatch_ue.evaluation.subject import protected_part
+from bigbatch_ue.evaluation.train_arm import train_arm
+from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.protection.protect import protect
 from bigbatch_ue.runtime.errors import UserError
 from tests.conftest import MakeNpz

@@ -11,7 +11,8 @@ from PIL import Image, ImageOps
 from bigbatch_ue.config.load import load
 from bigbatch_ue.data.decoded import prepare
 from bigbatch_ue.evaluation.external_images import load_foreign
-from bigbatch_ue.protection.protect import load_perturbations, protect, protected_images
+from bigbatch_ue.protection.perturbations import load_perturbations, protected_images
+from bigbatch_ue.protection.protect import protect
 from bigbatch_ue.runs.folder import load_run
 from bigbatch_ue.runtime.errors import UserError
 from tests.conftest import MakeNpz

@@ -10,7 +10,8 @@ from medmnist.evaluator import getACC, getAUC
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bigbatch_ue.evaluation.metrics import Measures, measure, summarise, tail
+from bigbatch_ue.evaluation.metrics import Measures, measure, tail
+from bigbatch_ue.reporting.statistics import summarise
 
 
 def random_scores(count: int, classes: int, decimals: int | None = None, seed: int = 0) -> Tensor:

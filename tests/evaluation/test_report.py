@@ -13,7 +13,8 @@ from PIL import Image
 from rich.console import Console
 
 from bigbatch_ue.evaluation.arms import Arm, load_arms, save_arms
-from bigbatch_ue.evaluation.report.page import arms_table, write_report
+from bigbatch_ue.evaluation.report.page import write_report
+from bigbatch_ue.evaluation.report.terminal import arms_table
 from bigbatch_ue.runtime.errors import UserError
 from tests.evaluation.test_arms import arm as record
 

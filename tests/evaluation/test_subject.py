@@ -13,9 +13,10 @@ from bigbatch_ue.config.schema import ArmName, Countermeasure
 from bigbatch_ue.data.decoded import prepare
 from bigbatch_ue.evaluation import subject as module
 from bigbatch_ue.evaluation.arms import Arm, Case
-from bigbatch_ue.evaluation.subject import Subject, protected_part, random_noise, train_arm
+from bigbatch_ue.evaluation.subject import Subject, protected_part, random_noise
+from bigbatch_ue.evaluation.train_arm import train_arm
 from bigbatch_ue.networks.classifier import train_classifier
-from bigbatch_ue.protection.protect import (
+from bigbatch_ue.protection.perturbations import (
     Perturbations,
     eight_bit,
     load_perturbations,

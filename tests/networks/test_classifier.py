@@ -13,17 +13,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
 from bigbatch_ue.config.schema import Augment, Fit
-from bigbatch_ue.networks.classifier import (
-    accuracy,
-    batches,
-    nt_xent,
-    one_cycle,
-    pixels,
-    predict,
-    simclr_views,
-    train_classifier,
-    train_simclr,
-)
+from bigbatch_ue.networks.classifier import train_classifier
+from bigbatch_ue.networks.inference import accuracy, pixels, predict
+from bigbatch_ue.networks.recipe import batches, one_cycle
+from bigbatch_ue.networks.simclr import nt_xent, simclr_views, train_simclr
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.randomness import Purpose, draw
 

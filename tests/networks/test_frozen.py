@@ -10,10 +10,10 @@ from bigbatch_ue.config.load import load
 from bigbatch_ue.config.schema import Compute
 from bigbatch_ue.data.decoded import DataSet, prepare
 from bigbatch_ue.networks.backbone import build_model
-from bigbatch_ue.networks.classifier import pixels
 from bigbatch_ue.networks.frozen import Frozen, How, fold, how, in_blocks
+from bigbatch_ue.networks.inference import pixels
+from bigbatch_ue.networks.surrogate import surrogate_of
 from bigbatch_ue.training.objective import distance
-from bigbatch_ue.training.train import surrogate_of
 
 CPU = torch.device("cpu")
 PLAIN = Compute(precision="float32", fold=False, channels_last=False, compile="off")

@@ -12,12 +12,13 @@ from PIL import Image
 
 from bigbatch_ue.config.load import load
 from bigbatch_ue.config.schema import Config
+from bigbatch_ue.data.datasets import open_source
 from bigbatch_ue.data.decoded import prepare
-from bigbatch_ue.data.image_files import open_source
-from bigbatch_ue.files.atomic import read_json, write_json
+from bigbatch_ue.files.formats import read_json, write_json
 from bigbatch_ue.files.tensor_files import write_tensors
 from bigbatch_ue.protection import protect as module
-from bigbatch_ue.protection.protect import eight_bit, png_names, protect, protected_images
+from bigbatch_ue.protection.perturbations import eight_bit, protected_images
+from bigbatch_ue.protection.protect import png_names, protect
 from bigbatch_ue.protection.visibility import Visibility, visibility
 from bigbatch_ue.runs.folder import create_run, open_run
 from bigbatch_ue.runtime.errors import UserError

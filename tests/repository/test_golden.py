@@ -31,23 +31,26 @@ from analysis.cli import app as analysis_app
 from analysis.cli import main as analysis
 from analysis.table.collect import shared_settings
 from bigbatch_ue.batching.micro_batch import remember
-from bigbatch_ue.cli.commands import app, main
+from bigbatch_ue.cli.commands import app
 from bigbatch_ue.cli.demo import demo
+from bigbatch_ue.cli.launcher import main
 from bigbatch_ue.config.load import load, revise
-from bigbatch_ue.config.schema import DATASETS, PRESETS, TARGETS, ArmName, Config, Data, digest
+from bigbatch_ue.config.schema import DATASETS, PRESETS, TARGETS, ArmName, Config, Data
 from bigbatch_ue.data.decoded import DataSet, prepare
 from bigbatch_ue.evaluation.arms import cases
 from bigbatch_ue.evaluation.subject import Subject
-from bigbatch_ue.files.atomic import read_json, write_json
+from bigbatch_ue.files.formats import digest, read_json, write_json
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from bigbatch_ue.networks.surrogate import prepare_surrogate
-from bigbatch_ue.protection.protect import Perturbations, load_perturbations, protect
+from bigbatch_ue.protection.perturbations import Perturbations, load_perturbations
+from bigbatch_ue.protection.protect import protect
 from bigbatch_ue.runs.folder import create_run, load_run, open_run
 from bigbatch_ue.runtime.device import device_name
 from bigbatch_ue.runtime.errors import LOST_PEER, UserError
 from bigbatch_ue.runtime.randomness import Purpose, torch_seed
 from bigbatch_ue.runtime.signals import EXIT_CODE, Interrupted
-from bigbatch_ue.sweeps.jobs import cells, load_sweep
+from bigbatch_ue.sweeps.cells import cells
+from bigbatch_ue.sweeps.spec import load_sweep
 from bigbatch_ue.training.clusters import Clusters
 from tests.repository.shapes import settle, shape_of
 

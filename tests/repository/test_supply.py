@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from bigbatch_ue.files.atomic import read_json
+from bigbatch_ue.files.formats import read_json
 from tests.training.test_train import TINY
 
 TOP = Path(__file__).resolve().parents[2]

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from bigbatch_ue.config.schema import Data
+from bigbatch_ue.data.datasets import open_source
 from bigbatch_ue.data.decoded import prepare
-from bigbatch_ue.data.image_files import open_source
 from bigbatch_ue.data.npz import Npz
-from bigbatch_ue.files.atomic import parse_json, parse_yaml, read_json, read_yaml
+from bigbatch_ue.files.formats import parse_json, parse_yaml, read_json, read_yaml
 from bigbatch_ue.runtime.errors import UserError, told
 from tests.soak.damage import Array, Bomb, Claim, LinkMember, Maze, Member
 from tests.soak.inputs import Trial, attempt

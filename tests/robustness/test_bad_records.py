@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bigbatch_ue.cli.commands import main
+from bigbatch_ue.cli.runner import main
 from bigbatch_ue.config.load import load
 from bigbatch_ue.config.schema import Data
 from bigbatch_ue.data.decoded import prepare
 from bigbatch_ue.data.image_files import decode, image_files
 from bigbatch_ue.evaluation.arms import Arm, load_arms
 from bigbatch_ue.evaluation.report.groups import grouped
-from bigbatch_ue.files.atomic import write_json
+from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.networks.backbone import create
 from bigbatch_ue.protection.protect import _hash
 from bigbatch_ue.runtime.errors import UserError, told

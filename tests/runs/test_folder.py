@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from bigbatch_ue.config.load import load
-from bigbatch_ue.runs.folder import Checkpoint, Run, create_run, load_run, open_run
+from bigbatch_ue.runs.checkpoints import Checkpoint
+from bigbatch_ue.runs.folder import Run, create_run, load_run, open_run
 from bigbatch_ue.runtime.errors import UserError
 
 

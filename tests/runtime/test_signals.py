@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bigbatch_ue.cli.commands import main
-from bigbatch_ue.files.atomic import read_json
+from bigbatch_ue.cli.runner import main
+from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.files.tensor_files import read_tensors
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runtime.signals import EXIT_CODE, Interrupted, Stop, interruptible
@@ -107,7 +107,7 @@ def test_checkpoints_come_after_minutes_too(folder: Path) -> None:
         return reason(ahead)
 
     stop.reason = look  # type: ignore[method-assign]
-    from bigbatch_ue.training.engine import launch
+    from bigbatch_ue.runtime.accelerator import launch
     from bigbatch_ue.training.train import train_on
 
     train_on(launch(), often, stop=stop)

@@ -24,7 +24,7 @@ import pandas as pd
 import yaml
 
 from analysis.table.collect import collect
-from bigbatch_ue.files.atomic import read_json
+from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.files.tensor_files import read_tensors
 from tests.soak.fused import Fuse
 from tests.soak.load import write_npz

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 
 from bigbatch_ue.batching.plan import make_plan
-from bigbatch_ue.config.schema import Config, digest
+from bigbatch_ue.config.schema import Config
 from bigbatch_ue.evaluation.arms import load_arms, save_arms
-from bigbatch_ue.files.atomic import read_json
+from bigbatch_ue.files.formats import digest, read_json
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from bigbatch_ue.runs.folder import Run, load_run
 from bigbatch_ue.training.clusters import Clusters

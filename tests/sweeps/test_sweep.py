@@ -16,15 +16,16 @@ import yaml
 from filelock import SoftFileLease
 
 from analysis.table.collect import collect
-from bigbatch_ue.cli.commands import main
-from bigbatch_ue.files.atomic import read_json, write_json
+from bigbatch_ue.cli.runner import main
+from bigbatch_ue.files.formats import read_json, write_json
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.signals import EXIT_CODE
 from bigbatch_ue.sweeps import jobs as module
-from bigbatch_ue.sweeps.cells import OUTCOME, Outcome
-from bigbatch_ue.sweeps.estimate import estimate, planned
-from bigbatch_ue.sweeps.jobs import Batches, cell_table, cells, load_sweep, run_sweep
+from bigbatch_ue.sweeps.cells import OUTCOME, Outcome, cells
+from bigbatch_ue.sweeps.estimate import cell_table, estimate, planned
+from bigbatch_ue.sweeps.jobs import run_sweep
 from bigbatch_ue.sweeps.progress import Scoreboard
+from bigbatch_ue.sweeps.spec import Batches, load_sweep
 from bigbatch_ue.sweeps.worker import Worker
 
 TINY = {

@@ -7,8 +7,9 @@ import torch
 from bigbatch_ue.batching.loader import MicroBatch
 from bigbatch_ue.batching.sampler import GlobalBatch
 from bigbatch_ue.config.schema import Config
+from bigbatch_ue.runtime.accelerator import launch
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.training.engine import Engine, launch
+from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.gradient import delta_step, engine_step
 from tests.distributed.worker import Trainer
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from bigbatch_ue.config.schema import Generator
 from bigbatch_ue.networks.generator import GeneratorBank
+from bigbatch_ue.runs.metrics_file import Moments
 from bigbatch_ue.training.noise import (
     GROUPS,
     Groups,
-    Moments,
     Pieces,
     Smoothed,
     estimates,

@@ -9,10 +9,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bigbatch_ue.config.schema import Generator, Optimizer
-from bigbatch_ue.files.atomic import read_json
+from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.runs.folder import Run
-from bigbatch_ue.training.engine import Engine, launch
+from bigbatch_ue.runtime.accelerator import launch
+from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.noise_monitor import Schedule
 from bigbatch_ue.training.train import train
 from tests.training.test_train import perturbations, tiny

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from bigbatch_ue.config.load import load
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.files.atomic import read_json
+from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.files.tensor_files import read_tensors
 from bigbatch_ue.runs.folder import Run, load_run
 from bigbatch_ue.runtime.errors import UserError

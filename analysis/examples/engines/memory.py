@@ -12,8 +12,9 @@ from pathlib import Path
 
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.networks.generator import GeneratorBank
+from bigbatch_ue.runtime.accelerator import launch
 from bigbatch_ue.runtime.memory import give_back_memory
-from bigbatch_ue.training.engine import Engine, launch
+from bigbatch_ue.training.engine import Engine
 
 
 def anonymous() -> float:

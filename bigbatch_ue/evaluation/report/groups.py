@@ -10,7 +10,6 @@ import numpy as np
 
 from bigbatch_ue.config.schema import ArmName, Countermeasure
 from bigbatch_ue.evaluation.arms import NAMES, Arm
-from bigbatch_ue.evaluation.metrics import Summary, summarise
 from bigbatch_ue.evaluation.report.figures import (
     COLOURS,
     Curve,
@@ -20,6 +19,7 @@ from bigbatch_ue.evaluation.report.figures import (
     partial_protection,
     shares,
 )
+from bigbatch_ue.reporting.statistics import Summary, summarise
 from bigbatch_ue.runtime.errors import UserError
 
 COUNTERMEASURES = {

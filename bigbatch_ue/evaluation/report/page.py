@@ -10,15 +10,15 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 from pydantic import BaseModel, ValidationError
-from rich import box
-from rich.table import Table
 
 from bigbatch_ue.evaluation.arms import Arm, load_arms, save_arms
-from bigbatch_ue.evaluation.metrics import Summary
 from bigbatch_ue.evaluation.report.figures import picture_uri
-from bigbatch_ue.evaluation.report.groups import Block, Group, by, distinct, grouped
-from bigbatch_ue.files.atomic import atomic_file, read_json, regular
+from bigbatch_ue.evaluation.report.groups import Block, by, distinct, grouped
+from bigbatch_ue.files.atomic import atomic_file
+from bigbatch_ue.files.formats import read_json
+from bigbatch_ue.files.paths import regular
 from bigbatch_ue.protection.visibility import Visibility
+from bigbatch_ue.reporting.statistics import Summary
 from bigbatch_ue.runtime.errors import UserError
 
 PAGE = "report.html"
@@ -144,35 +144,6 @@ def read_folder(folder: Path) -> Folder:
     return Folder(about, load_arms(folder / RESULTS), _picture(folder / PICTURE))
 
 
-def arms_table(arms: Sequence[Arm]) -> Table:
-    """A table of the arms that fits in 80 columns, a row for those that differ in seeds only."""
-    groups = grouped(distinct(arms))
-    places = by(groups, lambda group: f"{group.first.dataset}, {group.first.target}")
-    countered = any(group.countermeasure for group in groups)
-    batches = any(group.first.effective_batch for group in groups)
-    table = Table(
-        title="accuracy on the clean test set"
-        + "".join(f": {p}" for p in places if len(places) == 1),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    table.add_column("train images", overflow="fold")
-    if countered:
-        table.add_column("countermeasure", no_wrap=True)
-    numbers = ("n", "final\n%", "95 %\ninterval", "peak\n%", "AUC")
-    for heading in (*(["B"] if batches else []), *numbers):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for place, together in places.items():
-        if len(places) > 1:
-            table.add_section()
-            table.add_row(place, style="bold")
-        for group in together:
-            table.add_row(*_cells(group, countered=countered, batches=batches))
-    return table
-
-
 def percent(value: float | None) -> str:
     """A fraction in per cent, without the sign."""
     return "–" if value is None else f"{100 * value:.1f}"
@@ -185,22 +156,6 @@ def interval(
     if summary.low is None or summary.high is None:
         return none
     return dash.join((percent(max(summary.low, 0)), percent(min(summary.high, 1))))
-
-
-def _cells(group: Group, *, countered: bool, batches: bool) -> list[str]:
-    """A row of the terminal's table."""
-    batch = group.first.effective_batch
-    countermeasure = str(group.first.countermeasure) if group.countermeasure else "-"
-    return [
-        " · ".join(filter(None, (group.name, group.labels))),
-        *([countermeasure] if countered else []),
-        *([f"{batch:,}" if batch else "-"] if batches else []),
-        str(group.final.count),
-        percent(group.final.mean),
-        interval(group.final, "-", "-"),
-        percent(group.of("peak_accuracy").mean),
-        f"{group.of('auc').mean:.3f}",
-    ]
 
 
 def _environment() -> Environment:

@@ -19,7 +19,7 @@ import yaml
 from analysis.table.collect import collect, read_collection, write_collection
 from analysis.table.table import COLUMNS, CRITICAL, curves, read_table
 from bigbatch_ue.evaluation.evaluate import evaluate
-from bigbatch_ue.files.atomic import read_json, write_json
+from bigbatch_ue.files.formats import read_json, write_json
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.training.train import train

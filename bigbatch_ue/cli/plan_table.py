@@ -1,0 +1,50 @@
+"""The batch plan and its expected memory as a table for the terminal."""
+
+from rich.table import Table
+
+from bigbatch_ue.batching.plan import make_plan
+from bigbatch_ue.config.schema import Config
+from bigbatch_ue.data.decoded import prepare
+from bigbatch_ue.training.requirements import expected_memory
+
+
+def plan_table(
+    config: Config, ranks: int, images: int | None, engine: str, download: bool
+) -> Table:
+    """The batch plan of `config` on `ranks` ranks, with clusters of equal size, as a table.
+
+    Args:
+        config: the resolved configuration.
+        ranks: number of ranks.
+        images: train images; None counts (and decodes) the data set's own.
+        engine: for the expected memory.
+        download: allow the data set to be downloaded.
+    """
+    channels = 3
+    if images is None:
+        train = prepare(config.data, download=download).train
+        images, channels = len(train), train.images.shape[1]
+    p = config.clusters.count
+    plan = make_plan(config, [images * (c + 1) // p - images * c // p for c in range(p)], ranks)
+    shares = [plan.rank_slice(rank) for rank in range(ranks)]
+    micro = plan.largest_micro
+    memory = expected_memory(config, channels, micro, ranks, engine)
+    table = Table(show_header=False, title=f"{config.data.name}: {images:,} train images")
+    rows = {
+        "effective batch": f"{plan.effective:,} (requested {plan.requested:,})",
+        "generators": f"{p}, scope {config.batch.scope}",
+        "images a step": f"{plan.passes:,} through the surrogate",
+        "per rank": " + ".join(f"{s.stop - s.start:,}" for s in shares[:8])
+        + (" + ..." if ranks > 8 else ""),
+        "micro-batches": f"{plan.micro_batches:,} of up to {micro:,} (limit {config.batch.micro})",
+        "steps per epoch": f"{plan.steps_per_epoch:,}",
+        "total steps": f"{plan.steps:,} (budget: {config.budget.kind})",
+        "learning rate": plan.lr_reason,
+        "expected memory": f"{sum(memory.values()):,.0f} MiB a rank under {engine}",
+        **{f"  {name}": f"{mib:,.1f} MiB" for name, mib in memory.items()},
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    if plan.warning:
+        table.caption = f"warning: {plan.warning}"
+    return table

@@ -1,0 +1,65 @@
+"""Run a command line: errors become one line on stderr and an exit code."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+import typer.exceptions
+
+from bigbatch_ue.cli.commands import app
+from bigbatch_ue.runtime import signals as interrupt
+from bigbatch_ue.runtime.errors import LOST_PEER, UserError, lost_peer, told
+from bigbatch_ue.runtime.ranks import is_main_process
+from bigbatch_ue.runtime.signals import Interrupted, interruptible
+
+
+def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) -> None:
+    """Run one of `commands`; what ends it early is one line on stderr and an exit code.
+
+    2: something that the user can mend; 75: stopped by a signal or time limit, nothing is lost;
+    76: another rank was lost; 130: Ctrl-C.
+    """
+    _quiet()
+    try:
+        with interruptible():
+            code = commands(
+                list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False
+            )
+        if code:
+            sys.exit(code)
+    except Interrupted as stop:
+        _stop(str(stop), code=interrupt.EXIT_CODE)
+    except (UserError, OSError, RuntimeError, MemoryError) as error:
+        message = told(error)
+        if message is None and lost_peer(error):
+            _say("lost another rank; add --resume to go on from the last checkpoint")
+            os._exit(LOST_PEER)  # threads that still wait for it abort an orderly end
+        if message is None:
+            raise
+        _stop(message)
+    except typer.exceptions.TyperException as error:
+        _stop(f"{error.format_message()} (see --help)")
+    except (KeyboardInterrupt, typer.Abort):
+        _stop("interrupted; what was finished is kept", code=130)
+
+
+def _stop(message: str, code: int = 2) -> NoReturn:
+    _say(message)
+    sys.exit(code)
+
+
+def _say(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def _quiet() -> None:
+    """Keep what dependencies say about themselves out of the user's terminal."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    if not is_main_process():
+        warnings.simplefilter("ignore")
+    logging.getLogger("accelerate").setLevel(logging.ERROR)

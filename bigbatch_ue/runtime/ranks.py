@@ -1,0 +1,16 @@
+"""Ranks, as the launcher's environment variables tell them; known before any engine is started."""
+
+import os
+
+GROUP = "BIGBATCH_UE_GROUP"
+"""Environment variable: this rank's group, where groups of ranks own clusters."""
+
+
+def is_main_process() -> bool:
+    """Whether this is rank 0, or there are no ranks; known before any engine is started."""
+    return os.environ.get("RANK", "0") == os.environ.get(GROUP, "0") == "0"
+
+
+def world_size() -> int:
+    """Ranks that the launcher started, 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

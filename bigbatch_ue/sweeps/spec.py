@@ -1,0 +1,104 @@
+"""The specification of a sweep: what is varied, and where results go."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from bigbatch_ue.config.load import read_settings, resolve
+from bigbatch_ue.config.schema import Positive, Section
+
+_VARIED = {
+    "output": "output",
+    "seed": "seeds",
+    "batch.effective": "batches",
+    "batch.scope": "scopes",
+    "budget.kind": "budgets",
+    "optimizer.lr_rule": "lr_rules",
+}
+
+
+def _size(given: Any) -> Any:
+    if given == "full" or (type(given) is int and given > 0):
+        return given
+    raise ValueError(f"batches: {given!r} is no number of images, nor `full`")
+
+
+Size = Annotated[int | Literal["full"], BeforeValidator(_size)]
+
+
+class Batches(Section):
+    """Effective batches: a list, or every `factor` times the one before, and `to` itself."""
+
+    listed: tuple[Size, ...] = ()
+    start: Positive | None = Field(None, alias="from")
+    to: Size = "full"
+    factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 2
+
+    @model_validator(mode="before")
+    @classmethod
+    def _list(cls, given: Any) -> Any:
+        return {"listed": given} if isinstance(given, list | tuple) else given
+
+    @model_validator(mode="after")
+    def _either(self) -> Self:
+        if bool(self.listed) == (self.start is not None):
+            raise ValueError("batches: give a list, or from, to and factor")
+        return self
+
+    def sizes(self, full: int) -> list[int]:
+        """The batches where a whole cluster has `full` images, ascending, each once."""
+        if self.start is None:
+            return sorted({full if isinstance(size, str) else size for size in self.listed})
+        last = full if isinstance(self.to, str) else self.to
+        count = math.floor(math.log(max(last / self.start, 1), self.factor) + 1e-9)
+        grid = {round(self.start * self.factor**i) for i in range(count + 1)}
+        return sorted(size for size in {*grid, last} if size <= last)
+
+
+class Images(Section):
+    """One data set of a sweep: a preset or a file, and settings over it."""
+
+    preset: str | None = None
+    config: Path | None = None
+    settings: dict[str, Any] = Field({})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name(cls, given: Any) -> Any:
+        return {"preset": given} if isinstance(given, str) else given
+
+
+class Sweep(Section):
+    """What is varied, and where it goes; every combination is a cell."""
+
+    output: Path = Path("runs/sweep")
+    datasets: tuple[Images, ...] = Field(min_length=1)
+    batches: Batches
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0, 1, 2, 3, 4), min_length=1)
+    budgets: tuple[Literal["epochs", "steps"], ...] = Field(("epochs", "steps"), min_length=1)
+    lr_rules: tuple[Literal["none", "sqrt", "linear"], ...] = Field(("none",), min_length=1)
+    scopes: tuple[Literal["cluster", "all"], ...] = Field(("cluster",), min_length=1)
+    settings: dict[str, Any] = Field({}, description="of every cell")
+    protect: bool = Field(True, description="write each cell's protected images, at training size")
+    launcher: Path | None = Field(None, description="an Accelerate YAML: each cell trains under it")
+
+    @model_validator(mode="after")
+    def _settings_leave_the_varied_alone(self) -> Self:
+        for settings in (self.settings, *(images.settings for images in self.datasets)):
+            for key, own in _VARIED.items():
+                section, _, name = key.rpartition(".")
+                if name in (settings.get(section) or {} if section else settings):
+                    raise ValueError(f"settings: {key} is varied by the sweep; use `{own}`")
+        return self
+
+
+def load_sweep(file: Path, overrides: Sequence[str] = ()) -> Sweep:
+    """Read a sweep's YAML file.
+
+    Raises:
+        UserError: an unreadable file, unknown key or impossible value.
+    """
+    return resolve(Sweep, read_settings(file), overrides)
