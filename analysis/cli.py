@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from bigbatch_ue.cli.runner import main as run
+from bigbatch_ue.cli.runner import run
 from bigbatch_ue.files.paths import homeless
 from bigbatch_ue.runtime.errors import UserError
 
@@ -136,8 +136,8 @@ def scaling(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; what the user can mend is one line on stderr and exit code 2."""
-    run(arguments, app)
+    """Run a command; see `bigbatch_ue.cli.runner.run` for its exit codes."""
+    run(app, arguments)
 
 
 def _find(folder: Path, margin: float, draws: int) -> "Findings":

@@ -1,5 +1,5 @@
 """`python -m bigbatch_ue` is `bigbatch-ue`."""
 
-from bigbatch_ue.cli.runner import main
+from bigbatch_ue.cli.commands import main
 
 main()

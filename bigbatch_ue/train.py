@@ -17,7 +17,7 @@ imported.
 
 import sys
 
-from bigbatch_ue.cli.runner import main
+from bigbatch_ue.cli.commands import main
 
 if __name__ == "__main__":
     main(["train", *sys.argv[1:]])

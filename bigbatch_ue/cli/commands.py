@@ -1,6 +1,7 @@
-"""The command line: one command per stage, one line and exit code 2 for what the user can mend."""
+"""The commands of `bigbatch-ue`: one for each stage."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,7 @@ import typer.exceptions
 from rich.console import Console
 from rich.table import Column, Table
 
+from bigbatch_ue.cli.runner import run
 from bigbatch_ue.config.load import load, revise
 from bigbatch_ue.config.schema import PRESETS, TARGETS, ArmName, GradientPath
 from bigbatch_ue.files.paths import homeless
@@ -269,6 +271,11 @@ def demo(
     from bigbatch_ue.cli.demo import demo as run_demo
 
     run_demo(folder, seed=seed)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; see `runner.run` for its exit codes."""
+    run(app, arguments)
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -10,18 +10,20 @@ from typing import NoReturn
 import typer
 import typer.exceptions
 
-from bigbatch_ue.cli.commands import app
-from bigbatch_ue.runtime import signals as interrupt
 from bigbatch_ue.runtime.errors import LOST_PEER, UserError, lost_peer, told
 from bigbatch_ue.runtime.ranks import is_main_process
-from bigbatch_ue.runtime.signals import Interrupted, interruptible
+from bigbatch_ue.runtime.signals import EXIT_CODE, Interrupted, interruptible
 
 
-def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) -> None:
-    """Run one of `commands`; what ends it early is one line on stderr and an exit code.
+def run(commands: typer.Typer, arguments: Sequence[str] | None = None) -> None:
+    """Run one of `commands`; an error ends it with one line on stderr and an exit code.
 
-    2: something that the user can mend; 75: stopped by a signal or time limit, nothing is lost;
+    2: an error that the user can fix; 75: stopped by a signal or the time limit, with nothing lost;
     76: another rank was lost; 130: Ctrl-C.
+
+    Args:
+        commands: a command line.
+        arguments: name of the command and its arguments; by default the process's own.
     """
     _quiet()
     try:
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) ->
         if code:
             sys.exit(code)
     except Interrupted as stop:
-        _stop(str(stop), code=interrupt.EXIT_CODE)
+        _stop(str(stop), code=EXIT_CODE)
     except (UserError, OSError, RuntimeError, MemoryError) as error:
         message = told(error)
         if message is None and lost_peer(error):

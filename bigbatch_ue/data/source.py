@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
+Labels = NDArray[np.int64]
 Part = Literal["train", "test"]
 
 PARTS: tuple[Part, Part] = ("train", "test")

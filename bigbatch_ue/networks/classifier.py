@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bigbatch_ue.config.schema import Augment, Fit
+from bigbatch_ue.data.source import Labels, Pixels
 from bigbatch_ue.data.views import apply_views, draw_views
 from bigbatch_ue.networks.inference import _autocast, _laid_out, accuracy, load, pixels
 from bigbatch_ue.networks.recipe import _epochs, _part, _reproducible
 
-Images = NDArray[np.uint8]
-Labels = NDArray[np.int64]
 Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -34,14 +33,14 @@ class Curve(NamedTuple):
 
 def train_classifier(
     model: nn.Module,
-    images: Images,
+    images: Pixels,
     labels: Labels,
     *,
     recipe: Fit,
     augment: Augment,
     seed: int,
     device: torch.device,
-    test: tuple[Images, Labels] | None = None,
+    test: tuple[Pixels, Labels] | None = None,
     on_epoch: Callable[[int, float | None], None] | None = None,
     transform: Transform | None = None,
     attack: Attack | None = None,

@@ -9,12 +9,12 @@ from accelerate.utils import broadcast
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bigbatch_ue.networks.classifier import Images, Labels
+from bigbatch_ue.data.source import Labels, Pixels
 
 
 def predict(
     model: nn.Module,
-    images: Images,
+    images: Pixels,
     device: torch.device,
     ranks: Accelerator | None = None,
     batch: int = 256,
@@ -42,7 +42,7 @@ def predict(
 
 def accuracy(
     model: nn.Module,
-    images: Images,
+    images: Pixels,
     labels: Labels,
     device: torch.device,
     ranks: Accelerator | None = None,
@@ -56,12 +56,12 @@ def accuracy(
 
 
 def pixels(images: Tensor) -> Tensor:
-    """Images as float32 in [0, 1]: uint8 is divided by 255, float is left alone."""
+    """Pixels as float32 in [0, 1]: uint8 is divided by 255, float is left alone."""
     return images if images.is_floating_point() else images.float() / 255
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, images: Images, device: torch.device) -> int:
+def outputs(model: nn.Module, images: Pixels, device: torch.device) -> int:
     """How many values `model`, in evaluation mode from here on, gives for each image."""
     return int(model.to(device).eval()(pixels(load(images[:1], device))).shape[1])
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from bigbatch_ue.config.schema import Augment, Fit
-from bigbatch_ue.networks.classifier import Images
+from bigbatch_ue.data.source import Pixels
 from bigbatch_ue.networks.inference import _autocast, _laid_out, load, outputs
 from bigbatch_ue.networks.recipe import _epochs, _reproducible
 
@@ -22,7 +22,7 @@ PROJECTION = 128
 
 def train_simclr(
     model: nn.Module,
-    images: Images,
+    images: Pixels,
     *,
     recipe: Fit,
     augment: Augment,

@@ -1,27 +1,18 @@
 """One run, one folder: configuration, metrics, checkpoints, result."""
 
 import json
-import shutil
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 
 from bigbatch_ue.config.load import load
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.files.atomic import atomic_file
-from bigbatch_ue.files.formats import digest, parse_json, read_json, write_json
-from bigbatch_ue.files.paths import regular
-from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
-from bigbatch_ue.runs.checkpoints import NEW, Checkpoint
-from bigbatch_ue.runs.metrics_file import Moments
+from bigbatch_ue.files.formats import digest, read_json, write_json
 from bigbatch_ue.runtime.errors import UserError
 
 
@@ -52,45 +43,15 @@ class Run:
         """Whether training came to its end."""
         return self.result.exists()
 
-    # -- metrics ---------------------------------------------------------------------------------
-
     @property
     def metrics(self) -> Path:
-        """JSON lines, one per optimizer step."""
+        """JSON lines, one per optimizer step (`metrics_file`)."""
         return self.folder / "metrics.jsonl"
 
-    def forget_metrics_from(self, step: int) -> None:
-        """Drop the lines of steps that will be done again."""
-        kept = [line for line, content in self._lines() if content["step"] < step]
-        with atomic_file(self.metrics) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in kept))
-
-    def noise(self, space: str, rows: int) -> NDArray[np.float64]:
-        """Estimates of the gradient's noise, [2, T, p]: tr(Sigma) and |G|^2; NaN where none."""
-        nothing = {name: [None] * rows for name in Moments._fields}
-        try:
-            found = [line.get("noise", {}).get(space, nothing) for _, line in self._lines()]
-            moments = [[moment[name] for moment in found] for name in Moments._fields]
-            shape = (len(Moments._fields), len(found), rows)
-            return np.array(moments, dtype=np.float64).reshape(shape)
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-            raise UserError(f"{self.metrics}: noise is not readable ({error})") from None
-
-    def _lines(self) -> list[tuple[str, dict[str, Any]]]:
-        """The metrics' lines, each as it is and what it says, up to the first torn one."""
-        if not self.metrics.exists():
-            return []
-        found = []
-        for line in regular(self.metrics).read_bytes().splitlines():
-            try:
-                content = parse_json(line)
-                text = line.decode()
-            except ValueError:
-                break
-            if not isinstance(content, dict) or not isinstance(content.get("step"), int):
-                break
-            found.append((text, content))
-        return found
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the training states of an unfinished run (`checkpoints`)."""
+        return self.folder / "checkpoints"
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -111,51 +72,6 @@ class Run:
             yield
         finally:
             lock.release()
-
-    # -- checkpoints -----------------------------------------------------------------------------
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of the states that training can go on from."""
-        return self.folder / "checkpoints"
-
-    def save_checkpoint(self, checkpoint: Checkpoint, keep: int) -> None:
-        """Write `checkpoint`, then remove all but the newest `keep`, and damaged ones beyond it."""
-        path = self.checkpoints / f"step-{checkpoint.step:08d}.safetensors"
-        about = {"step": checkpoint.step, "skipped": checkpoint.skipped, "answer": self.answer}
-        write_tensors(path, checkpoint.state, about)
-        everything = self._checkpoints()
-        here = everything.index(path) + 1
-        for other in everything[: max(here - keep, 0)] + everything[here:]:
-            other.unlink()
-
-    def load_checkpoint(self) -> Checkpoint:
-        """The newest checkpoint that is whole; one of step 0 where there is none.
-
-        Each damaged one is named in a warning.
-
-        Raises:
-            UserError: it belongs to another run.
-        """
-        for path in reversed(self._checkpoints()):
-            try:
-                state, about = read_tensors(path)
-                found = Checkpoint(int(about["step"]), state, int(about.get("skipped", 0)))
-            except (UserError, KeyError, TypeError, ValueError) as error:
-                reason = str(error) if isinstance(error, UserError) else f"{path}: no checkpoint"
-                warnings.warn(f"{reason}; going on from the one before", stacklevel=2)
-                continue
-            if about.get("answer") != self.answer:
-                raise UserError(f"{path}: belongs to another configuration or data set")
-            return found
-        return NEW
-
-    def remove_checkpoints(self) -> None:
-        """Remove all checkpoints; they only serve an unfinished run."""
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
-
-    def _checkpoints(self) -> list[Path]:
-        return sorted(self.checkpoints.glob("step-*.safetensors"))
 
 
 def open_run(config: Config, fingerprint: str, *, resume: bool) -> Run:

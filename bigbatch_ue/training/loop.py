@@ -15,7 +15,7 @@ from bigbatch_ue.batching.plan import BatchPlan, lr_at
 from bigbatch_ue.batching.sampler import GlobalBatch, Sampler
 from bigbatch_ue.config.schema import Checkpoint as CheckpointConfig
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.runs.checkpoints import Checkpoint
+from bigbatch_ue.runs.checkpoints import Checkpoint, save_checkpoint
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.metrics_file import Moments
 from bigbatch_ue.runtime.accelerator import greatest
@@ -153,7 +153,7 @@ def save(run: Run, engine: Engine, log: Log | None, step: int, skipped: int, kee
     state, delta = engine.state(), engine.perturbations_now()
     if log:
         log.pictures(step, delta)
-        run.save_checkpoint(Checkpoint(step, state, skipped), keep)
+        save_checkpoint(run, Checkpoint(step, state, skipped), keep)
 
 
 def take_step(job: Job, engine: Engine, step: int, lr: float, in_parameters: bool = False) -> Step:

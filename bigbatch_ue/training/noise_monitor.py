@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bigbatch_ue.batching.loader import MicroBatch
 from bigbatch_ue.runs.folder import Run
-from bigbatch_ue.runs.metrics_file import Moments
+from bigbatch_ue.runs.metrics_file import Moments, read_moments
 from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.noise import Groups, Pieces, estimates, parameter_sums, summarise
 
@@ -76,7 +76,9 @@ def noise_scale(parts: Sequence[tuple[Run, int]]) -> dict[str, Any]:
         parts: each run, and how many generators it trains.
     """
     return {
-        space: summarise(*np.concatenate([run.noise(space, rows) for run, rows in parts], axis=2))
+        space: summarise(
+            *np.concatenate([read_moments(run.metrics, space, rows) for run, rows in parts], axis=2)
+        )
         for space in ("delta", "parameters")
     }
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from bigbatch_ue.runs.folder import Run
-from bigbatch_ue.runs.metrics_file import Moments
+from bigbatch_ue.runs.metrics_file import Moments, drop_steps_from
 from bigbatch_ue.training.noise import Smoothed
 
 
@@ -25,7 +25,7 @@ class Log:
     """
 
     def __init__(self, run: Run, start: int, passes: int) -> None:
-        run.forget_metrics_from(start)
+        drop_steps_from(run.metrics, start)
         self.passes = passes
         self.smoothed: defaultdict[str, Smoothed] = defaultdict(Smoothed)
         self.lines = run.metrics.open("a", buffering=1)

@@ -16,7 +16,7 @@ from bigbatch_ue.data.decoded import prepare
 from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.files.tensor_files import write_tensors
 from bigbatch_ue.networks.frozen import allow_tf32, how
-from bigbatch_ue.runs.checkpoints import Checkpoint
+from bigbatch_ue.runs.checkpoints import Checkpoint, delete_checkpoints, load_checkpoint
 from bigbatch_ue.runs.folder import Run, open_run
 from bigbatch_ue.runtime.accelerator import greatest, launch, least
 from bigbatch_ue.runtime.errors import UserError
@@ -98,7 +98,7 @@ def train_job(job: Job, run: Run, accelerator: Accelerator, dataset: str, stop: 
     keep_freed_memory()
     main = accelerator.is_main_process
     with run.held() if main else nullcontext(), stop.listening():
-        start = run.load_checkpoint()
+        start = load_checkpoint(run)
         if least(accelerator, start.step) != greatest(accelerator, start.step):
             raise UserError(f"{run.checkpoints}: not the same for all ranks; is the folder shared?")
         engine = start_engine(job, accelerator, start)
@@ -152,7 +152,7 @@ def finish(
     }
     write_tensors(run.perturbations, {"perturbations": trained.delta}, metadata)
     write_json(run.result, result)
-    run.remove_checkpoints()
+    delete_checkpoints(run)
 
 
 def describe(plan: BatchPlan, config: Config) -> str:

@@ -14,7 +14,7 @@ import torch
 from bigbatch_ue.benchmark.baseline import Files, baseline_step, unfrozen
 from bigbatch_ue.benchmark.energy import _of_packages
 from bigbatch_ue.benchmark.session import RECORDS
-from bigbatch_ue.cli.runner import main
+from bigbatch_ue.cli.commands import main
 from bigbatch_ue.config.schema import Objective
 from bigbatch_ue.runtime.accelerator import launch
 from bigbatch_ue.runtime.device import device_name, matmul_peak

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from bigbatch_ue.cli.runner import main
+from bigbatch_ue.cli.commands import main
 from tests.conftest import Cli, cli_of
 from tests.training.test_train import TINY
 
@@ -202,7 +202,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path: Path)
     places = [f"data.root={tmp_path / 'data'}", f"output={tmp_path / 'run'}"]
     script = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "from bigbatch_ue.cli.commands import main; resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500));"
+        "from bigbatch_ue.cli.commands import main;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500));"
         "import sys; main(sys.argv[1:])"
     )
     arguments = ["train", "--preset", "digits", *TINY, *places]

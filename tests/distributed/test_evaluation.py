@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from bigbatch_ue.cli.runner import main
+from bigbatch_ue.cli.commands import main
 from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from tests.distributed.evaluation_worker import network

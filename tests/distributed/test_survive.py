@@ -171,9 +171,10 @@ def test_ranks_that_see_other_checkpoints_stop(folder: Path, stopped: Path) -> N
     copy_of(stopped, "unshared")
     blind = """
 import os
-from bigbatch_ue.run import NEW, Run
+from bigbatch_ue.runs.checkpoints import NEW
+from bigbatch_ue.training import train
 if os.environ["RANK"] == "1":
-    Run.load_checkpoint = lambda self: NEW
+    train.load_checkpoint = lambda run: NEW
 """
     said = finish(start(folder, "unshared", "ddp", "--resume", script=blind), 2)
     assert "not the same for all ranks; is the folder shared?" in said
@@ -184,7 +185,7 @@ def test_all_ranks_skip_a_step_of_which_one_has_no_finite_loss(folder: Path) -> 
     poison = """
 import os
 import torch
-from bigbatch_ue.objective import ClusterwiseLoss
+from bigbatch_ue.training.objective import ClusterwiseLoss
 calls, forward = 0, ClusterwiseLoss.__call__
 def poisoned(self, delta, micro):
     global calls

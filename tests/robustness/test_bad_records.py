@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bigbatch_ue.cli.runner import main
+from bigbatch_ue.cli.commands import main
 from bigbatch_ue.config.load import load
 from bigbatch_ue.config.schema import Data
 from bigbatch_ue.data.decoded import prepare

@@ -20,7 +20,8 @@ def test_memory_does_not_hold_the_images(tmp_path: Path) -> None:
     few, many = tmp_path / "few.npz", tmp_path / "many.npz"
     write_npz(few, FEW)
     write_npz(many, MANY)
-    script = f"from bigbatch_ue.cli.commands import main\nfor c in {list(map(train_command, (few, many)))}: "
+    program = "from bigbatch_ue.cli.commands import main"
+    script = f"{program}\nfor c in {list(map(train_command, (few, many)))}: "
     finished = run_of(few) / "result.json"
     peaks = anonymous_peaks(
         ["-c", f"{script}main(c)"], lambda: "many" if finished.exists() else "few"

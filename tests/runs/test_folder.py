@@ -1,98 +1,12 @@
-"""The run's folder: metrics, checkpoints, and which runs may go on."""
+"""The run's folder: which runs may be continued, and by whom."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from bigbatch_ue.config.load import load
-from bigbatch_ue.runs.checkpoints import Checkpoint
 from bigbatch_ue.runs.folder import Run, create_run, load_run, open_run
 from bigbatch_ue.runtime.errors import UserError
-
-
-def test_metrics_of_steps_to_be_done_again_are_dropped_and_so_is_a_torn_line(
-    tmp_path: Path,
-) -> None:
-    run = Run(tmp_path, "answer")
-    whole = [json.dumps({"step": step}) for step in range(6)]
-    run.metrics.write_text("\n".join(whole) + '\n{"step": 6, "lo')
-    run.forget_metrics_from(4)
-    assert run.metrics.read_text().splitlines() == whole[:4]
-    run.forget_metrics_from(0)
-    assert run.metrics.read_text() == ""
-
-
-def state(value: float) -> dict[str, torch.Tensor]:
-    return {"parameter/x": torch.full([100], value)}
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """A run with checkpoints of steps 4 and 10."""
-    made = Run(tmp_path, "answer")
-    for step in (2, 4, 10):
-        made.save_checkpoint(Checkpoint(step, state(step), skipped=1), keep=2)
-    return made
-
-
-def steps(run: Run) -> list[int]:
-    return sorted(int(path.stem.removeprefix("step-")) for path in run.checkpoints.iterdir())
-
-
-def test_the_newest_checkpoints_are_kept(run: Run) -> None:
-    assert steps(run) == [4, 10]
-    found = run.load_checkpoint()
-    assert (found.step, found.skipped) == (10, 1)
-    assert torch.equal(found.state["parameter/x"], state(10)["parameter/x"])
-
-
-def test_a_new_run_has_no_checkpoint(tmp_path: Path) -> None:
-    assert Run(tmp_path, "answer").load_checkpoint() == Checkpoint(0, {}, 0)
-
-
-def test_a_checkpoint_of_another_run_is_refused(run: Run) -> None:
-    with pytest.raises(UserError, match="another configuration"):
-        Run(run.folder, "other").load_checkpoint()
-
-
-def torn(content: bytes) -> bytes:
-    return content[:-8]
-
-
-def flipped(content: bytes) -> bytes:
-    return content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
-
-
-def renumbered(content: bytes) -> bytes:
-    """Its metadata says another step; as long as before."""
-    changed = content.replace(b'step\\": 10', b'step\\": 11')
-    assert changed != content
-    return changed
-
-
-@pytest.mark.parametrize("damage", [torn, flipped, renumbered, lambda content: b""])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
-    damage: Callable[[bytes], bytes], run: Run
-) -> None:
-    newest = run.checkpoints / "step-00000010.safetensors"
-    newest.write_bytes(damage(newest.read_bytes()))
-    with pytest.warns(UserWarning, match=r"step-00000010.*going on from the one before"):
-        found = run.load_checkpoint()
-    assert found.step == 4
-    assert torch.equal(found.state["parameter/x"], state(4)["parameter/x"])
-
-    run.save_checkpoint(Checkpoint(6, state(6)), keep=2)
-    assert steps(run) == [4, 6], "what is beyond where training went on from is gone"
-
-
-def test_without_a_whole_checkpoint_training_begins_anew(run: Run) -> None:
-    for path in run.checkpoints.iterdir():
-        path.write_bytes(torn(path.read_bytes()))
-    with pytest.warns(UserWarning, match="step-00000004"):
-        assert run.load_checkpoint().step == 0
 
 
 def test_one_process_at_a_time_trains_a_run(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bigbatch_ue.cli.runner import main
+from bigbatch_ue.cli.commands import main
 from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.files.tensor_files import read_tensors
 from bigbatch_ue.runs.folder import Run

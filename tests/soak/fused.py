@@ -82,7 +82,7 @@ def timed(stage: str, work: Callable[..., Any], path: Path) -> Callable[..., Any
 
 def main() -> None:
     """Set the fuse, if there is one for this rank, and do what the arguments say."""
-    from bigbatch_ue.cli.runner import main as command_line
+    from bigbatch_ue.cli.commands import main as command_line
 
     rank = int(os.environ.get("RANK", "0"))
     fuse = Fuse(**json.loads(os.environ["FUSE"])) if "FUSE" in os.environ else None

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from analysis.cli import main as analysis
-from bigbatch_ue.cli.runner import main
+from bigbatch_ue.cli.commands import main
 from bigbatch_ue.networks.backbone import create
 from bigbatch_ue.training.step_log import Log
 from tests.soak.damage import places

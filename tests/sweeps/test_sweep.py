@@ -16,7 +16,7 @@ import yaml
 from filelock import SoftFileLease
 
 from analysis.table.collect import collect
-from bigbatch_ue.cli.runner import main
+from bigbatch_ue.cli.commands import main
 from bigbatch_ue.files.formats import read_json, write_json
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.signals import EXIT_CODE

@@ -243,15 +243,15 @@ def test_a_skipped_step_changes_nothing_but_the_count(
     class StoppedError(Exception):
         pass
 
-    save = Run.save_checkpoint
+    save = loop.save_checkpoint
 
-    def stop_at_4(self: Run, checkpoint: Any, keep: int) -> None:
-        save(self, checkpoint, keep)
+    def stop_at_4(run: Run, checkpoint: Any, keep: int) -> None:
+        save(run, checkpoint, keep)
         if checkpoint.step == 4:
             raise StoppedError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "save_checkpoint", stop_at_4)
+        patch.setattr(loop, "save_checkpoint", stop_at_4)
         with pytest.raises(StoppedError):
             train(tiny(folder, skip, name="skipped-and-stopped"))
     again = train(tiny(folder, skip, name="skipped-and-stopped"), resume=True)

@@ -348,6 +348,6 @@ def test_findings_are_written_as_strict_json_and_a_row_for_each_family(
 
 
 def test_the_analysis_does_without_torch() -> None:
-    modules = "analysis.findings.findings, analysis.views.plot, analysis.views.tensorboard, analysis.views.report"
+    modules = "analysis.findings.findings, analysis.views.report, analysis.views.tensorboard"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -406,5 +406,6 @@ def test_a_bad_record_is_one_line_and_exit_code_2(
 
 
 def test_scaling_does_without_torch() -> None:
-    code = "import sys, analysis.scaling.views, analysis.views.tensorboard; sys.exit('torch' in sys.modules)"
+    modules = "analysis.scaling.views, analysis.views.tensorboard"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
