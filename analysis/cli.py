@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from bigbatch_ue.cli.runner import run
-from bigbatch_ue.files.paths import homeless
+from bigbatch_ue.files.paths import hide_home
 from bigbatch_ue.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def collect(
     from analysis.table.collect import write_collection
 
     places = [*map(str, folders), *(["--out", str(out)] if out else [])]
-    command = homeless(shlex.join(["python", "-m", "analysis", "collect", *places]))
+    command = hide_home(shlex.join(["python", "-m", "analysis", "collect", *places]))
     collection = read_runs(folders)
     out = out or folders[0] / "analysis"
     write_collection(replace(collection, commands=(*collection.commands, command)), out)
@@ -83,9 +83,11 @@ def plot(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
 def tensorboard(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
     """Write scaling curves against B for `tensorboard --logdir`."""
     from analysis.table.collect import read_collection
-    from analysis.views.tensorboard import write_board
+    from analysis.views.tensorboard import write_tensorboard
 
-    write_board(read_collection(folder).table, _find(folder, margin, draws), folder / "tensorboard")
+    write_tensorboard(
+        read_collection(folder).table, _find(folder, margin, draws), folder / "tensorboard"
+    )
     console.print(f"next: tensorboard --logdir {folder / 'tensorboard'}")
 
 
@@ -116,8 +118,8 @@ def scaling(
 ) -> None:
     """Speed, memory and traffic against B: a table (CSV), plots, and curves for TensorBoard."""
     from analysis.scaling.table import read_records, scaling_table, workloads, write_scaling
-    from analysis.scaling.views import plot_scaling, printed
-    from analysis.views.tensorboard import write_scaling_board
+    from analysis.scaling.views import plot_scaling, terminal_table
+    from analysis.views.tensorboard import write_scaling_tensorboard
 
     records, notes = read_records(folders)
     out = out or folders[0] / "scaling"
@@ -126,9 +128,9 @@ def scaling(
     table = scaling_table(records)
     path = write_scaling(table, out)
     plot_scaling(table, out / "plots")
-    write_scaling_board(table, out / "tensorboard")
+    write_scaling_tensorboard(table, out / "tensorboard")
     for title, rows in workloads(table):
-        console.print(printed(title, rows), soft_wrap=False)
+        console.print(terminal_table(title, rows), soft_wrap=False)
     console.print(
         f"{path}: {len(table)} rows of {len(records)} records; plots: {out / 'plots'}; "
         f"next: tensorboard --logdir {out / 'tensorboard'}",
@@ -141,13 +143,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _find(folder: Path, margin: float, draws: int) -> "Findings":
-    from analysis.findings.findings import find
+    from analysis.findings.findings import analyse
     from analysis.table.collect import read_collection
 
     table = read_collection(folder).table
     if table.empty:
         raise UserError(f"{folder}: the table has no rows")
-    return find(table, margin=margin, draws=draws)
+    return analyse(table, margin=margin, draws=draws)
 
 
 def _say(findings: "Findings") -> None:

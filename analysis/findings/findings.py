@@ -18,7 +18,7 @@ from analysis.fits.instability import InstabilityFit, Kind, fit_instability
 from analysis.fits.mean import MeanFit, fit_mean
 from analysis.table.table import CRITICAL, CURVE, Critical, Curve, critical_of, curves
 from bigbatch_ue.config.schema import ArmName
-from bigbatch_ue.evaluation.arms import NAMES
+from bigbatch_ue.evaluation.arms import ARM_NAMES
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.runtime.errors import UserError
@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 FINDINGS = "findings.json"
 FITS = "fits.csv"
-PROTECTED = NAMES[ArmName.UC]
+PROTECTED = ARM_NAMES[ArmName.UC]
 KINDS: dict[Kind, str] = {"seeds": "std across seeds", "oscillation": "oscillation within a run"}
 SHAPES = {
     "both ends": "unstable at both ends",
@@ -105,7 +105,7 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class Size:
+class SizeSummary:
     """What the runs of one curve at one effective batch have in common; NaN if it is not known.
 
     Attributes:
@@ -137,7 +137,7 @@ class Size:
     critical: Critical | None
 
 
-def find(table: pd.DataFrame, *, draws: int = 1000, margin: float = 0.02) -> Findings:
+def analyse(table: pd.DataFrame, *, draws: int = 1000, margin: float = 0.02) -> Findings:
     """Fit every curve of a table; what cannot be fitted is told of in `problem`.
 
     Args:
@@ -156,7 +156,7 @@ def find(table: pd.DataFrame, *, draws: int = 1000, margin: float = 0.02) -> Fin
     return replace(findings, separations=done, problems=tuple(problems))
 
 
-def sizes(finding: Finding, table: pd.DataFrame | None = None) -> list[Size]:
+def sizes(finding: Finding, table: pd.DataFrame | None = None) -> list[SizeSummary]:
     """A curve size by size; speed and memory come from the `table` of its runs."""
     curve, nothing = finding.curve, np.full(len(finding.curve.batches), np.nan)
     speed = memory = pd.Series(dtype=float)
@@ -170,7 +170,7 @@ def sizes(finding: Finding, table: pd.DataFrame | None = None) -> list[Size]:
         fits = [finding.instability(kind) for kind in KINDS]
         std, oscillation = (float((fit.std if fit else nothing)[row]) for fit in fits)
         found.append(
-            Size(
+            SizeSummary(
                 batch=batch,
                 steps=int(curve.steps[row]),
                 count=len(accuracy),

@@ -119,7 +119,7 @@ def fit_mean(
     flat_p = float(1 + np.sum(shuffled.gain >= real.gain - 1e-9)) / (1 + draws)
     drawn = compare(_resampled(runs, noise, draws, random))
     shifts = _shifts(runs, noise, draws, random)
-    return _report(runs, noise, real, drawn, shifts, flat_p, margin)
+    return _assemble_fit(runs, noise, real, drawn, shifts, flat_p, margin)
 
 
 @dataclass(frozen=True)
@@ -313,7 +313,7 @@ def _shifts(runs: _Runs, noise: _Noise, draws: int, random: np.random.Generator)
 # -- report --------------------------------------------------------------------------------------
 
 
-def _report(
+def _assemble_fit(
     runs: _Runs,
     noise: _Noise,
     real: Comparison,

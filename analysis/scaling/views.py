@@ -22,8 +22,8 @@ from analysis.views.panels import (
     WIDTH,
     grid_of,
     legend,
+    legend_entry,
     log2_axis,
-    sign,
     write_figures,
 )
 from analysis.views.report import number, percent
@@ -86,7 +86,7 @@ def scaling_figure(title: str, rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def printed(title: str, rows: pd.DataFrame) -> Table:
+def terminal_table(title: str, rows: pd.DataFrame) -> Table:
     """Rows of one workload for a terminal of 80 columns; what none has, has no column.
 
     Args:
@@ -198,15 +198,15 @@ def _hollow(rows: pd.DataFrame, precision: str) -> bool:
 def _key(rows: pd.DataFrame) -> Iterator[Any]:
     """What colours, lines and markers mean."""
     for engine in _known(rows, "engine", ENGINES):
-        yield sign(engine, color=COLOURS[ENGINES.index(engine)], ls="-", lw=3)
+        yield legend_entry(engine, color=COLOURS[ENGINES.index(engine)], ls="-", lw=3)
     for path in _known(rows, "path", tuple(reversed(PATHS))):
         words = f"{path} path" if path != "baseline" else path
-        yield sign(words, **_STYLES[path], ms=_size(0), lw=1.6)
+        yield legend_entry(words, **_STYLES[path], ms=_size(0), lw=1.6)
     for rank, count in enumerate(sorted(rows["ranks"].unique())):
         words = f"{count} rank{'s' if count > 1 else ''}"
-        yield sign(words, marker="o", ms=_size(rank))
+        yield legend_entry(words, marker="o", ms=_size(rank))
     if _hollow(rows, _HOLLOW):
-        yield sign(f"hollow: {_HOLLOW}", marker="o", ms=_size(0), mfc="w")
+        yield legend_entry(f"hollow: {_HOLLOW}", marker="o", ms=_size(0), mfc="w")
 
 
 def _known(rows: pd.DataFrame, column: str, order: Sequence[str]) -> list[str]:

@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 
 from analysis.table.table import COLUMNS, CRITICAL, CURVE, read_table, write_table
 from bigbatch_ue.batching.plan import make_plan
-from bigbatch_ue.config.schema import ArmName, Config, Countermeasure, Data
-from bigbatch_ue.evaluation.arms import OF_RUN, Arm, Case, cases, load_arms, title
+from bigbatch_ue.config.schema import ArmName, Config, Countermeasure, DataConfig
+from bigbatch_ue.evaluation.arms import RUN_ARMS, Arm, ArmSpec, arm_specs, arm_title, load_arms
 from bigbatch_ue.files.formats import digest, parse_json, read_json, read_yaml, write_json
-from bigbatch_ue.files.paths import homeless, regular
+from bigbatch_ue.files.paths import hide_home, require_file
 from bigbatch_ue.runtime.errors import UserError
 
 _CONFIG, _CELL, _OUTCOME = "config.yaml", "cell.yaml", "outcome.json"
@@ -96,7 +96,7 @@ def write_collection(collection: Collection, folder: Path) -> None:
     write_table(collection.table, folder)
     about = {name: getattr(collection, name) for name in ("settings", "commands", "versions")}
     about["problems"] = [vars(problem) for problem in collection.problems]
-    write_json(folder / ABOUT, json.loads(homeless(json.dumps(about))))
+    write_json(folder / ABOUT, json.loads(hide_home(json.dumps(about))))
 
 
 def read_collection(folder: Path) -> Collection:
@@ -188,11 +188,11 @@ def _rows_of(run: Path, config: Config) -> list[dict[str, Any]]:
     if not results.exists():
         raise UserError("not evaluated: bigbatch-ue evaluate")
     arms = load_arms(results)
-    own = [arm for arm in arms if arm.arm in OF_RUN]
+    own = [arm for arm in arms if arm.arm in RUN_ARMS]
     if not own:
         raise UserError("no protected arm was evaluated")
     for arm in own:
-        _agree(vars(arm), _facts(config, result), f"evaluation of {title(arm)}")
+        _agree(vars(arm), _facts(config, result), f"evaluation of {arm_title(arm)}")
     return [_row(run, config, result, sizes, arm, arms) for arm in own]
 
 
@@ -219,7 +219,7 @@ def _check(run: Path, config: Config, result: Mapping[str, Any]) -> list[int]:
         "optimizer_steps": plan.steps,
         "images_seen": plan.passes * plan.steps,
     }
-    title = Data(name=str(result.get("dataset"))).title  # its place depends on the user
+    title = DataConfig(name=str(result.get("dataset"))).title  # its place depends on the user
     _agree({**result, "dataset": title}, expected, "result.json")
     _, about = _tensor(run / "perturbations.safetensors")
     _agree(about, {"answer": state["answer"], "steps": plan.steps}, "perturbations.safetensors")
@@ -254,7 +254,7 @@ def _recorded(run: Path) -> dict[str, Any]:
 def _logged(run: Path) -> dict[str, int]:
     """Steps and images as `metrics.jsonl` has them."""
     try:
-        lines = regular(run / "metrics.jsonl").read_bytes().splitlines()
+        lines = require_file(run / "metrics.jsonl").read_bytes().splitlines()
         last = parse_json(lines[-1]) if lines else {}
         return {"steps": len(lines), "images_seen": last["images_seen"]}
     except (UserError, OSError, ValueError, KeyError, TypeError) as error:
@@ -264,7 +264,7 @@ def _logged(run: Path) -> dict[str, int]:
 def _tensor(path: Path, name: str | None = None) -> tuple[Any, dict[str, Any]]:
     """A tensor of a safetensors file, and what is recorded beside it."""
     try:
-        with safe_open(regular(path), framework="np") as file:
+        with safe_open(require_file(path), framework="np") as file:
             about = parse_json((file.metadata() or {}).get("bigbatch_ue", "{}"))
             if not isinstance(about, dict):
                 raise ValueError("its metadata is no mapping")
@@ -282,7 +282,7 @@ def _row(
     arms: Sequence[Arm],
 ) -> dict[str, Any]:
     return {
-        **_names(run, config, title(arm)),
+        **_names(run, config, arm_title(arm)),
         "target_seed": arm.seed,
         "optimizer_steps": result["optimizer_steps"],
         "learning_rate": result["learning_rate"],
@@ -319,7 +319,7 @@ def _critical(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _failed_row(
-    run: Path, config: Config, outcome: Mapping[str, Any], case: Case
+    run: Path, config: Config, outcome: Mapping[str, Any], case: ArmSpec
 ) -> dict[str, Any]:
     """A row of a run that failed: what it was to be, and why there is no more."""
     result = _recorded(run)
@@ -328,12 +328,12 @@ def _failed_row(
     return {
         **unknown,
         **counts,
-        **_names(run, config, title(case)),
+        **_names(run, config, arm_title(case)),
         "target_seed": case.seed,
         "optimizer_steps": result.get("optimizer_steps", 0),
         "full_batch": outcome["cell"].get("full", 0),
         "failed": True,
-        "reason": homeless(outcome["outcome"]["reason"]),
+        "reason": hide_home(outcome["outcome"]["reason"]),
     }
 
 
@@ -346,8 +346,8 @@ def _names(run: Path, config: Config, arm: str) -> dict[str, Any]:
     }
 
 
-def _wanted(config: Config) -> list[Case]:
-    return [case for case in cases(config.evaluation, ArmName.UC) if case.arm in OF_RUN]
+def _wanted(config: Config) -> list[ArmSpec]:
+    return [case for case in arm_specs(config.evaluation, ArmName.UC) if case.arm in RUN_ARMS]
 
 
 def _control(name: ArmName, arm: Arm, arms: Sequence[Arm]) -> float:

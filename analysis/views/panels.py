@@ -56,7 +56,7 @@ def write_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
     """Write figures by name as PNG and SVG, the same bytes every time. Returns the paths."""
     paths = []
     for name, figure in figures.items():
-        settle(figure)
+        fix_layout(figure)
         for kind, metadata in (("png", {}), ("svg", {"Date": None})):
             path = folder / f"{name}.{kind}"
             with atomic_file(path) as temporary:
@@ -65,7 +65,7 @@ def write_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
     return paths
 
 
-def settle(figure: Figure) -> None:
+def fix_layout(figure: Figure) -> None:
     """Lay a figure out for good, its panels at rounded places.
 
     The solver of the layout goes by memory addresses: the last digit of a place differs between
@@ -82,12 +82,12 @@ def legend(figure: Figure, handles: Sequence[Any], columns: int) -> None:
     figure.legend(handles=handles, ncols=columns, loc="outside lower center", handlelength=2.6)
 
 
-def sign(label: str, **style: Any) -> Line2D:
+def legend_entry(label: str, **style: Any) -> Line2D:
     """An entry of a legend; grey and without a line unless `style` says otherwise."""
     return Line2D([], [], label=label, **{"color": GREY, "ls": "", **style})
 
 
-def note(axes: Axes, words: str, place: Any, offset: tuple[float, float], **more: Any) -> None:
+def annotate(axes: Axes, words: str, place: Any, offset: tuple[float, float], **more: Any) -> None:
     """Small words at `place`, moved by `offset` points."""
     axes.annotate(words, place, offset, textcoords="offset points", size=8, **more)
 
@@ -153,4 +153,4 @@ def full_batch(panels: Sequence[Axes], here: Sequence[Finding]) -> None:
             panel.axvspan(full, 2.0**60, color="0.5", alpha=0.13, lw=0, zorder=0)
     if reached:
         place: dict[str, Any] = {"xycoords": "axes fraction", "ha": "right", "color": GREY}
-        note(panels[0], "full batch", (1, 1), (0, 4), **place)
+        annotate(panels[0], "full batch", (1, 1), (0, 4), **place)

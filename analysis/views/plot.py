@@ -36,13 +36,13 @@ from analysis.views.panels import (
     PREDICTED,
     RC,
     WIDTH,
+    annotate,
     critical_batch,
     full_batch,
     grid_of,
     legend,
-    note,
+    legend_entry,
     percent_axis,
-    sign,
     size_axis,
     ticks,
     write_figures,
@@ -167,7 +167,7 @@ def overview_figure(shown: Sequence[Finding], kinds: Sequence[str]) -> Figure:
         size_axis(upper, main)
     for panel, what in enumerate((_ACCURACY, "points", "points")):
         grid[panel, 0].set_ylabel(what)
-    clean = sign(_REFERENCES["clean"][0], marker="_", ms=9, mew=2)
+    clean = legend_entry(_REFERENCES["clean"][0], marker="_", ms=9, mew=2)
     bands = Patch(color=GREY, label="95 % interval of the fit", **_BAND)
     legend(figure, [*map(_proxy, looks.values()), bands, clean], 2 * len(kinds))
     return figure
@@ -201,8 +201,8 @@ def steps_figure(found: Sequence[tuple[Finding, Finding]], *, stacked: bool = Fa
             panel.set_ylabel(_ACCURACY)
     if not stacked:
         figure.suptitle(found[0][0].curve.dataset, weight="bold", size=11)
-    bar = sign("95 % t interval of the mean", marker="|", ms=10)
-    handles = [*map(_proxy, looks), bar, sign("one seed", **_SEED)]
+    bar = legend_entry("95 % t interval of the mean", marker="|", ms=10)
+    handles = [*map(_proxy, looks), bar, legend_entry("one seed", **_SEED)]
     legend(figure, handles, 2 * columns)
     return figure
 
@@ -249,7 +249,7 @@ def _accuracy(axes: Axes, finding: Finding, look: _Look) -> None:
     for place, failed in zip(x, curve.failed, strict=True):
         if failed:
             axes.plot(place, top, "x", ms=5, mew=1.6, color=colour)
-            note(axes, f"{failed}", (place, top), (4.5, 0), va="center")
+            annotate(axes, f"{failed}", (place, top), (4.5, 0), va="center")
     _fit(axes, x, pd.DataFrame(sizes(finding))["mean"], mean, look)
     if mean is not None and mean.optimum is not None:
         ends = [bottom, 100 * mean.best]
@@ -273,7 +273,7 @@ def _best(axes: Axes, finding: Finding, y: float, look: _Look, marker: str) -> N
     if mean is None or mean.optimum is None or mean.interval is None:
         words = "not fitted" if mean is None else "no effect of B is shown"
         place = (finding.curve.batches[0], y)
-        note(axes, words, place, (0, 0), va="center", color=look.colour, bbox=_CLEAR)
+        annotate(axes, words, place, (0, 0), va="center", color=look.colour, bbox=_CLEAR)
         return
     marker = {"at least": ">", "at most": "<"}.get(mean.verdict, marker)
     axes.plot(mean.interval, [y, y], "|-", color=look.colour, lw=2, ms=7, mew=1.5)
@@ -290,7 +290,7 @@ def _against_steps(axes: Axes, finding: Finding, look: _Look) -> None:
     for _, close in frame.groupby(apart.cumsum()):
         words = ", ".join(f"{batch:,}" for batch in sorted(close["batch"]))
         place = (close["steps"].min(), 100 * close["mean"].max())
-        note(axes, words, place, (6, 5), zorder=5, bbox=_CLEAR)
+        annotate(axes, words, place, (6, 5), zorder=5, bbox=_CLEAR)
 
 
 def _means(axes: Axes, x: Any, finding: Finding, look: _Look) -> None:
@@ -334,7 +334,7 @@ def _looks(among: Sequence[Finding]) -> dict[tuple[str, ...], _Look]:
 
 def _proxy(look: _Look) -> Line2D:
     style = {"color": look.colour, "marker": look.marker, "ls": look.line}
-    return sign(look.label, **style, mec="white", ms=7, lw=2)
+    return legend_entry(look.label, **style, mec="white", ms=7, lw=2)
 
 
 def _key(among: Sequence[Finding]) -> list[Any]:
@@ -342,17 +342,17 @@ def _key(among: Sequence[Finding]) -> list[Any]:
     colour = COLOURS[0] if len(_looks(among)) == 1 else GREY
     full: dict[str, Any] = {"color": colour, "mec": "white", "ms": 7, "lw": 2}
     handles: list[Any] = [
-        sign("fit", **full, ls="-"),
+        legend_entry("fit", **full, ls="-"),
         Patch(color=colour, label="95 % interval of the fit", **_BAND),
-        sign("measured: mean, std", **full, marker="o"),
-        sign("one seed", **_SEED, color=colour),
-        sign("best B, 95 % interval", **full, ls="-", marker="D"),
+        legend_entry("measured: mean, std", **full, marker="o"),
+        legend_entry("one seed", **_SEED, color=colour),
+        legend_entry("best B, 95 % interval", **full, ls="-", marker="D"),
     ]
     if _predicted(among):
-        handles.append(sign("predicted critical batch", color=colour, **PREDICTED))
+        handles.append(legend_entry("predicted critical batch", color=colour, **PREDICTED))
     if any(finding.curve.failed.any() for finding in among):
-        handles.append(sign("failed runs, number", color=colour, marker="x", mew=1.6, ms=5))
+        handles.append(legend_entry("failed runs, number", color=colour, marker="x", mew=1.6, ms=5))
     for name, (what, line) in _REFERENCES.items():
         if any(np.isfinite(getattr(finding.curve, name)) for finding in among):
-            handles.append(sign(what, lw=1.2, ls=line))
+            handles.append(legend_entry(what, lw=1.2, ls=line))
     return handles

@@ -34,14 +34,14 @@ from analysis.views.plot import (
     steps_figure,
 )
 from bigbatch_ue.files.atomic import atomic_file
-from bigbatch_ue.files.paths import homeless
+from bigbatch_ue.files.paths import hide_home
 
 PAGE, MARKDOWN, PLOTS = "report.html", "report.md", "plots"
 DASH = "–"
 
 
 @dataclass(frozen=True)
-class Grid:
+class TextTable:
     """A table of words: a title, headings, and rows as wide as these; `texts` columns are prose."""
 
     title: str
@@ -85,7 +85,7 @@ def _content(collection: Collection, findings: Findings, folder: Path) -> dict[s
     curves = [finding.curve for finding in shown]
     titles = [f"{label(curve, curves)}, equal {curve.budget}" for curve in curves]
     named = list(zip(titles, shown, strict=True))
-    command = f"python -m analysis report {homeless(folder.as_posix())}"
+    command = f"python -m analysis report {hide_home(folder.as_posix())}"
     return {
         "datasets": {
             name: [recommendation(finding) for finding in same if finding in main]
@@ -140,7 +140,7 @@ def _confounds(findings: Findings) -> Iterator[Picture]:
 # -- tables --------------------------------------------------------------------------------------
 
 
-def _accuracies(name: str, finding: Finding, collection: Collection) -> Grid:
+def _accuracies(name: str, finding: Finding, collection: Collection) -> TextTable:
     found = sizes(finding, collection.table)
     predicted = any(size.critical for size in found)
     heads = ("B", "mean, %", "95 % interval", "std across seeds", "oscillation", "n", "failed")
@@ -161,10 +161,10 @@ def _accuracies(name: str, finding: Finding, collection: Collection) -> Grid:
         )
         for size in found
     ]
-    return Grid(name, (*heads, *more), rows)
+    return TextTable(name, (*heads, *more), rows)
 
 
-def _fits(named: Sequence[tuple[str, Finding]]) -> Grid:
+def _fits(named: Sequence[tuple[str, Finding]]) -> TextTable:
     heads = ("curve", "best B", "95 % interval", "accuracy, %", "95 % interval", "as good", "flat")
     rows = [
         (name, *_best(fit), p_value(fit.flat_p))
@@ -172,17 +172,17 @@ def _fits(named: Sequence[tuple[str, Finding]]) -> Grid:
         else (name, f"not fitted: {finding.problem}", *[DASH] * (len(heads) - 2))
         for name, finding in named
     ]
-    return Grid("Best batch sizes", heads, rows)
+    return TextTable("Best batch sizes", heads, rows)
 
 
-def _families(named: Sequence[tuple[str, Finding]]) -> Grid:
+def _families(named: Sequence[tuple[str, Finding]]) -> TextTable:
     fits = {name: finding.mean.families for name, finding in named if finding.mean}
     families = sorted({family.name for found in fits.values() for family in found})
     rows = []
     for name, found in fits.items():
         weights = {family.name: f"{family.weight:.2f}" for family in found}
         rows.append((name, *(weights.get(family, DASH) for family in families)))
-    return Grid("Weights of the families", ("curve", *families), rows)
+    return TextTable("Weights of the families", ("curve", *families), rows)
 
 
 def _best(fit: MeanFit) -> tuple[str, ...]:
@@ -193,7 +193,7 @@ def _best(fit: MeanFit) -> tuple[str, ...]:
     return best, ends, percent(fit.best), _interval(fit.best_interval), plateau
 
 
-def _instabilities(named: Sequence[tuple[str, Finding]]) -> Grid:
+def _instabilities(named: Sequence[tuple[str, Finding]]) -> TextTable:
     heads = ("curve", "kind", "unstable at", "slope, small B", "slope, large B", "both ends")
     rows = [
         (
@@ -211,10 +211,10 @@ def _instabilities(named: Sequence[tuple[str, Finding]]) -> Grid:
         for kind in KINDS
         if (fit := finding.instability(kind))
     ]
-    return Grid("Instability", (*heads, "trend", "calmest B", "95 % interval"), rows, texts=3)
+    return TextTable("Instability", (*heads, "trend", "calmest B", "95 % interval"), rows, texts=3)
 
 
-def _shares(separations: Sequence[Separation]) -> Grid:
+def _shares(separations: Sequence[Separation]) -> TextTable:
     heads = ("curve", "B", "change, equal epochs", "change, equal steps", "difference")
     rows = [
         (
@@ -232,14 +232,14 @@ def _shares(separations: Sequence[Separation]) -> Grid:
         for one in separations
     ]
     more = ("share of steps, %", "B given steps", "steps given B")
-    return Grid("Batch size or steps", (*heads, *more), rows)
+    return TextTable("Batch size or steps", (*heads, *more), rows)
 
 
-def _left_out(collection: Collection) -> Grid:
+def _left_out(collection: Collection) -> TextTable:
     failed = collection.table[collection.table["failed"]].drop_duplicates(["run", "reason"])
     rows = [(run, "failed", why) for run, why in zip(failed["run"], failed["reason"], strict=True)]
     rows += [(problem.run, "left out", problem.reason) for problem in collection.problems]
-    return Grid("Failed and left-out runs", ("run", "what", "reason"), rows, texts=3)
+    return TextTable("Failed and left-out runs", ("run", "what", "reason"), rows, texts=3)
 
 
 # -- words ---------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ _SCALING = {
 Series = Mapping[int, float]
 
 
-def write_board(table: pd.DataFrame, findings: Findings, folder: Path) -> None:
+def write_tensorboard(table: pd.DataFrame, findings: Findings, folder: Path) -> None:
     """Write TensorBoard's files, in the place of whatever `folder` held.
 
     In `curves` there is a run for each curve, whose scalars have B as their step; in `runs` one
@@ -51,7 +51,7 @@ def write_board(table: pd.DataFrame, findings: Findings, folder: Path) -> None:
             _write(temporary / "runs" / name, metrics, _session(run))
 
 
-def write_scaling_board(table: pd.DataFrame, folder: Path) -> None:
+def write_scaling_tensorboard(table: pd.DataFrame, folder: Path) -> None:
     """Write TensorBoard's files of a table of `scaling.scaling_table`, in the place of `folder`.
 
     There is a run for each curve of each workload, whose scalars have B as their step; of several

@@ -15,7 +15,7 @@ from torch import Tensor
 from bigbatch_ue.batching.sampler import GlobalBatch
 from bigbatch_ue.data.views import Views
 
-_AHEAD = 2
+_PREFETCH = 2
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class MicroBatch:
         return len(self.row)
 
 
-class Loader:
+class MicroBatchLoader:
     """Gets the images of micro-batches onto a device.
 
     Args:
@@ -66,7 +66,7 @@ class Loader:
     def _read_ahead(self, pieces: Iterator[GlobalBatch]) -> Iterator[MicroBatch]:
         waiting: deque[tuple[GlobalBatch, Future[Tensor]]] = deque()
         with ThreadPoolExecutor(max_workers=1) as reader:
-            for piece in islice(pieces, _AHEAD):
+            for piece in islice(pieces, _PREFETCH):
                 waiting.append((piece, reader.submit(self._read, piece.index)))
             while waiting:
                 piece, images = waiting.popleft()

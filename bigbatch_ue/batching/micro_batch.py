@@ -10,7 +10,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from filelock import FileLock
 from torch import Tensor
 
-from bigbatch_ue.batching.plan import LARGEST_MICRO
+from bigbatch_ue.batching.plan import DEFAULT_MICRO_BATCH
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.files.formats import digest, read_json, write_json
 from bigbatch_ue.runtime.device import device_name
@@ -20,11 +20,11 @@ _ONEDNN = "a primitive"
 """What oneDNN says of a convolution on a CPU, `could not create a primitive`, without memory."""
 
 
-class MicroBatchError(Exception):
+class MicroBatchTooLargeError(Exception):
     """A micro-batch was too large for the memory of some rank; every rank raises it."""
 
 
-def fits(work: Callable[[], Any]) -> bool:
+def works_in_memory(work: Callable[[], Any]) -> bool:
     """Do `work`; whether memory sufficed for it. Other errors are raised."""
     try:
         work()
@@ -38,7 +38,7 @@ def fits(work: Callable[[], Any]) -> bool:
     return False
 
 
-def halved(micro: int) -> int:
+def halve_micro_batch(micro: int) -> int:
     """The next smaller micro-batch to try.
 
     Raises:
@@ -52,7 +52,7 @@ def halved(micro: int) -> int:
     return micro // 2
 
 
-def first_guess(config: Config, bytes_per_image: int, device: torch.device) -> int:
+def initial_micro_batch(config: Config, bytes_per_image: int, device: torch.device) -> int:
     """What to try first on `device`: what fitted before, else `LARGEST_MICRO`.
 
     A CPU's memory is never exceeded to find out, since the system would end the process: what an
@@ -62,7 +62,7 @@ def first_guess(config: Config, bytes_per_image: int, device: torch.device) -> i
     known = read_json(found, dict).get(_key(config, device)) if found.exists() else None
     if known:
         return int(known)
-    micro = LARGEST_MICRO[device.type]
+    micro = DEFAULT_MICRO_BATCH[device.type]
     if device.type == "cpu":
         room = psutil.virtual_memory().available / 2
         while micro > 1 and micro * bytes_per_image > room:
@@ -70,7 +70,7 @@ def first_guess(config: Config, bytes_per_image: int, device: torch.device) -> i
     return micro
 
 
-def remember(config: Config, device: torch.device, micro: int) -> None:
+def remember_micro_batch(config: Config, device: torch.device, micro: int) -> None:
     """Keep beside the data that `micro` images of this size fit with this surrogate on `device`."""
     path = _memory(config)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,10 +80,10 @@ def remember(config: Config, device: torch.device, micro: int) -> None:
             write_json(path, known | {_key(config, device): micro})
 
 
-def probe(loss: Callable[[Tensor], Tensor], delta: Tensor) -> bool:
+def gradient_fits(loss: Callable[[Tensor], Tensor], delta: Tensor) -> bool:
     """Whether the losses of perturbations `delta` [p, C, H, W] and their gradient fit."""
     leaf = torch.zeros_like(delta).requires_grad_()
-    return fits(lambda: torch.autograd.grad(loss(leaf).sum(), leaf))
+    return works_in_memory(lambda: torch.autograd.grad(loss(leaf).sum(), leaf))
 
 
 def _memory(config: Config) -> Path:

@@ -4,13 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from bigbatch_ue.config.schema import Config, Optimizer
+from bigbatch_ue.config.schema import Config, OptimizerConfig
 
-LARGEST_MICRO = {"cpu": 128, "cuda": 1024}
+DEFAULT_MICRO_BATCH = {"cpu": 128, "cuda": 1024}
 """Where a device is so busy that a larger micro-batch would bring nothing: `auto` begins there."""
 
 
-def cut(total: int, parts: int, part: int) -> slice:
+def even_slice(total: int, parts: int, part: int) -> slice:
     """The `part`-th of `parts` slices of `range(total)`, whose sizes differ by at most one."""
     return slice(total * part // parts, total * (part + 1) // parts)
 
@@ -64,13 +64,13 @@ class BatchPlan:
 
     def rank_slice(self, rank: int) -> slice:
         """Where the share of `rank` lies in the global batch."""
-        return cut(self.passes, self.world_size, rank)
+        return even_slice(self.passes, self.world_size, rank)
 
     def micro_slices(self, rank: int) -> list[slice]:
         """Where each micro-batch of `rank` lies in the global batch; one may be empty."""
         share = self.rank_slice(rank)
         size = share.stop - share.start
-        cuts = (cut(size, self.micro_batches, i) for i in range(self.micro_batches))
+        cuts = (even_slice(size, self.micro_batches, i) for i in range(self.micro_batches))
         return [slice(share.start + c.start, share.start + c.stop) for c in cuts]
 
     @property
@@ -122,7 +122,7 @@ def make_plan(config: Config, sizes: Sequence[int], world_size: int) -> BatchPla
         per_generator=per_generator,
         passes=passes,
         world_size=world_size,
-        micro=LARGEST_MICRO["cpu"] if batch.micro == "auto" else batch.micro,
+        micro=DEFAULT_MICRO_BATCH["cpu"] if batch.micro == "auto" else batch.micro,
         steps_per_epoch=steps_per_epoch,
         steps=budget.steps if budget.kind == "steps" else budget.epochs * steps_per_epoch,
         lr=lr,
@@ -131,7 +131,7 @@ def make_plan(config: Config, sizes: Sequence[int], world_size: int) -> BatchPla
     )
 
 
-def scaled_lr(optimizer: Optimizer, effective: int) -> tuple[float, str]:
+def scaled_lr(optimizer: OptimizerConfig, effective: int) -> tuple[float, str]:
     """Peak learning rate at batch `effective`, and the reason in words."""
     ratio = effective / optimizer.reference_batch
     match optimizer.lr_rule:
@@ -145,7 +145,7 @@ def scaled_lr(optimizer: Optimizer, effective: int) -> tuple[float, str]:
     return lr, f"{lr:.3g} = {optimizer.lr:g} x {shape}({effective}/{optimizer.reference_batch})"
 
 
-def lr_at(step: int, plan: BatchPlan, optimizer: Optimizer) -> float:
+def lr_at(step: int, plan: BatchPlan, optimizer: OptimizerConfig) -> float:
     """Learning rate of optimizer step `step` (from 0): constant, or half a cosine to `min_lr`.
 
     The cosine is the closed form of Loshchilov and Hutter, SGDR (ICLR 2017), equation 5.

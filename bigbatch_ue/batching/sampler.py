@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from bigbatch_ue.config.schema import Augment, Batch
+from bigbatch_ue.config.schema import AugmentConfig, BatchConfig
 from bigbatch_ue.data.views import Views, draw_views
 from bigbatch_ue.runtime.randomness import Purpose, draw
 
@@ -62,7 +62,7 @@ class Sampler:
         per_step: Sequence[int],
         rows: int,
         seed: int,
-        augment: Augment,
+        augment: AugmentConfig,
     ) -> None:
         self.members = members
         self.per_step = per_step
@@ -76,9 +76,9 @@ class Sampler:
         cls,
         assignment: NDArray[np.int64],
         per_generator: Sequence[int],
-        batch: Batch,
+        batch: BatchConfig,
         seed: int,
-        augment: Augment,
+        augment: AugmentConfig,
     ) -> "Sampler":
         """The sampler of a scope; `assignment` int64 [N] tells each image's cluster."""
         rows = len(per_generator)

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bigbatch_ue.batching.loader import MicroBatch
-from bigbatch_ue.batching.plan import cut
+from bigbatch_ue.batching.plan import even_slice
 from bigbatch_ue.batching.sampler import GlobalBatch
-from bigbatch_ue.data.source import rows
+from bigbatch_ue.data.source import to_hwc
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.training.objective import ClusterwiseLoss
 
@@ -92,7 +92,7 @@ def _micro_batches(
     accelerator: Accelerator, batch: GlobalBatch, row: int, micro: int, left: int | None
 ) -> Iterator[GlobalBatch]:
     own = np.flatnonzero(batch.row == row)
-    share = own[cut(len(own), accelerator.num_processes, accelerator.process_index)]
+    share = own[even_slice(len(own), accelerator.num_processes, accelerator.process_index)]
     for start in range(0, len(share), micro)[:left]:
         yield batch[share[start : start + micro]]
 
@@ -106,5 +106,5 @@ def _add_over_ranks(accelerator: Accelerator, generator: nn.Module) -> None:
 
 def _encoded(image: NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(rows(image)).save(file, format="JPEG", quality=90)
+    Image.fromarray(to_hwc(image)).save(file, format="JPEG", quality=90)
     return file.getvalue()

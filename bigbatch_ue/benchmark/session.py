@@ -25,39 +25,44 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from bigbatch_ue.batching.loader import MicroBatch
-from bigbatch_ue.batching.micro_batch import probe
+from bigbatch_ue.batching.micro_batch import gradient_fits
 from bigbatch_ue.batching.plan import make_plan
 from bigbatch_ue.batching.sampler import Sampler
 from bigbatch_ue.benchmark.baseline import Files, baseline_step, unfrozen
 from bigbatch_ue.benchmark.energy import energy
-from bigbatch_ue.benchmark.traffic import counting
+from bigbatch_ue.benchmark.traffic import count_traffic
 from bigbatch_ue.config.load import resolve
 from bigbatch_ue.config.schema import Config, GradientPath
 from bigbatch_ue.networks.backbone import build_model
-from bigbatch_ue.networks.frozen import allow_tf32, how
+from bigbatch_ue.networks.frozen import allow_tf32, compute_mode
 from bigbatch_ue.networks.generator import GeneratorBank
-from bigbatch_ue.runtime.accelerator import kind_of, launch
+from bigbatch_ue.runtime.accelerator import engine_kind, start_accelerator
 from bigbatch_ue.runtime.console import progress_bar
 from bigbatch_ue.runtime.device import device_name, has_bf16, matmul_peak, synchronise
-from bigbatch_ue.runtime.memory import forget_peak, give_back_memory, keep_freed_memory, peak_memory
+from bigbatch_ue.runtime.memory import (
+    keep_freed_memory,
+    peak_memory,
+    reset_peak_memory,
+    return_freed_memory,
+)
 from bigbatch_ue.training.clusters import Clusters
 from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.gradient import delta_step, engine_step
-from bigbatch_ue.training.loop import Job
+from bigbatch_ue.training.loop import TrainingJob
 from bigbatch_ue.training.objective import ClusterwiseLoss
 from bigbatch_ue.training.requirements import count_flops
-from bigbatch_ue.training.setup import fit_micro, job_of
+from bigbatch_ue.training.setup import choose_micro_batch, make_job
 
 RECORDS = "records.jsonl"
 _PER_CLUSTER = 32
 
 
 @dataclass(frozen=True)
-class Case:
+class BenchmarkCase:
     """A gradient path at an effective batch, in micro-batches of the job's plan."""
 
     path: GradientPath
-    job: Job
+    job: TrainingJob
 
     def __str__(self) -> str:
         plan = self.job.plan
@@ -65,7 +70,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """What one repetition of a case took on all ranks together."""
 
     seconds: float
@@ -101,7 +106,7 @@ def bench(
     Returns:
         The file of records.
     """
-    accelerator = launch()
+    accelerator = start_accelerator()
     try:
         return Session(accelerator, config, at_most).run(
             list(product(batches, micros, paths)), rounds, out, say
@@ -116,7 +121,7 @@ class Session:
     def __init__(self, accelerator: Accelerator, config: Config, at_most: int | None) -> None:
         self.accelerator, self.device = accelerator, accelerator.device
         self.config, self.at_most = config, at_most
-        self.way = how(config.compute, self.device)
+        self.way = compute_mode(config.compute, self.device)
         allow_tf32(self.way)
         keep_freed_memory()
         channels, size, p = 3, config.data.size, config.clusters.count
@@ -139,7 +144,7 @@ class Session:
             centres=torch.rand(p, features.shape[1]),
             permutation=torch.arange(p).roll(1),
         )
-        self.job = job_of(config, self.images, surrogate, self.clusters, accelerator)
+        self.job = make_job(config, self.images, surrogate, self.clusters, accelerator)
         self.files = Files(self.images, self.device)
         self.unfrozen = ClusterwiseLoss(
             unfrozen(surrogate),
@@ -183,7 +188,7 @@ class Session:
         return {
             "session": uuid.uuid4().hex[:8],
             "device": device_name(self.device),
-            "engine": kind_of(self.accelerator),
+            "engine": engine_kind(self.accelerator),
             "ranks": self.accelerator.num_processes,
             "model": config.surrogate.model,
             "size": config.data.size,
@@ -192,7 +197,9 @@ class Session:
             "peak_flops": float(self.accelerator.reduce(peak.to(self.device), "sum")),
         }
 
-    def case(self, effective: int, micro: int | Literal["auto"], path: GradientPath) -> Case:
+    def case(
+        self, effective: int, micro: int | Literal["auto"], path: GradientPath
+    ) -> BenchmarkCase:
         """A case that fits into memory; a collective call."""
         batch = {
             "effective": effective,
@@ -210,9 +217,9 @@ class Session:
             config.augment,
         )
         job = replace(self.job, config=config, plan=plan, sampler=sampler)
-        return Case(path, fit_micro(job, self.accelerator))
+        return BenchmarkCase(path, choose_micro_batch(job, self.accelerator))
 
-    def record(self, case: Case) -> dict[str, Any]:
+    def record(self, case: BenchmarkCase) -> dict[str, Any]:
         """One repetition of `case`."""
         plan, p = case.job.plan, self.config.clusters.count
         sent = self.bytes_sent(case)
@@ -238,7 +245,7 @@ class Session:
             "energy_j": None if measured.joules is None else measured.joules * scale,
         }
 
-    def measure(self, case: Case) -> Measured:
+    def measure(self, case: BenchmarkCase) -> Measurement:
         """One repetition of the program's own paths."""
         whole = case.path is GradientPath.DELTA or self.at_most is None
         count = case.job.plan.micro_batches
@@ -246,14 +253,14 @@ class Session:
             count = min(count, self.at_most)
         engine = self.engine(case, count)
         first = next(self.micros(case, 1))
-        probe(lambda delta: self.job.loss(delta, first), engine.perturbations_now())
+        gradient_fits(lambda delta: self.job.loss(delta, first), engine.current_perturbations())
         if case.path is GradientPath.DELTA:
             self.step(case, engine, 1)
         measured = self.timed(lambda: self.step(case, engine, count))
         self.forget(engine)
         return measured
 
-    def measure_baseline(self, case: Case) -> Measured:
+    def measure_baseline(self, case: BenchmarkCase) -> Measurement:
         """One repetition of the baseline."""
         step = self.baseline(case)
         step(1)
@@ -261,7 +268,7 @@ class Session:
         self.forget()
         return measured
 
-    def baseline(self, case: Case) -> Callable[[int | None], int]:
+    def baseline(self, case: BenchmarkCase) -> Callable[[int | None], int]:
         """New generators in the baseline's way; takes at most so many micro-batches a step."""
         bank = self.bank()
         optimizers = [
@@ -283,11 +290,11 @@ class Session:
 
         return step
 
-    def timed(self, step: Callable[[], int]) -> Measured:
+    def timed(self, step: Callable[[], int]) -> Measurement:
         """Time `step`, which returns this rank's images, on all ranks together."""
         gather = self.accelerator.gather
         self.accelerator.wait_for_everyone()
-        forget_peak(self.device)
+        reset_peak_memory(self.device)
         joules = energy(self.device)
         began = time.perf_counter()
         images = step()
@@ -303,14 +310,14 @@ class Session:
         all_ranks = gather(facts)
         on_gpu = self.device.type == "cuda"
         spent = float(all_ranks[:, 3].sum() if on_gpu else all_ranks[:, 3].max())
-        return Measured(
+        return Measurement(
             seconds=float(all_ranks[:, 0].max()),
             images=int(all_ranks[:, 1].sum()),
             peak_memory_mib=float(all_ranks[:, 2].max()),
             joules=spent if spent > 0 else None,
         )
 
-    def bytes_sent(self, case: Case) -> float:
+    def bytes_sent(self, case: BenchmarkCase) -> float:
         """Bytes that a rank sends in a step of `case`.
 
         Those of accumulation through the engine are linear in the number of micro-batches, and
@@ -323,7 +330,7 @@ class Session:
         one, two = self.counted(case, 1), self.counted(case, 2)
         return one + (case.job.plan.micro_batches - 1) * (two - one)
 
-    def counted(self, case: Case, count: int) -> float:
+    def counted(self, case: BenchmarkCase, count: int) -> float:
         """Bytes that a rank sends in a step of `count` micro-batches."""
         key = (case.path, case.job.plan.largest_micro, count)
         if key not in self.traffic:
@@ -333,13 +340,13 @@ class Session:
             else:
                 step = partial(self.step, case, self.engine(case, count), count)
             step()  # also sets up
-            with counting() as traffic:
+            with count_traffic() as traffic:
                 step()
             self.forget()
             self.traffic[key] = traffic.bytes_sent
         return self.traffic[key]
 
-    def step(self, case: Case, engine: Engine, count: int) -> int:
+    def step(self, case: BenchmarkCase, engine: Engine, count: int) -> int:
         """A step with this rank's first `count` micro-batches; returns its images."""
         images = 0
 
@@ -353,13 +360,13 @@ class Session:
         take(engine, self.job.loss, counted(self.micros(case, count)), self.config.optimizer.lr)
         return images
 
-    def micros(self, case: Case, count: int) -> Iterator[MicroBatch]:
+    def micros(self, case: BenchmarkCase, count: int) -> Iterator[MicroBatch]:
         """This rank's first `count` micro-batches."""
         job = case.job
         parts = job.plan.micro_slices(self.accelerator.process_index)
         return job.loader(job.sampler.draw(0), list(islice(parts, count)))
 
-    def engine(self, case: Case, count: int) -> Engine:
+    def engine(self, case: BenchmarkCase, count: int) -> Engine:
         """New generators under the launcher's engine, for steps of `count` micro-batches."""
         accumulation = 1 if case.path is GradientPath.DELTA else count
         return Engine(self.accelerator, self.bank(), self.config.optimizer, accumulation)
@@ -374,4 +381,4 @@ class Session:
     def forget(self, *held: object) -> None:
         """Give memory back, to the system too, so that the next case's peak is its own."""
         self.accelerator.free_memory(*held)
-        give_back_memory()
+        return_freed_memory()

@@ -87,7 +87,7 @@ class Traffic:
 
 
 @contextmanager
-def counting() -> Iterator[Traffic]:
+def count_traffic() -> Iterator[Traffic]:
     """Count what this rank sends in the `with` block, on any engine.
 
     Raises:

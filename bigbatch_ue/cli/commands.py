@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from bigbatch_ue.cli.runner import run
-from bigbatch_ue.config.load import load, revise
+from bigbatch_ue.config.load import load_config, revise_evaluation
 from bigbatch_ue.config.schema import PRESETS, TARGETS, ArmName, GradientPath
-from bigbatch_ue.files.paths import homeless
+from bigbatch_ue.files.paths import hide_home
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.ranks import is_main_process
 
@@ -70,7 +70,7 @@ def plan(
     from bigbatch_ue.cli.plan_table import plan_table
     from bigbatch_ue.runtime.ranks import world_size
 
-    resolved = load(preset, config, overrides or ())
+    resolved = load_config(preset, config, overrides or ())
     console.print(plan_table(resolved, ranks or world_size(), images, engine, download))
 
 
@@ -91,7 +91,7 @@ def train(
     """Train the perturbations of one data set at one effective batch."""
     from bigbatch_ue.training.train import train as run_training
 
-    resolved = load(preset, config, overrides or ())
+    resolved = load_config(preset, config, overrides or ())
     run = run_training(resolved, resume=resume, download=download, time_limit=time_limit)
     if is_main_process():
         console.print(f"perturbations: {run.perturbations}", soft_wrap=True)
@@ -149,7 +149,7 @@ def evaluate(
 ) -> None:
     """Train targets on clean, control and protected images; test them on clean ones."""
     from bigbatch_ue.evaluation.evaluate import evaluate as judge_run
-    from bigbatch_ue.evaluation.evaluate import evaluate_foreign
+    from bigbatch_ue.evaluation.evaluate import evaluate_external
     from bigbatch_ue.evaluation.report.terminal import arms_table
 
     given = list(arguments or ())
@@ -164,8 +164,8 @@ def evaluate(
         folder = Path(given.pop(0))
         found = judge_run(folder, target=target, overrides=[*short, *given], **how)
     else:
-        resolved = revise(load(preset, config, given), target, short)
-        found = evaluate_foreign(resolved, protected, **how)
+        resolved = revise_evaluation(load_config(preset, config, given), target, short)
+        found = evaluate_external(resolved, protected, **how)
     if is_main_process():
         console.print(arms_table(found))
 
@@ -184,14 +184,14 @@ def sweep(
     download: Download = False,
 ) -> None:
     """Train, protect and evaluate at many batch sizes, seeds and budgets; start again to go on."""
-    from bigbatch_ue.sweeps.cells import cells
+    from bigbatch_ue.sweeps.cells import sweep_cells
     from bigbatch_ue.sweeps.estimate import cell_table
     from bigbatch_ue.sweeps.jobs import run_sweep
     from bigbatch_ue.sweeps.spec import load_sweep
 
     settings = load_sweep(config, overrides or ())
     if dry_run:
-        console.print(cell_table(cells(settings, download=download)))
+        console.print(cell_table(sweep_cells(settings, download=download)))
         return
     done = run_sweep(settings, shard=_shard(shard), retry=retry, download=download)
     outcomes = [outcome for _, outcome in done]
@@ -244,7 +244,7 @@ def bench(
     """Measure speed, memory, energy and traffic of optimizer steps, on random images."""
     from bigbatch_ue.benchmark.session import bench as run_bench
 
-    resolved = load(preset, config, overrides or ())
+    resolved = load_config(preset, config, overrides or ())
     wrong = [m for m in micros or () if m != "auto" and not (m.isdecimal() and int(m) > 0)]
     if wrong:
         raise UserError(f"--micro {wrong[0]}: expected a number from 1, or auto")
@@ -288,4 +288,4 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _command() -> list[str]:
     """What the user typed, without the way to their home folder."""
-    return ["bigbatch-ue", *map(homeless, sys.argv[1:])]
+    return ["bigbatch-ue", *map(hide_home, sys.argv[1:])]

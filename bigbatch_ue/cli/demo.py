@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from bigbatch_ue import __version__
-from bigbatch_ue.config.load import load
+from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.evaluation.arms import Arm
 from bigbatch_ue.evaluation.evaluate import evaluate
@@ -62,7 +62,7 @@ def demo(folder: Path = Path("runs/demo"), *, seed: int = 0, overrides: Sequence
 
 def demo_config(folder: Path, batch: int, seed: int, overrides: Sequence[str] = ()) -> Config:
     """The configuration of the demo's run at one effective batch."""
-    config = load(
+    config = load_config(
         preset=PRESET,
         overrides=[*overrides, f"batch.effective={batch}", f"seed={seed}", "budget.kind=steps"],
     )

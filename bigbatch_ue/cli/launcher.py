@@ -25,10 +25,10 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command, launch_command_parser
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-from bigbatch_ue.runtime.errors import LOST_PEER, UserError, told
-from bigbatch_ue.runtime.signals import EXIT_CODE, SIGNALS, answering
+from bigbatch_ue.runtime.errors import EXIT_LOST_RANK, UserError, user_message
+from bigbatch_ue.runtime.signals import EXIT_INTERRUPTED, SIGNALS, handling_signals
 
-_CONSEQUENCES = (EXIT_CODE, LOST_PEER, -signal.SIGTERM)
+_CONSEQUENCES = (EXIT_INTERRUPTED, EXIT_LOST_RANK, -signal.SIGTERM)
 """How ranks end when another one did; the launcher sends SIGTERM to the rest."""
 
 
@@ -38,9 +38,9 @@ def main(arguments: Sequence[str]) -> int:
         if arguments[:1] == ["--dry-run"]:
             print(describe(arguments[1:]))
             return 0
-        return launch(arguments)
+        return launch_ranks(arguments)
     except UserError as error:
-        print(f"error: {told(error)}", file=sys.stderr)
+        print(f"error: {user_message(error)}", file=sys.stderr)
         return 2
 
 
@@ -58,7 +58,7 @@ def describe(arguments: Sequence[str]) -> str:
     return f"# {where}: {ranks} rank(s) on {machines} machine(s), each of which runs\n{command}"
 
 
-def launch(arguments: Sequence[str]) -> int:
+def launch_ranks(arguments: Sequence[str]) -> int:
     """Start the ranks that `arguments`, those of `accelerate launch`, ask for.
 
     Returns:
@@ -81,11 +81,11 @@ def launch(arguments: Sequence[str]) -> int:
             with suppress(psutil.NoSuchProcess):
                 rank.send_signal(number)
 
-    with answering(pass_on):
+    with handling_signals(pass_on):
         try:
             launch_command(options)
         except ChildFailedError as error:
-            rank, failure = min(error.failures.items(), key=lambda item: _by_cause(*item))
+            rank, failure = min(error.failures.items(), key=lambda item: _root_causes_first(*item))
             code = failure.exitcode
         except subprocess.CalledProcessError as error:
             rank, code = 0, error.returncode
@@ -93,9 +93,9 @@ def launch(arguments: Sequence[str]) -> int:
             raise UserError(str(error)) from error
         else:
             return 0
-    if code == EXIT_CODE or (passed_on and -code in SIGNALS):
-        return EXIT_CODE
-    print(f"error: rank {rank} {_how(code)}; the other ranks were ended", file=sys.stderr)
+    if code == EXIT_INTERRUPTED or (passed_on and -code in SIGNALS):
+        return EXIT_INTERRUPTED
+    print(f"error: rank {rank} {_describe_exit(code)}; the other ranks were ended", file=sys.stderr)
     return 128 - code if code < 0 else code
 
 
@@ -115,7 +115,7 @@ def _size(options: Namespace) -> tuple[int, int]:
     try:
         config = load_config_from_file(file)
     except OSError as error:
-        raise UserError(told(error) or f"{file}: no such file") from error
+        raise UserError(user_message(error) or f"{file}: no such file") from error
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise UserError(f"{file}: no configuration of Accelerate: {error}") from error
     ranks, machines = (
@@ -133,14 +133,14 @@ def _size(options: Namespace) -> tuple[int, int]:
     return ranks, machines
 
 
-def _by_cause(rank: int, failure: ProcessFailure) -> tuple[int, int, int]:
+def _root_causes_first(rank: int, failure: ProcessFailure) -> tuple[int, int, int]:
     """Order of failures: first what is no consequence of another."""
     code = failure.exitcode
     late = _CONSEQUENCES.index(code) + 1 if code in _CONSEQUENCES else 0
     return late, failure.timestamp, rank
 
 
-def _how(code: int) -> str:
+def _describe_exit(code: int) -> str:
     """How a process ended, in words."""
     if code >= 0:
         return f"ended with exit code {code}"

@@ -4,7 +4,7 @@ from rich.table import Table
 
 from bigbatch_ue.batching.plan import make_plan
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.data.decoded import prepare
+from bigbatch_ue.data.decoded import prepare_dataset
 from bigbatch_ue.training.requirements import expected_memory
 
 
@@ -22,7 +22,7 @@ def plan_table(
     """
     channels = 3
     if images is None:
-        train = prepare(config.data, download=download).train
+        train = prepare_dataset(config.data, download=download).train
         images, channels = len(train), train.images.shape[1]
     p = config.clusters.count
     plan = make_plan(config, [images * (c + 1) // p - images * c // p for c in range(p)], ranks)

@@ -10,9 +10,9 @@ from typing import NoReturn
 import typer
 import typer.exceptions
 
-from bigbatch_ue.runtime.errors import LOST_PEER, UserError, lost_peer, told
+from bigbatch_ue.runtime.errors import EXIT_LOST_RANK, UserError, is_lost_rank, user_message
 from bigbatch_ue.runtime.ranks import is_main_process
-from bigbatch_ue.runtime.signals import EXIT_CODE, Interrupted, interruptible
+from bigbatch_ue.runtime.signals import EXIT_INTERRUPTED, Interrupted, raising_on_signals
 
 
 def run(commands: typer.Typer, arguments: Sequence[str] | None = None) -> None:
@@ -27,19 +27,19 @@ def run(commands: typer.Typer, arguments: Sequence[str] | None = None) -> None:
     """
     _quiet()
     try:
-        with interruptible():
+        with raising_on_signals():
             code = commands(
                 list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False
             )
         if code:
             sys.exit(code)
     except Interrupted as stop:
-        _stop(str(stop), code=EXIT_CODE)
+        _stop(str(stop), code=EXIT_INTERRUPTED)
     except (UserError, OSError, RuntimeError, MemoryError) as error:
-        message = told(error)
-        if message is None and lost_peer(error):
+        message = user_message(error)
+        if message is None and is_lost_rank(error):
             _say("lost another rank; add --resume to go on from the last checkpoint")
-            os._exit(LOST_PEER)  # threads that still wait for it abort an orderly end
+            os._exit(EXIT_LOST_RANK)  # threads that still wait for it abort an orderly end
         if message is None:
             raise
         _stop(message)

@@ -16,7 +16,7 @@ from bigbatch_ue.runtime.errors import UserError
 Root = TypeVar("Root", bound=BaseModel)
 
 
-def load(
+def load_config(
     preset: str | None = None,
     file: Path | None = None,
     overrides: Iterable[str] = (),
@@ -42,7 +42,9 @@ def load(
     return resolve(Config, content, overrides)
 
 
-def revise(config: Config, target: str | None = None, overrides: Iterable[str] = ()) -> Config:
+def revise_evaluation(
+    config: Config, target: str | None = None, overrides: Iterable[str] = ()
+) -> Config:
     """`config` with the target preset of `TARGETS`, then `key=value` overrides, for evaluation.
 
     Raises:

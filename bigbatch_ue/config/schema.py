@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from bigbatch_ue.files.atomic import atomic_file
-from bigbatch_ue.runtime.errors import UNPLAIN
+from bigbatch_ue.runtime.errors import CONTROL_CHARACTERS
 
 MEDMNIST_2D = (
     "pathmnist",
@@ -59,12 +59,12 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _plain(cls, given: Any, info: ValidationInfo) -> Any:
-        if isinstance(given, str) and UNPLAIN.search(given):
+        if isinstance(given, str) and CONTROL_CHARACTERS.search(given):
             raise ValueError(f"{info.field_name}={given!r}: holds a character that is no text")
         return given
 
 
-class Data(Section):
+class DataConfig(Section):
     """Which images, at which size, and where data files are kept."""
 
     name: str = Field("digits", description="a name from `bigbatch-ue datasets`")
@@ -80,7 +80,7 @@ class Data(Section):
         return Path(self.name.partition(":")[2] or self.name).stem
 
 
-class Fit(Section):
+class TrainingRecipe(Section):
     """How a network is trained: SGD with Nesterov momentum, or AdamW, at a one-cycle rate."""
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -90,17 +90,17 @@ class Fit(Section):
     weight_decay: NonNegative = 5e-4
 
 
-class Surrogate(Section):
+class SurrogateConfig(Section):
     """The frozen network whose features the perturbations mislead."""
 
     model: str = Field("resnet50", description="any timm model name")
     args: dict[str, JsonValue] = Field({}, description="extra arguments for timm.create_model")
     weights: str = Field("pretrained", pattern=r"^(pretrained|fit|random|file:.+)$")
     stem: Literal["auto", "small", "standard"] = "auto"
-    fit: Fit = Fit()
+    fit: TrainingRecipe = TrainingRecipe()
 
 
-class Clusters(Section):
+class ClustersConfig(Section):
     """k-means on the surrogate's features, and each cluster's target."""
 
     count: Annotated[int, Field(ge=2, le=10_000)] = Field(
@@ -111,7 +111,7 @@ class Clusters(Section):
     target_map: Literal["derangement", "shift"] = "derangement"
 
 
-class Generator(Section):
+class GeneratorConfig(Section):
     """The bank of p ResNet generators and the bound of its perturbations."""
 
     width: Annotated[int, Field(ge=1, le=1024)] = 64
@@ -119,14 +119,14 @@ class Generator(Section):
     bound: Literal["tanh", "clamp"] = "tanh"
 
 
-class Objective(Section):
+class ObjectiveConfig(Section):
     """Distance from a perturbed image's feature to its target centre."""
 
     name: Literal["kl", "cosine", "cross_entropy"] = "kl"
     temperature: Rate = 1.0
 
 
-class Augment(Section):
+class AugmentConfig(Section):
     """Random crop of the zero-padded image, random flip, and where the perturbation goes on."""
 
     pad: Annotated[int, Field(ge=0)] = Field(0, description="pixels of padding, crop offset")
@@ -142,7 +142,7 @@ class GradientPath(StrEnum):
     BASELINE = "baseline"
 
 
-class Batch(Section):
+class BatchConfig(Section):
     """The effective batch of one generator, and how it may be cut."""
 
     effective: Annotated[int, Field(ge=1, le=2**24)] = Field(
@@ -157,7 +157,7 @@ class Batch(Section):
     accumulation: Literal["delta", "engine"] = "delta"
 
 
-class Budget(Section):
+class BudgetConfig(Section):
     """How long the bank is trained."""
 
     kind: Literal["epochs", "steps"] = "epochs"
@@ -165,7 +165,7 @@ class Budget(Section):
     steps: Positive = 60
 
 
-class Optimizer(Section):
+class OptimizerConfig(Section):
     """Optimizer, and its learning rate as a function of the step and the batch."""
 
     name: Literal["adam", "adamw", "sgd", "lars", "lamb"] = "adam"
@@ -180,7 +180,7 @@ class Optimizer(Section):
     )
 
 
-class Compute(Section):
+class ComputeConfig(Section):
     """How the frozen surrogate is computed; no choice changes the answer beyond rounding."""
 
     precision: Literal["auto", "float32", "bf16"] = Field(
@@ -201,7 +201,7 @@ class Compute(Section):
     )
 
 
-class Noise(Section):
+class NoiseConfig(Section):
     """How often the gradient noise scale is measured in the space of the parameters."""
 
     every: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
@@ -209,7 +209,7 @@ class Noise(Section):
     )
 
 
-class Checkpoint(Section):
+class CheckpointConfig(Section):
     """When the training state is written, and how many states are kept."""
 
     every: Positive = Field(50, description="optimizer steps between checkpoints")
@@ -219,7 +219,7 @@ class Checkpoint(Section):
     keep: Positive = 2
 
 
-class Target(Section):
+class TargetConfig(Section):
     """The network a scraper would train; one recipe for every arm."""
 
     model: str = Field("resnet18", description="any timm model name")
@@ -229,7 +229,7 @@ class Target(Section):
         pattern=r"^(scratch|pretrained|simclr|file:.+)$",
         description="simclr: a frozen encoder trained on the arm's images, and a linear probe",
     )
-    fit: Fit = Fit(epochs=30)
+    fit: TrainingRecipe = TrainingRecipe(epochs=30)
 
 
 class ArmName(StrEnum):
@@ -263,14 +263,14 @@ class Countermeasure(StrEnum):
     PROJECTION = "projection"
 
 
-class Adversarial(Section):
+class AdversarialConfig(Section):
     """Adversarial training by projected gradient descent within L-inf `eps`."""
 
     eps: Annotated[float, Field(gt=0, le=1)] = 8 / 255
     steps: Positive = 3
 
 
-class Evaluation(Section):
+class EvaluationConfig(Section):
     """Which targets are trained to judge the perturbations."""
 
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0, 1, 2), min_length=1)
@@ -285,7 +285,7 @@ class Evaluation(Section):
     labels: tuple[Annotated[str, Field(pattern=LABELLINGS)], ...] = Field(
         ("own",), description="own, map:FILE, random:M, prototypes:M"
     )
-    adversarial: Adversarial = Adversarial()
+    adversarial: AdversarialConfig = AdversarialConfig()
     share: Literal["arms", "batches"] = Field(
         "arms", description="ranks train arms of their own, or each batch together (DDP)"
     )
@@ -306,7 +306,7 @@ class Evaluation(Section):
         return self
 
 
-_NO_ANSWER = {"output", "compute", "noise", "checkpoint", "target", "evaluation"}
+_NOT_IN_ANSWER = {"output", "compute", "noise", "checkpoint", "target", "evaluation"}
 
 
 class Config(Section):
@@ -314,20 +314,20 @@ class Config(Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     output: Path | None = Field(None, description="run folder; default runs/<data>-b<B>-s<seed>")
-    data: Data = Data()
-    surrogate: Surrogate = Surrogate()
-    clusters: Clusters = Clusters()
-    generator: Generator = Generator()
-    objective: Objective = Objective()
-    augment: Augment = Augment()
-    batch: Batch = Batch()
-    budget: Budget = Budget()
-    optimizer: Optimizer = Optimizer()
-    compute: Compute = Compute()
-    noise: Noise = Noise()
-    checkpoint: Checkpoint = Checkpoint()
-    target: Target = Target()
-    evaluation: Evaluation = Evaluation()
+    data: DataConfig = DataConfig()
+    surrogate: SurrogateConfig = SurrogateConfig()
+    clusters: ClustersConfig = ClustersConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    augment: AugmentConfig = AugmentConfig()
+    batch: BatchConfig = BatchConfig()
+    budget: BudgetConfig = BudgetConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    compute: ComputeConfig = ComputeConfig()
+    noise: NoiseConfig = NoiseConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    target: TargetConfig = TargetConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -368,7 +368,7 @@ class Config(Section):
 
     def answer(self) -> dict[str, Any]:
         """What decides the answer: everything but places, decomposition and later stages."""
-        content = self.model_dump(mode="json", exclude=_NO_ANSWER)
+        content = self.model_dump(mode="json", exclude=_NOT_IN_ANSWER)
         del content["data"]["root"], content["batch"]["micro"], content["batch"]["accumulation"]
         del content["optimizer"]["nonfinite"]
         return content

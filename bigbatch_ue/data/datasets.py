@@ -10,12 +10,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from bigbatch_ue.config.schema import DATASETS, MEDMNIST_2D, Data
-from bigbatch_ue.data.image_files import ImageFiles, _folder
+from bigbatch_ue.config.schema import DATASETS, MEDMNIST_2D, DataConfig
+from bigbatch_ue.data.image_files import ImageFiles, open_folder
 from bigbatch_ue.data.npz import Npz
 from bigbatch_ue.data.source import PARTS, Part, Source, Split
 from bigbatch_ue.files.atomic import atomic_file, atomic_folder
-from bigbatch_ue.files.paths import place_of
+from bigbatch_ue.files.paths import expand_path
 from bigbatch_ue.runtime.errors import UserError
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
@@ -76,7 +76,7 @@ class MedMnist(Npz):
             return hashlib.file_digest(file, "md5").hexdigest()
 
 
-def open_source(data: Data, download: bool = False) -> Source:
+def open_source(data: DataConfig, download: bool = False) -> Source:
     """The source that `data.name` and `data.size` mean; with `download`, fetched if it is missing.
 
     Raises:
@@ -92,9 +92,9 @@ def open_source(data: Data, download: bool = False) -> Source:
     if data.name in TORCHVISION:
         return _torchvision(data.name, data.root, download)
     if kind == "folder" and place:
-        return _folder(place_of(place))
+        return open_folder(expand_path(place))
     if kind == "npz" and place:
-        return Npz(place_of(place))
+        return Npz(expand_path(place))
     allowed = ", ".join((*DATASETS, "npz:PATH", "folder:PATH"))
     raise UserError(f"data.name={data.name!r}: unknown data set; allowed: {allowed}")
 
@@ -129,7 +129,7 @@ def _suffix(size: int) -> str:
     return "" if size == MEDMNIST_SIZES[0] else f"_{size}"
 
 
-def _medmnist(data: Data, download: bool) -> MedMnist:
+def _medmnist(data: DataConfig, download: bool) -> MedMnist:
     flag, size = data.name, data.size
     if size not in MEDMNIST_SIZES:
         sizes = ", ".join(map(str, MEDMNIST_SIZES))
@@ -169,7 +169,7 @@ def _torchvision(name: str, root: Path, download: bool) -> ImageFiles:
     return ImageFiles(list(halves["train"].classes), folders, samples)
 
 
-class Row(NamedTuple):
+class CatalogueEntry(NamedTuple):
     """What `bigbatch-ue datasets` says of one data set; `present`: some of its files are there."""
 
     name: str
@@ -180,21 +180,25 @@ class Row(NamedTuple):
     present: bool
 
 
-def catalogue(root: Path) -> list[Row]:
+def catalogue(root: Path) -> list[CatalogueEntry]:
     """Every data set that `data.name` may mean, where its files go, and whether they are there."""
     pets, flowers = (root / TORCHVISION[name][1] for name in ("pets", "flowers102"))
     what_pets, what_flowers = "37 cats and dogs, 3,680 + 3,669", "102 flowers, 1,020 + 6,149"
     return [
-        Row("digits", "10 digits, 1,437 + 360", "1", "8", "in scikit-learn", True),
-        Row("pets", what_pets, "3", "any", str(pets), pets.is_dir()),
-        Row("flowers102", what_flowers, "3", "any", str(flowers), flowers.is_dir()),
-        *(_medmnist_row(root, flag) for flag in MEDMNIST_2D if flag in DATASETS),
-        Row("npz:PATH", "your file with MedMNIST's keys", "1 or 3", "any", "PATH", False),
-        Row("folder:PATH", "your images", "1 or 3", "any", "PATH/{train,test}/<class>/", False),
+        CatalogueEntry("digits", "10 digits, 1,437 + 360", "1", "8", "in scikit-learn", True),
+        CatalogueEntry("pets", what_pets, "3", "any", str(pets), pets.is_dir()),
+        CatalogueEntry("flowers102", what_flowers, "3", "any", str(flowers), flowers.is_dir()),
+        *(_medmnist_entry(root, flag) for flag in MEDMNIST_2D if flag in DATASETS),
+        CatalogueEntry(
+            "npz:PATH", "your file with MedMNIST's keys", "1 or 3", "any", "PATH", False
+        ),
+        CatalogueEntry(
+            "folder:PATH", "your images", "1 or 3", "any", "PATH/{train,test}/<class>/", False
+        ),
     ]
 
 
-def _medmnist_row(root: Path, flag: str) -> Row:
+def _medmnist_entry(root: Path, flag: str) -> CatalogueEntry:
     info = medmnist_info(flag)
     counts = info["n_samples"]
     what = f"{len(info['label'])} classes, {counts['train']:,} + {counts['test']:,}"
@@ -202,4 +206,4 @@ def _medmnist_row(root: Path, flag: str) -> Row:
     place = f"{files[0].parent}/"
     sizes = "/".join(map(str, MEDMNIST_SIZES))
     present = any(file.is_file() for file in files)
-    return Row(flag, what, str(info["n_channels"]), sizes, place, present)
+    return CatalogueEntry(flag, what, str(info["n_channels"]), sizes, place, present)

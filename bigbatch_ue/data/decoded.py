@@ -17,14 +17,14 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
-from bigbatch_ue.config.schema import Data
+from bigbatch_ue.config.schema import DataConfig
 from bigbatch_ue.data.datasets import (
     open_source,
 )
-from bigbatch_ue.data.source import PARTS, Part, Pixels, Source, rows
+from bigbatch_ue.data.source import PARTS, Part, Pixels, Source, to_hwc
 from bigbatch_ue.files.atomic import atomic_folder
 from bigbatch_ue.files.formats import digest, read_json, write_json
-from bigbatch_ue.files.paths import homeless, place_of, regular
+from bigbatch_ue.files.paths import expand_path, hide_home, require_file
 from bigbatch_ue.runtime.console import progress_bar
 from bigbatch_ue.runtime.errors import UserError
 
@@ -62,7 +62,7 @@ class DataSet:
     test: ImageSet
 
 
-def prepare(data: Data, *, download: bool = False) -> DataSet:
+def prepare_dataset(data: DataConfig, *, download: bool = False) -> DataSet:
     """The images of `data`, decoded now if no earlier run, or rank beside this one, has done so.
 
     Raises:
@@ -92,7 +92,7 @@ def resize(image: Pixels, size: int) -> Pixels:
     channels, *shape = image.shape
     if shape == [size, size]:
         return image
-    picture = Image.fromarray(rows(image))
+    picture = Image.fromarray(to_hwc(image))
     pixels = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))
     return pixels.reshape(size, size, channels).transpose(2, 0, 1)
 
@@ -102,7 +102,7 @@ def _slug(name: str) -> str:
     kind, _, place = name.partition(":")
     if not place:
         return re.sub(r"\W+", "_", kind)
-    path = place_of(place).resolve()
+    path = expand_path(place).resolve()
     return f"{kind}-{path.stem}-{digest(str(path))}"
 
 
@@ -117,14 +117,14 @@ def _fingerprint(source: Source) -> str:
     return digest([_DECODER, rows])
 
 
-def _decode(source: Source, data: Data, entry: Path) -> None:
+def _decode(source: Source, data: DataConfig, entry: Path) -> None:
     """Write `entry`, and remove what an older state of the source, or a killed run, has left."""
     older = _siblings(entry)
     if any(not folder.name.startswith(".") for folder in older):
         print(f"{data.name}: source changed; decoding again", file=sys.stderr)
     with atomic_folder(entry) as folder:
-        names = {part: _decode_half(source, part, data, folder) for part in PARTS}
-        meta = {"source": homeless(data.name), "classes": source.classes, "names": names}
+        names = {part: _decode_part(source, part, data, folder) for part in PARTS}
+        meta = {"source": hide_home(data.name), "classes": source.classes, "names": names}
         write_json(folder / "meta.json", meta)
     for folder in older:
         shutil.rmtree(folder)
@@ -140,7 +140,7 @@ def _siblings(entry: Path) -> list[Path]:
     ]
 
 
-def _decode_half(source: Source, part: Part, data: Data, folder: Path) -> list[str]:
+def _decode_part(source: Source, part: Part, data: DataConfig, folder: Path) -> list[str]:
     """Write the images and labels of one split; its names are returned.
 
     Images are appended to a plain file: on a full disk that is an OSError, where a memory map would
@@ -167,23 +167,23 @@ def _decode_half(source: Source, part: Part, data: Data, folder: Path) -> list[s
     return split.names
 
 
-def _load(entry: Path, data: Data, fingerprint: str) -> DataSet:
+def _load(entry: Path, data: DataConfig, fingerprint: str) -> DataSet:
     try:
         meta = read_json(entry / "meta.json", dict)
         classes = [str(name) for name in meta["classes"]]
-        train, test = (_load_half(entry, part, meta, data.size) for part in PARTS)
+        train, test = (_load_part(entry, part, meta, data.size) for part in PARTS)
     except (UserError, FileNotFoundError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{entry}: damaged ({error}); delete that folder") from None
     state: list[Any] = [fingerprint, data.size]
     if data.limit is not None and data.limit < len(train):
         train = train.first(data.limit)
         state.append(data.limit)
-    return DataSet(homeless(data.name), digest(state), classes, train, test)
+    return DataSet(hide_home(data.name), digest(state), classes, train, test)
 
 
-def _load_half(entry: Path, part: Part, meta: dict[str, Any], size: int) -> ImageSet:
-    images = np.load(regular(entry / f"{part}_images.npy"), mmap_mode="r", allow_pickle=False)
-    labels = np.load(regular(entry / f"{part}_labels.npy"), allow_pickle=False)
+def _load_part(entry: Path, part: Part, meta: dict[str, Any], size: int) -> ImageSet:
+    images = np.load(require_file(entry / f"{part}_images.npy"), mmap_mode="r", allow_pickle=False)
+    labels = np.load(require_file(entry / f"{part}_labels.npy"), allow_pickle=False)
     names = [str(name) for name in meta["names"][part]]
     expected = [(len(names), channels, size, size) for channels in (1, 3)]
     if images.dtype != np.uint8 or images.shape not in expected:

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from bigbatch_ue.data.source import PARTS, Part, Pixels, Split
-from bigbatch_ue.files.paths import regular
-from bigbatch_ue.runtime.errors import UNPLAIN, UserError
+from bigbatch_ue.files.paths import require_file
+from bigbatch_ue.runtime.errors import CONTROL_CHARACTERS, UserError
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(regular(path), formats=_formats()) as image:
+            with Image.open(require_file(path), formats=_formats()) as image:
                 yield image
         except UserError:
             raise
@@ -86,7 +86,13 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(levels / 257).astype(np.uint8))
 
 
-def _folder(path: Path) -> ImageFiles:
+def open_folder(path: Path) -> ImageFiles:
+    """Open a folder that holds `train/<class>/<image>` and `test/<class>/<image>`.
+
+    Raises:
+        UserError: a missing folder, a class without images or in one part only, a link that leads
+            out of the folder.
+    """
     folders = {part: path / part for part in PARTS}
     classes = _class_folders(path)
     samples: dict[Part, list[tuple[Path, int]]] = {}
@@ -116,7 +122,7 @@ def image_files(top: Path, *, inside: Path) -> list[Path]:
         seen.add(here)
         files = [Path(at, name) for name in names if _may_be_image(name)]
         for path in (*files, *(Path(at, name) for name in folders)):
-            if UNPLAIN.search(str(path)):
+            if CONTROL_CHARACTERS.search(str(path)):
                 raise UserError(f"{path}: a name that is no text; rename it")
             if path.is_symlink():
                 _within(path, whole)

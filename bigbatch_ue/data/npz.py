@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigbatch_ue.data.source import PARTS, Part, Pixels, Split
-from bigbatch_ue.files.paths import regular
+from bigbatch_ue.files.paths import require_file
 from bigbatch_ue.runtime.errors import UserError
 
 _MOST_PIXELS = 89_478_485  # of one image, as PIL has it
@@ -115,7 +115,7 @@ def _array(path: Path, key: str) -> Iterator[tuple[IO[bytes], int]]:
     Whatever is wrong with them is a `UserError`.
     """
     try:
-        with zipfile.ZipFile(regular(path)) as archive, archive.open(f"{key}.npy") as stream:
+        with zipfile.ZipFile(require_file(path)) as archive, archive.open(f"{key}.npy") as stream:
             yield stream, archive.getinfo(f"{key}.npy").file_size
     except KeyError:
         raise UserError(f"{path}: holds no array {key!r}") from None

@@ -45,6 +45,6 @@ class Source(Protocol):
         """The train or test half."""
 
 
-def rows(image: Pixels) -> Pixels:
+def to_hwc(image: Pixels) -> Pixels:
     """An image [C, h, w] as pictures have it, contiguous: [h, w], or [h, w, 3] in colour."""
     return image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bigbatch_ue.config.schema import Augment
+from bigbatch_ue.config.schema import AugmentConfig
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Views:
         return Views(self.top[chosen], self.left[chosen], self.flip[chosen])
 
 
-def draw_views(random: np.random.Generator, count: int, augment: Augment) -> Views:
+def draw_views(random: np.random.Generator, count: int, augment: AugmentConfig) -> Views:
     """Draw `count` views, uniform over offsets; always the same amount of randomness per view."""
     offsets = random.integers(2 * augment.pad + 1, size=(2, count)).astype(np.int16)
     return Views(offsets[0], offsets[1], random.random(count) < (0.5 if augment.flip else 0.0))

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from bigbatch_ue.config.schema import ArmName, Countermeasure, Evaluation
+from bigbatch_ue.config.schema import ArmName, Countermeasure, EvaluationConfig
 from bigbatch_ue.files.formats import read_json, write_json
 from bigbatch_ue.runtime.errors import UserError
 
-NAMES = {
+ARM_NAMES = {
     ArmName.CLEAN: "clean",
     ArmName.RANDOM_NOISE: "random noise",
     ArmName.SHUFFLED: "shuffled clusters",
@@ -20,11 +20,11 @@ NAMES = {
     ArmName.UC: "protected",
     ArmName.PROTECTED: "protected",
 }
-OF_RUN = (ArmName.SHUFFLED, ArmName.RANDOM_SURROGATE, ArmName.UC)
+RUN_ARMS = (ArmName.SHUFFLED, ArmName.RANDOM_SURROGATE, ArmName.UC)
 """Arms that depend on a run's perturbations, and so on its effective batch."""
 
 
-class Case(NamedTuple):
+class ArmSpec(NamedTuple):
     """What one target is trained on.
 
     Attributes:
@@ -42,9 +42,9 @@ class Case(NamedTuple):
     seed: int
 
 
-def title(case: "Case | Arm") -> str:
+def arm_title(case: "ArmSpec | Arm") -> str:
     """What a target is trained on, in words: `protected`, `protected 80%`, `clean jpeg75`, ..."""
-    parts = [NAMES[ArmName(case.arm)]]
+    parts = [ARM_NAMES[ArmName(case.arm)]]
     share = 1 - case.fraction if case.arm == ArmName.UNPROTECTED else case.fraction
     if 0 < share < 1:
         parts.append(f"{share:.0%}")
@@ -127,7 +127,7 @@ class Arm:
         return (self.dataset, self.target, *kind, self.effective_batch)
 
 
-def cases(settings: Evaluation, own: ArmName) -> Iterator[Case]:
+def arm_specs(settings: EvaluationConfig, own: ArmName) -> Iterator[ArmSpec]:
     """The arms of an evaluation, seed by seed; `own` is the arm of the perturbations judged.
 
     Controls come once; partial protection with and without the protected part; countermeasures and
@@ -139,20 +139,20 @@ def cases(settings: Evaluation, own: ArmName) -> Iterator[Case]:
     for seed in settings.seeds:
         for arm in wanted:
             if arm not in (own, ArmName.UNPROTECTED):
-                yield Case(arm, none, _share(arm), "own", seed)
+                yield ArmSpec(arm, none, _perturbed_fraction(arm), "own", seed)
         for fraction in settings.fractions:
             if ArmName.UNPROTECTED in wanted and fraction < 1:
-                yield Case(ArmName.UNPROTECTED, none, fraction, "own", seed)
+                yield ArmSpec(ArmName.UNPROTECTED, none, fraction, "own", seed)
             if own in wanted:
-                yield Case(own, none, fraction, "own", seed)
+                yield ArmSpec(own, none, fraction, "own", seed)
         for countermeasure in settings.countermeasures:
             if countermeasure != none:
                 for arm in countered:
-                    yield Case(arm, countermeasure, _share(arm), "own", seed)
+                    yield ArmSpec(arm, countermeasure, _perturbed_fraction(arm), "own", seed)
         for labels in settings.labels:
             if labels != "own":
                 for arm in countered:
-                    yield Case(arm, none, _share(arm), labels, seed)
+                    yield ArmSpec(arm, none, _perturbed_fraction(arm), labels, seed)
 
 
 _ARM = TypeAdapter(Arm)
@@ -173,12 +173,12 @@ def load_arms(path: Path) -> list[Arm]:
             f"{path}: no list of arms ({first['loc']}: {first['msg']}); remove it"
         ) from None
     for arm in arms:
-        if arm.arm not in NAMES or arm.countermeasure not in set(Countermeasure):
+        if arm.arm not in ARM_NAMES or arm.countermeasure not in set(Countermeasure):
             what = f"{arm.arm} under {arm.countermeasure}"
             raise UserError(f"{path}: no list of arms (unknown {what}); remove it")
         classes = len(arm.confusion)
         if not arm.accuracies or not classes or any(len(row) != classes for row in arm.confusion):
-            raise UserError(f"{path}: no list of arms ({title(arm)}: no results); remove it")
+            raise UserError(f"{path}: no list of arms ({arm_title(arm)}: no results); remove it")
     return arms
 
 
@@ -195,5 +195,5 @@ def _own(arms: Sequence[ArmName], own: ArmName) -> list[ArmName]:
     return [arm for arm in named if arm is not ArmName.RANDOM_SURROGATE]
 
 
-def _share(arm: ArmName) -> float:
+def _perturbed_fraction(arm: ArmName) -> float:
     return 0.0 if arm is ArmName.CLEAN else 1.0

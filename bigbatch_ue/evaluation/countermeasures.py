@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as T
 
 from bigbatch_ue.config.schema import Countermeasure
-from bigbatch_ue.data.source import rows
+from bigbatch_ue.data.source import to_hwc
 
 Images = NDArray[np.uint8]
 Groups = NDArray[np.int64]
@@ -43,7 +43,9 @@ def applies(name: Countermeasure, channels: int) -> bool:
     return name is not Countermeasure.GREY or channels > 1
 
 
-def clean_up(name: Countermeasure, images: Images, *, groups: Groups, eps: float) -> Images:
+def preprocess_images(
+    name: Countermeasure, images: Images, *, groups: Groups, eps: float
+) -> Images:
     """What a scraper makes of all train images before training; deterministic.
 
     - `jpeg75`, `jpeg10`: compressed at that quality;
@@ -88,7 +90,7 @@ def clean_up(name: Countermeasure, images: Images, *, groups: Groups, eps: float
             return images
 
 
-def in_training(name: Countermeasure, classes: int) -> Callable[[Tensor, Tensor], Batch] | None:
+def batch_transform(name: Countermeasure, classes: int) -> Callable[[Tensor, Tensor], Batch] | None:
     """What is done to each batch while training; random by torch's global generator.
 
     - `cutout`: every other image, at random, loses a square of half its side, which becomes black
@@ -176,7 +178,7 @@ def _jpeg(images: Images, _: slice, *, quality: int) -> Images:
 def _compressed(image: Images, quality: int) -> Images:
     """An image [C, H, W] as it comes out of a JPEG file of that quality."""
     with BytesIO() as file:
-        Image.fromarray(rows(image)).save(file, format="JPEG", quality=quality)
+        Image.fromarray(to_hwc(image)).save(file, format="JPEG", quality=quality)
         found = np.asarray(Image.open(file))
     return found.reshape(*image.shape[1:], -1).transpose(2, 0, 1)
 

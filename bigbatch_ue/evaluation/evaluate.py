@@ -15,20 +15,20 @@ from accelerate import Accelerator
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from bigbatch_ue.config.load import revise
+from bigbatch_ue.config.load import revise_evaluation
 from bigbatch_ue.config.schema import ArmName, Config
-from bigbatch_ue.data.decoded import DataSet, prepare
-from bigbatch_ue.evaluation.arm_store import _finished, _train_apart, _train_together
-from bigbatch_ue.evaluation.arms import Arm, Case, cases
+from bigbatch_ue.data.decoded import DataSet, prepare_dataset
+from bigbatch_ue.evaluation.arm_store import finished_arm, train_apart, train_together
+from bigbatch_ue.evaluation.arms import Arm, ArmSpec, arm_specs
 from bigbatch_ue.evaluation.countermeasures import applies
-from bigbatch_ue.evaluation.external_images import load_foreign
-from bigbatch_ue.evaluation.outputs import _report
+from bigbatch_ue.evaluation.external_images import load_external_images
+from bigbatch_ue.evaluation.outputs import write_outputs
 from bigbatch_ue.evaluation.subject import Subject
 from bigbatch_ue.files.formats import read_json
-from bigbatch_ue.networks.surrogate import extract_features, surrogate_of
+from bigbatch_ue.networks.surrogate import extract_features, surrogate_of_run
 from bigbatch_ue.protection.perturbations import Perturbations, load_perturbations
 from bigbatch_ue.runs.folder import Run, load_run
-from bigbatch_ue.runtime.accelerator import launch
+from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.training.train import train_on
 
@@ -63,16 +63,16 @@ def evaluate(
             that diverges.
     """
     config, run = load_run(run_folder)
-    config = revise(config, target, overrides)
-    accelerator = launch()
+    config = revise_evaluation(config, target, overrides)
+    accelerator = start_accelerator()
     try:
-        subject = _of_run(config, run, accelerator, download)
-        return judge(subject, run.folder / "evaluation", shard, accelerator, command)
+        subject = _subject_of_run(config, run, accelerator, download)
+        return run_evaluation(subject, run.folder / "evaluation", shard, accelerator, command)
     finally:
         accelerator.end_training()
 
 
-def evaluate_foreign(
+def evaluate_external(
     config: Config,
     place: str,
     *,
@@ -96,10 +96,10 @@ def evaluate_foreign(
     Raises:
         UserError: images that do not belong together, and as for `evaluate`.
     """
-    accelerator = launch()
+    accelerator = start_accelerator()
     try:
-        data = prepare(config.data, download=download)
-        perturbed = load_foreign(place, data, config.data)
+        data = prepare_dataset(config.data, download=download)
+        perturbed = load_external_images(place, data, config.data)
         change = (perturbed.astype(np.float32) - data.train.images) / np.float32(255)
         learnt = Perturbations(change, np.arange(len(change)), float(np.abs(change).max()))
         subject = Subject(
@@ -112,12 +112,12 @@ def evaluate_foreign(
         )
         name = f"{config.data.title}-{Path(place.partition(':')[2] or place).stem}"
         folder = (config.output or Path("runs") / name) / "evaluation"
-        return judge(subject, folder, shard, accelerator, command)
+        return run_evaluation(subject, folder, shard, accelerator, command)
     finally:
         accelerator.end_training()
 
 
-def judge(
+def run_evaluation(
     subject: Subject,
     folder: Path,
     shard: tuple[int, int],
@@ -132,26 +132,26 @@ def judge(
     mine = wanted[index - 1 :: count]
     together = subject.config.evaluation.share == "batches" and accelerator.num_processes > 1
     if together:
-        _train_together(mine, subject, folder, accelerator)
+        train_together(mine, subject, folder, accelerator)
     else:
-        _train_apart(mine, subject, folder, accelerator.device)
+        train_apart(mine, subject, folder, accelerator.device)
     accelerator.wait_for_everyone()
     ranks = accelerator.num_processes if together else 1
-    arms = [arm for case in wanted if (arm := _finished(case, subject, ranks))]
+    arms = [arm for case in wanted if (arm := finished_arm(case, subject, ranks))]
     if accelerator.is_main_process and arms:
         about = {"wanted": len(wanted), "notes": notes, "command": shlex.join(command)}
-        _report(folder, subject, arms, about)
+        write_outputs(folder, subject, arms, about)
     accelerator.wait_for_everyone()
     return arms
 
 
-def _of_run(config: Config, run: Run, accelerator: Accelerator, download: bool) -> Subject:
-    data = prepare(config.data, download=download)
+def _subject_of_run(config: Config, run: Run, accelerator: Accelerator, download: bool) -> Subject:
+    data = prepare_dataset(config.data, download=download)
     learnt = load_perturbations(config, run, data)
     result = read_json(run.result, dict)
 
     def features() -> NDArray[np.float32]:
-        surrogate = surrogate_of(config, data, accelerator.device)
+        surrogate = surrogate_of_run(config, data, accelerator.device)
         return extract_features(surrogate, data.train.images, accelerator.device).numpy()
 
     control = None
@@ -183,11 +183,11 @@ def _random_surrogate(
     return load_perturbations(config, control, data)
 
 
-def _wanted(subject: Subject) -> tuple[list[Case], list[str]]:
+def _wanted(subject: Subject) -> tuple[list[ArmSpec], list[str]]:
     """The arms that are asked for and make sense, and why others do not."""
     wanted, notes = [], []
     channels = subject.data.train.images.shape[1]
-    for case in cases(subject.config.evaluation, subject.name):
+    for case in arm_specs(subject.config.evaluation, subject.name):
         if not applies(case.countermeasure, channels):
             notes.append(f"{case.countermeasure}: the images are grey already")
         elif case.arm is ArmName.RANDOM_SURROGATE and subject.control is None:

@@ -7,18 +7,18 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from bigbatch_ue.config.schema import Data
+from bigbatch_ue.config.schema import DataConfig
 from bigbatch_ue.data.decoded import DataSet, resize
 from bigbatch_ue.data.image_files import ImageFiles, image_files
 from bigbatch_ue.data.npz import Npz
 from bigbatch_ue.data.source import Pixels
-from bigbatch_ue.files.paths import place_of
+from bigbatch_ue.files.paths import expand_path
 from bigbatch_ue.protection.protect import png_names
 from bigbatch_ue.runtime.console import progress_bar
 from bigbatch_ue.runtime.errors import UserError
 
 
-def load_foreign(place: str, clean: DataSet, config: Data) -> Pixels:
+def load_external_images(place: str, clean: DataSet, config: DataConfig) -> Pixels:
     """The perturbed version of each image of `clean.train`.
 
     Args:
@@ -68,12 +68,12 @@ def _located(place: str) -> Path:
     """The folder or npz file that `place` means."""
     kind, colon, rest = place.partition(":")
     if colon and kind in ("folder", "npz"):
-        path = place_of(rest)
+        path = expand_path(rest)
         if not rest or not (path.is_dir() if kind == "folder" else path.is_file()):
             what = "folder" if kind == "folder" else "file"
             raise UserError(f"{path}: no such {what}; give folder:PATH or npz:PATH")
         return path
-    path = place_of(place)
+    path = expand_path(place)
     if not (path.is_dir() or (path.is_file() and path.suffix == ".npz")):
         raise UserError(f"{path}: no such folder or .npz file; give folder:PATH or npz:PATH")
     return path

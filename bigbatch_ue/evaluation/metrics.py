@@ -63,7 +63,7 @@ def measure(scores: Tensor, labels: NDArray[np.int64]) -> Measures:
     )
 
 
-def tail(accuracies: Sequence[float]) -> tuple[float, float]:
+def tail_statistics(accuracies: Sequence[float]) -> tuple[float, float]:
     """Mean and standard deviation (ddof 0) over the last quarter of the epochs, rounded up.
 
     Raises:

@@ -16,22 +16,24 @@ from pydantic import TypeAdapter, ValidationError
 from bigbatch_ue import __version__
 from bigbatch_ue.config.schema import ArmName
 from bigbatch_ue.evaluation.arms import Arm, load_arms, save_arms
-from bigbatch_ue.evaluation.report.figures import examples, picture_grid
+from bigbatch_ue.evaluation.report.figures import first_of_each_group, picture_grid
 from bigbatch_ue.evaluation.report.page import ABOUT, PICTURE, RESULTS, write_report
-from bigbatch_ue.evaluation.report.tensorboard import write_board
+from bigbatch_ue.evaluation.report.tensorboard import write_tensorboard
 from bigbatch_ue.evaluation.subject import Subject, protected_part
 from bigbatch_ue.files.formats import read_json, write_json
-from bigbatch_ue.files.paths import homeless
+from bigbatch_ue.files.paths import hide_home
 from bigbatch_ue.protection.perturbations import protected_images
 from bigbatch_ue.protection.protect import MANIFEST
-from bigbatch_ue.protection.visibility import Visibility, visibility
+from bigbatch_ue.protection.visibility import Visibility, measure_visibility
 from bigbatch_ue.runtime.errors import UserError
 
 PICTURES = 10
 MEASURED = 1000
 
 
-def _report(folder: Path, subject: Subject, arms: Sequence[Arm], about: dict[str, Any]) -> None:
+def write_outputs(
+    folder: Path, subject: Subject, arms: Sequence[Arm], about: dict[str, Any]
+) -> None:
     """Write whatever is shown of the results that the folder holds."""
     config, data = subject.config, subject.data
     about |= _visibility(folder, subject)
@@ -48,12 +50,12 @@ def _report(folder: Path, subject: Subject, arms: Sequence[Arm], about: dict[str
         versions = {"bigbatch_ue": __version__, "torch": torch.__version__}
         about |= {
             "dataset": config.data.title,
-            "settings": json.loads(homeless(settings)),
+            "settings": json.loads(hide_home(settings)),
             "versions": versions,
         }
         write_json(folder / ABOUT, about)
         _pictures(folder / PICTURE, subject)
-        write_board(folder / "tensorboard", sorted_arms)
+        write_tensorboard(folder / "tensorboard", sorted_arms)
         page = write_report([folder], folder)
     print(f"report: {page}", file=sys.stderr)
 
@@ -73,12 +75,15 @@ def _visibility(folder: Path, subject: Subject) -> dict[str, Any]:
     images = subject.data.train.images
     some = np.linspace(0, len(images) - 1, min(len(images), MEASURED)).astype(np.int64)
     pairs = zip(images[some], _protected(subject, some), strict=True)
-    return {"visibility": asdict(visibility(pairs)), "measured_on": "the images at training size"}
+    return {
+        "visibility": asdict(measure_visibility(pairs)),
+        "measured_on": "the images at training size",
+    }
 
 
 def _pictures(path: Path, subject: Subject) -> None:
     """Draw one image of each group: clean, protected, and the difference."""
-    chosen = examples(subject.groups, PICTURES)
+    chosen = first_of_each_group(subject.groups, PICTURES)
     data = subject.data
     kind = "cluster" if subject.name is ArmName.UC else "class"
     titles = [

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from bigbatch_ue.data.decoded import DataSet, ImageSet
 from bigbatch_ue.files.formats import read_yaml
-from bigbatch_ue.files.paths import place_of
+from bigbatch_ue.files.paths import expand_path
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.randomness import Purpose, draw
 
@@ -52,7 +52,7 @@ def relabel(
         case "own":
             return data
         case "map":
-            return _with_names(data, _mapped(place_of(value), data.classes))
+            return _with_names(data, _mapped(expand_path(value), data.classes))
         case "random":
             groups = _random_groups(len(data.classes), _count(labels, data), seed)
         case _:

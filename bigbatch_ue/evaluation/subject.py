@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from bigbatch_ue.config.schema import ArmName, Config, Countermeasure
 from bigbatch_ue.data.decoded import DataSet
-from bigbatch_ue.evaluation.arms import OF_RUN, Arm, Case
+from bigbatch_ue.evaluation.arms import RUN_ARMS, Arm, ArmSpec
 from bigbatch_ue.evaluation.relabel import relabel
 from bigbatch_ue.files.formats import digest
-from bigbatch_ue.files.paths import place_of
+from bigbatch_ue.files.paths import expand_path
 from bigbatch_ue.protection.perturbations import Perturbations, protected_images
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.randomness import Purpose, draw
@@ -67,13 +67,13 @@ class Subject:
     def _weights(self) -> str | None:
         """Of the file that the target's weights come from."""
         kind, _, file = self.config.target.weights.partition(":")
-        return _sha(np.fromfile(place_of(file), np.uint8)) if kind == "file" else None
+        return _sha(np.fromfile(expand_path(file), np.uint8)) if kind == "file" else None
 
     @cached_property
     def _grouping(self) -> list[Any]:
         return [_sha(self.groups), self.learnt.eps]
 
-    def inputs(self, case: Case, ranks: int = 1) -> str:
+    def inputs(self, case: ArmSpec, ranks: int = 1) -> str:
         """Digest of what decides an arm's answer, when `ranks` train each batch together."""
         config, labelled = self.config, self.labellings[case.labels]
         content: dict[str, Any] = {
@@ -97,10 +97,10 @@ class Subject:
 
     def own(self, arm: Arm) -> Arm:
         """An arm, whoever had it trained, with this subject's name and facts."""
-        facts = self.facts if arm.arm in OF_RUN else {}
+        facts = self.facts if arm.arm in RUN_ARMS else {}
         return replace(arm, dataset=self.config.data.title, **facts)
 
-    def train_images(self, case: Case) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    def train_images(self, case: ArmSpec) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """What the scraper of an arm gets, before countermeasures.
 
         The unprotected part is repeated until it is as large as the whole: every arm takes the same

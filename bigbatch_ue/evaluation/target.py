@@ -7,14 +7,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bigbatch_ue.config.schema import Augment, Target
-from bigbatch_ue.files.paths import place_of
+from bigbatch_ue.config.schema import AugmentConfig, TargetConfig
+from bigbatch_ue.files.paths import expand_path
 from bigbatch_ue.networks.backbone import build_model
 from bigbatch_ue.networks.simclr import train_simclr
 from bigbatch_ue.networks.weights import load_body
 
 
-class Headed(nn.Module):
+class WithLinearHead(nn.Module):
     """A network `body` with a new linear classifier; a `frozen` body learns nothing.
 
     Args:
@@ -43,11 +43,11 @@ class Headed(nn.Module):
 
 
 def build_target(
-    config: Target,
+    config: TargetConfig,
     images: NDArray[np.uint8],
     classes: int,
     *,
-    augment: Augment,
+    augment: AugmentConfig,
     seed: int,
     device: torch.device,
 ) -> nn.Module:
@@ -77,11 +77,11 @@ def build_target(
         if kind == "scratch":
             return build_model(config.model, classes=classes, **known)
         if kind == "file":
-            body, _ = load_body(place_of(file), config.model, **known)
+            body, _ = load_body(expand_path(file), config.model, **known)
         else:
             body = build_model(config.model, classes=0, pretrained=kind == "pretrained", **known)
         features = int(body.eval()(torch.zeros(1, channels, size, size)).shape[1])
-        target = Headed(body, features, classes, frozen=kind == "simclr")
+        target = WithLinearHead(body, features, classes, frozen=kind == "simclr")
     if kind == "simclr":
         body.requires_grad_(True)
         train_simclr(body, images, recipe=config.fit, augment=augment, seed=seed, device=device)

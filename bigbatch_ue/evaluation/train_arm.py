@@ -8,20 +8,20 @@ import torch
 from accelerate import Accelerator
 
 from bigbatch_ue.config.schema import Config, Countermeasure
-from bigbatch_ue.evaluation.arms import Arm, Case, title
-from bigbatch_ue.evaluation.countermeasures import clean_up, in_training, pgd
-from bigbatch_ue.evaluation.metrics import measure, tail
+from bigbatch_ue.evaluation.arms import Arm, ArmSpec, arm_title
+from bigbatch_ue.evaluation.countermeasures import batch_transform, pgd, preprocess_images
+from bigbatch_ue.evaluation.metrics import measure, tail_statistics
 from bigbatch_ue.evaluation.subject import _TARGET, Subject
 from bigbatch_ue.evaluation.target import build_target
 from bigbatch_ue.networks.classifier import train_classifier
 from bigbatch_ue.networks.inference import accuracy, predict
-from bigbatch_ue.networks.recipe import steps_of
+from bigbatch_ue.networks.recipe import training_steps
 from bigbatch_ue.runtime.console import progress_bar
 from bigbatch_ue.runtime.randomness import Purpose, torch_seed
 
 
 def train_arm(
-    case: Case,
+    case: ArmSpec,
     subject: Subject,
     device: torch.device,
     *,
@@ -45,7 +45,7 @@ def train_arm(
     """
     config, labelled = subject.config, subject.labellings[case.labels]
     images, kept = subject.train_images(case)
-    images = clean_up(
+    images = preprocess_images(
         case.countermeasure, images, groups=subject.groups[kept], eps=subject.learnt.eps
     )
     labels, test = labelled.train.labels[kept], labelled.test
@@ -59,7 +59,7 @@ def train_arm(
     if case.countermeasure is Countermeasure.ADVERSARIAL:
         attack = partial(pgd, **config.evaluation.adversarial.model_dump())
     with progress_bar() as progress:
-        what = f"{number} {title(case)}, seed {case.seed}".strip()
+        what = f"{number} {arm_title(case)}, seed {case.seed}".strip()
         task = progress.add_task(what, total=recipe.epochs)
 
         def on_epoch(_: int, reached: float | None) -> None:
@@ -75,12 +75,12 @@ def train_arm(
             device=device,
             test=(test.images, test.labels),
             on_epoch=on_epoch,
-            transform=in_training(case.countermeasure, classes),
+            transform=batch_transform(case.countermeasure, classes),
             attack=attack,
             ranks=ranks,
         )
     measures = measure(predict(model, test.images, device, ranks), test.labels)
-    tail_mean, tail_std = tail(curve.accuracies)
+    tail_mean, tail_std = tail_statistics(curve.accuracies)
     world = ranks.num_processes if ranks else 1
     return Arm(
         dataset=config.data.title,
@@ -95,7 +95,7 @@ def train_arm(
         auc=measures.auc,
         **curve._asdict(),
         confusion=measures.confusion,
-        steps=steps_of(recipe, len(images), world),
+        steps=training_steps(recipe, len(images), world),
         images=len(np.unique(kept)),
         seconds=round(time.perf_counter() - began, 3),
         ranks=world,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_NEW = 10.0
+_IN_USE_SECONDS = 10.0
 """Seconds for which a temporary folder is taken to be in use."""
 
 
@@ -76,7 +76,7 @@ def _remove_leftovers(path: Path) -> None:
     """Remove the temporary folders of `path` whose makers are dead."""
     for entry in path.parent.glob(f".{glob.escape(path.name)}.*/"):
         with suppress(FileNotFoundError):
-            if time.time() - entry.stat().st_mtime < _NEW:  # perhaps not locked yet
+            if time.time() - entry.stat().st_mtime < _IN_USE_SECONDS:  # perhaps not locked yet
                 continue
             descriptor = os.open(entry, os.O_RDONLY)
             if _lock(descriptor):

@@ -10,11 +10,11 @@ from typing import Any
 import yaml
 
 from bigbatch_ue.files.atomic import atomic_file
-from bigbatch_ue.files.paths import regular
+from bigbatch_ue.files.paths import require_file
 from bigbatch_ue.runtime.errors import UserError
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_DEEPEST, _MOST = 50, 100_000
+_MAX_DEPTH, _MAX_YAML_VALUES = 50, 100_000
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -48,7 +48,7 @@ def read_json(path: Path, kind: type = object) -> Any:
         UserError: naming the file if it is missing, torn or holds something else.
     """
     try:
-        content = parse_json(regular(path).read_text(encoding="utf-8"))
+        content = parse_json(require_file(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(content, kind):
@@ -64,14 +64,14 @@ def parse_yaml(text: str, loader: Any = _LOADER) -> Any:
             configuration may hold.
     """
     try:
-        _bound(yaml.parse(text, loader))
+        _check_yaml_size(yaml.parse(text, loader))
         return yaml.load(text, loader)
     except (yaml.YAMLError, LookupError, TypeError, AttributeError, OverflowError) as error:
         # PyYAML meets a value that its tag does not fit with nearly any of them
         raise ValueError(" ".join(str(error).split())) from None
 
 
-def _bound(events: Iterator[yaml.Event]) -> None:
+def _check_yaml_size(events: Iterator[yaml.Event]) -> None:
     """Count the values of a YAML document, those that aliases stand for included."""
     count = 0
     opened: list[tuple[str | None, int]] = []
@@ -90,16 +90,16 @@ def _bound(events: Iterator[yaml.Event]) -> None:
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, start = opened.pop()
             sizes[anchor] = count - start + 1
-        if len(opened) > _DEEPEST:
+        if len(opened) > _MAX_DEPTH:
             raise ValueError("nested too deeply")
-        if count > _MOST:
-            raise ValueError(f"stands for more than {_MOST:,} values")
+        if count > _MAX_YAML_VALUES:
+            raise ValueError(f"stands for more than {_MAX_YAML_VALUES:,} values")
 
 
 def read_yaml(path: Path, loader: Any = _LOADER) -> Any:
     """Read a YAML or JSON file; one that is missing or not valid is a `UserError` that names it."""
     try:
-        return parse_yaml(regular(path).read_text(encoding="utf-8"), loader)
+        return parse_yaml(require_file(path).read_text(encoding="utf-8"), loader)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except ValueError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 from bigbatch_ue.runtime.errors import UserError
 
 
-def regular(path: Path) -> Path:
+def require_file(path: Path) -> Path:
     """`path`, which must be a file: opening a pipe waits for ever, and a device has no end.
 
     Raises:
@@ -22,7 +22,7 @@ def regular(path: Path) -> Path:
     raise UserError(f"{path}: not a file")
 
 
-def place_of(text: str) -> Path:
+def expand_path(text: str) -> Path:
     """The path that a user has written, `~` being a home folder.
 
     Raises:
@@ -34,6 +34,6 @@ def place_of(text: str) -> Path:
         raise UserError(f"{text}: there is no such home folder") from None
 
 
-def homeless(text: str) -> str:
+def hide_home(text: str) -> str:
     """`text` without the way to the user's home folder, for what may be passed on."""
     return text.replace(str(Path.home()), "~")

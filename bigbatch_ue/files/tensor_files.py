@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.formats import parse_json
-from bigbatch_ue.files.paths import regular
+from bigbatch_ue.files.paths import require_file
 from bigbatch_ue.runtime.errors import UserError
 
 _METADATA, _CHECKSUM = "bigbatch_ue", "sha256"
@@ -42,7 +42,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         UserError: the file is missing, is no whole safetensors file, or is not as it was written.
     """
     try:
-        with safe_open(regular(path), framework="pt") as file:
+        with safe_open(require_file(path), framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         about = header.get(_METADATA, "{}")
@@ -65,7 +65,9 @@ def _checksum(tensors: Mapping[str, Tensor], about: str) -> str:
     return digest.hexdigest()
 
 
-def require(path: Path, tensors: Mapping[str, Tensor], **expected: tuple[int, torch.dtype]) -> None:
+def require_tensors(
+    path: Path, tensors: Mapping[str, Tensor], **expected: tuple[int, torch.dtype]
+) -> None:
     """Check that `tensors` holds each expected name with (number of dimensions, dtype).
 
     Raises:

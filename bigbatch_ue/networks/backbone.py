@@ -73,15 +73,15 @@ def build_model(
             fetched.
     """
     args = {**_input_args(name, size, stem), **args}
-    net = create(name, channels, classes, args, hub=pretrained)
+    net = create_network(name, channels, classes, args, hub=pretrained)
     if pretrained:
         net = _fetch(name, channels, classes, args)
-    if is_small(stem, size):
+    if has_small_stem(stem, size):
         shrink_stem(net, keep_kernel=pretrained)
-    return checked(Normalised(net, channels), name, channels, size)
+    return check_output(Normalised(net, channels), name, channels, size)
 
 
-def create(
+def create_network(
     name: str, channels: int, classes: int, args: Mapping[str, Any], *, hub: bool = False
 ) -> nn.Module:
     """A timm network as timm makes it; an unknown name or argument is a `UserError`.
@@ -112,7 +112,7 @@ def _input_args(name: str, size: int, stem: Stem) -> dict[str, int]:
     known = timm.get_pretrained_cfg(name)
     if not getattr(known, "fixed_input_size", False):
         return {}
-    patches = known.first_conv == "patch_embed.proj" and is_small(stem, size)
+    patches = known.first_conv == "patch_embed.proj" and has_small_stem(stem, size)
     return {"img_size": size} | ({"patch_size": SMALL_PATCH} if patches else {})
 
 
@@ -131,7 +131,7 @@ def _fetch(name: str, channels: int, classes: int, args: Mapping[str, Any]) -> n
     return net
 
 
-def checked(model: Normalised, name: str, channels: int, size: int) -> Normalised:
+def check_output(model: Normalised, name: str, channels: int, size: int) -> Normalised:
     """Raise a `UserError` unless `model` maps images of this kind to one row each."""
     training = model.training
     try:
@@ -147,7 +147,7 @@ def checked(model: Normalised, name: str, channels: int, size: int) -> Normalise
     return model.train(training)
 
 
-def is_small(stem: Stem, size: int) -> bool:
+def has_small_stem(stem: Stem, size: int) -> bool:
     """Whether images of `size` pixels get the small-image stem."""
     return stem == "small" or (stem == "auto" and size < SMALL)
 

@@ -14,17 +14,17 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bigbatch_ue.config.schema import Augment, Fit
+from bigbatch_ue.config.schema import AugmentConfig, TrainingRecipe
 from bigbatch_ue.data.source import Labels, Pixels
 from bigbatch_ue.data.views import apply_views, draw_views
-from bigbatch_ue.networks.inference import _autocast, _laid_out, accuracy, load, pixels
-from bigbatch_ue.networks.recipe import _epochs, _part, _reproducible
+from bigbatch_ue.networks.inference import accuracy, autocast, to_channels_last, to_device, to_float
+from bigbatch_ue.networks.recipe import rank_slice, reproducible, train_epochs
 
 Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
-class Curve(NamedTuple):
+class LearningCurve(NamedTuple):
     """After each epoch: accuracy on the test set (empty without one), and the mean train loss."""
 
     accuracies: list[float]
@@ -36,8 +36,8 @@ def train_classifier(
     images: Pixels,
     labels: Labels,
     *,
-    recipe: Fit,
-    augment: Augment,
+    recipe: TrainingRecipe,
+    augment: AugmentConfig,
     seed: int,
     device: torch.device,
     test: tuple[Pixels, Labels] | None = None,
@@ -45,7 +45,7 @@ def train_classifier(
     transform: Transform | None = None,
     attack: Attack | None = None,
     ranks: Accelerator | None = None,
-) -> Curve:
+) -> LearningCurve:
     """Train `model` in place with cross-entropy; leaves it on `device` in evaluation mode.
 
     Args:
@@ -72,23 +72,23 @@ def train_classifier(
     """
 
     def loss(trained: nn.Module, chosen: NDArray[np.int64], random: np.random.Generator) -> Tensor:
-        batch, targets = load(images[chosen], device), load(labels[chosen], device)
+        batch, targets = to_device(images[chosen], device), to_device(labels[chosen], device)
         batch = apply_views(batch, draw_views(random, len(batch), augment), augment.pad)
         if transform is not None or attack is not None:
             torch.manual_seed(int(random.integers(2**63 - 1)))
         if transform is not None:
             batch, targets = transform(batch, targets)
-        part = _part(len(chosen), ranks)
-        batch, targets = _laid_out(pixels(batch[part])), targets[part]
+        part = rank_slice(len(chosen), ranks)
+        batch, targets = to_channels_last(to_float(batch[part])), targets[part]
         if attack is not None:
             batch = attack(model, batch, targets)
-        with _autocast(device):
+        with autocast(device):
             mean: Tensor = F.cross_entropy(trained(batch), targets)
         return mean * (len(targets) / len(chosen))
 
-    curve = Curve([], [])
-    with _reproducible(seed, recipe, device):
-        for epoch, mean_loss in _epochs(model, len(images), loss, recipe, seed, device, ranks):
+    curve = LearningCurve([], [])
+    with reproducible(seed, recipe, device):
+        for epoch, mean_loss in train_epochs(model, len(images), loss, recipe, seed, device, ranks):
             curve.losses.append(mean_loss)
             if test is not None:
                 curve.accuracies.append(accuracy(model, *test, device, ranks))

@@ -13,12 +13,12 @@ from torch.fx import GraphModule, Node, symbolic_trace
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
 
-from bigbatch_ue.config.schema import Compute
+from bigbatch_ue.config.schema import ComputeConfig
 from bigbatch_ue.runtime.device import has_bf16
 
 
 @dataclass(frozen=True)
-class How:
+class ComputeMode:
     """How a frozen network is computed on a device.
 
     Attributes:
@@ -39,7 +39,7 @@ class How:
     checkpointing: bool
 
 
-def how(settings: Compute, device: torch.device) -> How:
+def compute_mode(settings: ComputeConfig, device: torch.device) -> ComputeMode:
     """What `settings` come to on `device`; `auto` is bfloat16, or compiled, where that pays."""
     on_gpu = device.type == "cuda"
     precision = settings.precision
@@ -48,7 +48,7 @@ def how(settings: Compute, device: torch.device) -> How:
     compiled = settings.compile
     if compiled == "auto":
         compiled = "on" if on_gpu else "off"
-    return How(
+    return ComputeMode(
         precision=precision,
         fold=settings.fold,
         channels_last=settings.channels_last,
@@ -58,13 +58,13 @@ def how(settings: Compute, device: torch.device) -> How:
     )
 
 
-def allow_tf32(way: How) -> None:
+def allow_tf32(way: ComputeMode) -> None:
     """Let this process's GPU multiply float32 as TF32, or forbid it."""
     torch.backends.cuda.matmul.allow_tf32 = way.tf32
     torch.backends.cudnn.allow_tf32 = way.tf32
 
 
-class Frozen(nn.Module):
+class FrozenNetwork(nn.Module):
     """A network in evaluation mode, without gradients of its own, computed as a plan says.
 
     Args:
@@ -72,11 +72,11 @@ class Frozen(nn.Module):
         way: as from `how`.
     """
 
-    def __init__(self, net: nn.Module, way: How) -> None:
+    def __init__(self, net: nn.Module, way: ComputeMode) -> None:
         super().__init__()
         net = copy.deepcopy(net).eval().requires_grad_(False)
         if way.fold:
-            net = in_blocks(fold(net))
+            net = in_pixel_blocks(fold(net))
         if way.channels_last:
             net = net.to(memory_format=torch.channels_last)
         if way.precision == "bf16":
@@ -167,7 +167,7 @@ class _OfBlocks(nn.Module):
         return features
 
 
-def in_blocks(net: nn.Module) -> nn.Module:
+def in_pixel_blocks(net: nn.Module) -> nn.Module:
     """`net` with its strided convolutions of images (at most 4 channels) over 2 x 2 blocks."""
     for name, module in list(net.named_modules()):
         if type(module) is nn.Conv2d and module.in_channels <= 4 and _is_plainly_strided(module):

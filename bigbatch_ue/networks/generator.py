@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from bigbatch_ue.config.schema import Generator
+from bigbatch_ue.config.schema import GeneratorConfig
 from bigbatch_ue.runtime.randomness import Purpose, torch_seed
 
 
@@ -79,7 +79,7 @@ class GeneratorBank(nn.Module):
         clusters: int,
         channels: int,
         size: int,
-        config: Generator,
+        config: GeneratorConfig,
         seed: int,
         first: int = 0,
     ) -> None:

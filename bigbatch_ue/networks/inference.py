@@ -31,11 +31,11 @@ def predict(
     rank, world = (ranks.process_index, ranks.num_processes) if ranks else (0, 1)
     for buffer in model.buffers() if world > 1 else ():
         broadcast(buffer)
-    with torch.no_grad(), _autocast(device):
-        whole = torch.zeros(len(images), outputs(model, images, device), device=device)
+    with torch.no_grad(), autocast(device):
+        whole = torch.zeros(len(images), output_width(model, images, device), device=device)
         for start in list(range(0, len(images), batch))[rank::world]:
             part = slice(start, start + batch)
-            logits = model(_laid_out(pixels(load(images[part], device))))
+            logits = model(to_channels_last(to_float(to_device(images[part], device))))
             whole[part] = logits.float().softmax(1)
     return whole.cpu() if ranks is None else ranks.reduce(whole, "sum").cpu()
 
@@ -55,25 +55,27 @@ def accuracy(
     return float(metric(found.argmax(1), expected))
 
 
-def pixels(images: Tensor) -> Tensor:
+def to_float(images: Tensor) -> Tensor:
     """Pixels as float32 in [0, 1]: uint8 is divided by 255, float is left alone."""
     return images if images.is_floating_point() else images.float() / 255
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, images: Pixels, device: torch.device) -> int:
+def output_width(model: nn.Module, images: Pixels, device: torch.device) -> int:
     """How many values `model`, in evaluation mode from here on, gives for each image."""
-    return int(model.to(device).eval()(pixels(load(images[:1], device))).shape[1])
+    return int(model.to(device).eval()(to_float(to_device(images[:1], device))).shape[1])
 
 
-def load(array: NDArray[Any], device: torch.device) -> Tensor:
+def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
     """A copy of `array` on `device`."""
     return torch.from_numpy(np.array(array)).to(device)
 
 
-def _laid_out(images: Tensor) -> Tensor:
+def to_channels_last(images: Tensor) -> Tensor:
+    """Lay out `images` [M, C, H, W] with channels last in memory."""
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def _autocast(device: torch.device) -> torch.autocast:
+def autocast(device: torch.device) -> torch.autocast:
+    """Autocast to bfloat16 on CUDA; float32 elsewhere."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
-from bigbatch_ue.config.schema import Fit
+from bigbatch_ue.config.schema import TrainingRecipe
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.randomness import Purpose, draw, torch_seed
 
-LEAST = 2
+MIN_IMAGES_PER_RANK = 2
 WARM_UP = 0.3
 
 
@@ -30,7 +30,9 @@ def one_cycle(step: int, steps: int) -> float:
     return (1 + math.cos(math.pi * (position - peak) / (steps + 1 - peak))) / 2
 
 
-def batches(order: NDArray[np.int64], size: int, least: int = LEAST) -> list[NDArray[np.int64]]:
+def cut_into_batches(
+    order: NDArray[np.int64], size: int, least: int = MIN_IMAGES_PER_RANK
+) -> list[NDArray[np.int64]]:
     """Cut `order` into runs of `size`; a last run of less than `least` joins the run before it.
 
     One image has no variance for batch norm to divide by.
@@ -41,37 +43,41 @@ def batches(order: NDArray[np.int64], size: int, least: int = LEAST) -> list[NDA
     return np.split(order, cuts)
 
 
-def steps_of(recipe: Fit, count: int, world: int = 1) -> int:
+def training_steps(recipe: TrainingRecipe, count: int, world: int = 1) -> int:
     """Optimizer steps of `recipe` on `count` images, when `world` ranks share each batch."""
-    return recipe.epochs * len(batches(np.arange(count), recipe.batch, LEAST * world))
+    return recipe.epochs * len(
+        cut_into_batches(np.arange(count), recipe.batch, MIN_IMAGES_PER_RANK * world)
+    )
 
 
-def _epochs(
+def train_epochs(
     model: nn.Module,
     count: int,
     loss: Callable[[nn.Module, NDArray[np.int64], np.random.Generator], Tensor],
-    recipe: Fit,
+    recipe: TrainingRecipe,
     seed: int,
     device: torch.device,
     ranks: Accelerator | None = None,
 ) -> Iterator[tuple[int, float]]:
     """Train `model` on `count` images and yield (epoch, mean loss) after each epoch."""
     world = ranks.num_processes if ranks else 1
-    if min(count, recipe.batch) < LEAST * world:
+    if min(count, recipe.batch) < MIN_IMAGES_PER_RANK * world:
         raise UserError(
-            f"{count} images in batches of {recipe.batch}: training needs at least {LEAST} in each"
-            + (f" on each of {world} ranks" if world > 1 else "")
+            f"{count} images in batches of {recipe.batch}: training needs at least "
+            f"{MIN_IMAGES_PER_RANK} in each" + (f" on each of {world} ranks" if world > 1 else "")
         )
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     trained = _distributed(model, ranks)
     optimizer = _optimizer(model, recipe)
-    steps = steps_of(recipe, count, world)
+    steps = training_steps(recipe, count, world)
     step = 0
     for epoch in range(recipe.epochs):
         random = draw(seed, Purpose.FIT, epoch)
         trained.train()
         total = torch.zeros((), device=device)
-        for chosen in batches(random.permutation(count), recipe.batch, LEAST * world):
+        for chosen in cut_into_batches(
+            random.permutation(count), recipe.batch, MIN_IMAGES_PER_RANK * world
+        ):
             value = loss(trained, chosen, random)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * one_cycle(step, steps)
@@ -91,7 +97,7 @@ def _epochs(
         ranks.free_memory()
 
 
-def _optimizer(model: nn.Module, recipe: Fit) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(learned, weight_decay=recipe.weight_decay)
@@ -108,7 +114,7 @@ def _distributed(model: nn.Module, ranks: Accelerator | None) -> nn.Module:
     return wrapped
 
 
-def _part(count: int, ranks: Accelerator | None) -> slice:
+def rank_slice(count: int, ranks: Accelerator | None) -> slice:
     """This rank's part of a batch of `count` images."""
     if ranks is None:
         return slice(count)
@@ -117,7 +123,7 @@ def _part(count: int, ranks: Accelerator | None) -> slice:
 
 
 @contextmanager
-def _reproducible(seed: int, recipe: Fit, device: torch.device) -> Iterator[None]:
+def reproducible(seed: int, recipe: TrainingRecipe, device: torch.device) -> Iterator[None]:
     """Seed torch's own draws (dropout, views, head), with an index that no epoch's shuffle has."""
     devices = [device] if device.type == "cuda" else []
     with (

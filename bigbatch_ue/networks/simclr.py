@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from bigbatch_ue.config.schema import Augment, Fit
+from bigbatch_ue.config.schema import AugmentConfig, TrainingRecipe
 from bigbatch_ue.data.source import Pixels
-from bigbatch_ue.networks.inference import _autocast, _laid_out, load, outputs
-from bigbatch_ue.networks.recipe import _epochs, _reproducible
+from bigbatch_ue.networks.inference import autocast, output_width, to_channels_last, to_device
+from bigbatch_ue.networks.recipe import reproducible, train_epochs
 
 TEMPERATURE = 0.5
 PROJECTION = 128
@@ -24,8 +24,8 @@ def train_simclr(
     model: nn.Module,
     images: Pixels,
     *,
-    recipe: Fit,
-    augment: Augment,
+    recipe: TrainingRecipe,
+    augment: AugmentConfig,
     seed: int,
     device: torch.device,
     on_epoch: Callable[[int, float], None] | None = None,
@@ -53,17 +53,17 @@ def train_simclr(
     transform = simclr_views(images.shape[1], images.shape[-1], augment.flip)
 
     def loss(trained: nn.Module, chosen: NDArray[np.int64], _: np.random.Generator) -> Tensor:
-        batch = load(images[chosen], device)
+        batch = to_device(images[chosen], device)
         views = torch.stack([transform(image) for image in (*batch, *batch)])
-        with _autocast(device):
-            return nt_xent(trained(_laid_out(views)), TEMPERATURE)
+        with autocast(device):
+            return nt_xent(trained(to_channels_last(views)), TEMPERATURE)
 
     losses = []
-    with _reproducible(seed, recipe, device):
-        width = outputs(model, images, device)
+    with reproducible(seed, recipe, device):
+        width = output_width(model, images, device)
         head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, PROJECTION))
         both = nn.Sequential(model, head)
-        for epoch, mean_loss in _epochs(both, len(images), loss, recipe, seed, device):
+        for epoch, mean_loss in train_epochs(both, len(images), loss, recipe, seed, device):
             losses.append(mean_loss)
             if on_epoch is not None:
                 on_epoch(epoch, mean_loss)

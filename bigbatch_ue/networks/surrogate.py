@@ -10,14 +10,14 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bigbatch_ue.config.schema import Augment, Config, Surrogate
+from bigbatch_ue.config.schema import AugmentConfig, Config, SurrogateConfig
 from bigbatch_ue.data.decoded import DataSet
 from bigbatch_ue.files.formats import digest
-from bigbatch_ue.files.paths import place_of
+from bigbatch_ue.files.paths import expand_path
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from bigbatch_ue.networks.backbone import Normalised, build_model
 from bigbatch_ue.networks.classifier import train_classifier
-from bigbatch_ue.networks.inference import accuracy, load, outputs, pixels
+from bigbatch_ue.networks.inference import accuracy, output_width, to_device, to_float
 from bigbatch_ue.networks.simclr import train_simclr
 from bigbatch_ue.networks.weights import load_body
 from bigbatch_ue.runtime.console import progress_bar
@@ -28,10 +28,10 @@ _RECIPE = 1
 
 
 def prepare_surrogate(
-    config: Surrogate,
+    config: SurrogateConfig,
     data: DataSet,
     *,
-    augment: Augment,
+    augment: AugmentConfig,
     seed: int,
     cache: Path,
     device: torch.device,
@@ -64,12 +64,12 @@ def prepare_surrogate(
         model = _seeded(config, data, seed, classes=0)
         _say(f"surrogate {config.model}: {_count(model)} random tensors (control), seed {seed}")
     elif kind == "fit":
-        path = _fitted(config, data, augment, seed, cache, device)
+        path = _trained_file(config, data, augment, seed, cache, device)
         model, count = _load(config, data, path)
         note = read_tensors(path)[1]["accuracy"]
         _say(f"surrogate {config.model}: {count} fitted tensors from {path}; {note}")
     else:
-        model, count = _load(config, data, place_of(file))
+        model, count = _load(config, data, expand_path(file))
         _say(f"surrogate {config.model}: {count} tensors from {file}")
     frozen: Normalised = model.eval().requires_grad_(False).to(device)
     return frozen.to(memory_format=torch.channels_last)
@@ -79,16 +79,16 @@ def extract_features(
     surrogate: nn.Module, images: NDArray[np.uint8], device: torch.device, batch: int = 256
 ) -> Tensor:
     """Features float32 [N, d] on the CPU of `images` uint8 [N, C, H, W], in their order."""
-    features = torch.empty(len(images), outputs(surrogate, images, device))
+    features = torch.empty(len(images), output_width(surrogate, images, device))
     with progress_bar(transient=True) as progress, torch.inference_mode():
         for start in progress.track(range(0, len(images), batch), description="features"):
             part = slice(start, start + batch)
-            features[part] = surrogate(pixels(load(images[part], device)))
+            features[part] = surrogate(to_float(to_device(images[part], device)))
     return features
 
 
 def _build(
-    config: Surrogate, data: DataSet, *, classes: int, pretrained: bool = False
+    config: SurrogateConfig, data: DataSet, *, classes: int, pretrained: bool = False
 ) -> Normalised:
     _, channels, size, _ = data.train.images.shape
     return build_model(
@@ -102,17 +102,17 @@ def _build(
     )
 
 
-def _seeded(config: Surrogate, data: DataSet, seed: int, *, classes: int) -> Normalised:
+def _seeded(config: SurrogateConfig, data: DataSet, seed: int, *, classes: int) -> Normalised:
     """A network whose initial weights depend on the seed only."""
     with torch.random.fork_rng([]):
         torch.manual_seed(torch_seed(seed, Purpose.CONTROL))
         return _build(config, data, classes=classes)
 
 
-def _fitted(
-    config: Surrogate,
+def _trained_file(
+    config: SurrogateConfig,
     data: DataSet,
-    augment: Augment,
+    augment: AugmentConfig,
     seed: int,
     cache: Path,
     device: torch.device,
@@ -129,13 +129,13 @@ def _fitted(
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
-            net, reached = _fit(config, data, augment, seed, device)
+            net, reached = _train(config, data, augment, seed, device)
             write_tensors(path, net.state_dict(), {**decisive, "accuracy": reached})
     return path
 
 
-def _fit(
-    config: Surrogate, data: DataSet, augment: Augment, seed: int, device: torch.device
+def _train(
+    config: SurrogateConfig, data: DataSet, augment: AugmentConfig, seed: int, device: torch.device
 ) -> tuple[nn.Module, str]:
     """Train a network on `data`: itself, and a phrase on how well it did."""
     recipe = config.fit
@@ -175,7 +175,7 @@ def _fit(
     return model.net, f"accuracy {train:.3f} on train, {test:.3f} on test images"
 
 
-def _load(config: Surrogate, data: DataSet, path: Path) -> tuple[Normalised, int]:
+def _load(config: SurrogateConfig, data: DataSet, path: Path) -> tuple[Normalised, int]:
     _, channels, size, _ = data.train.images.shape
     return load_body(
         path, config.model, channels=channels, size=size, args=config.args, stem=config.stem
@@ -191,7 +191,7 @@ def _say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def surrogate_of(config: Config, data: DataSet, device: torch.device) -> nn.Module:
+def surrogate_of_run(config: Config, data: DataSet, device: torch.device) -> nn.Module:
     """The frozen surrogate of a run, its fitted weights kept beside the data."""
     return prepare_surrogate(
         config.surrogate,

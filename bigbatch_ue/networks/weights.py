@@ -9,16 +9,16 @@ import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from bigbatch_ue.files.paths import regular
+from bigbatch_ue.files.paths import require_file
 from bigbatch_ue.files.tensor_files import read_tensors
 from bigbatch_ue.networks.backbone import (
     Normalised,
     Stem,
-    checked,
-    create,
+    check_output,
+    create_network,
     first_convolutions,
     first_line,
-    is_small,
+    has_small_stem,
     shrink_stem,
 )
 from bigbatch_ue.runtime.errors import UserError
@@ -52,15 +52,15 @@ def load_body(
     Raises:
         UserError: a file that is missing, unsafe or of another network.
     """
-    net = create(name, channels, 0, args)
+    net = create_network(name, channels, 0, args)
     state = _state(path)
     first = first_convolutions(net)
-    if is_small(stem, size):
+    if has_small_stem(stem, size):
         shrink_stem(net, keep_kernel=_same_kernels(net, state, first))
     for convolution in first:
         _match_channels(state, f"{convolution}.weight", channels)
     count = _fill(net, state, path, name)
-    return checked(Normalised(net, channels), name, channels, size), count
+    return check_output(Normalised(net, channels), name, channels, size), count
 
 
 def _state(path: Path) -> dict[str, Tensor]:
@@ -68,7 +68,7 @@ def _state(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return read_tensors(path)[0]
     try:
-        content = torch.load(regular(path), map_location="cpu", weights_only=True)
+        content = torch.load(require_file(path), map_location="cpu", weights_only=True)
     except UserError:
         raise
     except Exception as error:

@@ -12,7 +12,7 @@ from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet
 from bigbatch_ue.data.source import Pixels
 from bigbatch_ue.files.formats import digest
-from bigbatch_ue.files.tensor_files import read_tensors, require
+from bigbatch_ue.files.tensor_files import read_tensors, require_tensors
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.training.clusters import Clusters
@@ -44,7 +44,7 @@ def load_perturbations(config: Config, run: Run, data: DataSet) -> Perturbations
     if run.answer != digest([config.answer(), data.fingerprint]):
         raise UserError(f"{run.folder}: {data.name} has changed since this run; train anew")
     tensors, metadata = read_tensors(run.perturbations)
-    require(run.perturbations, tensors, perturbations=(4, torch.float32))
+    require_tensors(run.perturbations, tensors, perturbations=(4, torch.float32))
     delta, eps = tensors["perturbations"], config.generator.eps
     assignment = Clusters.load(run.clusters).assignment
     expected = (config.clusters.count, *data.train.images.shape[1:])
@@ -56,7 +56,7 @@ def load_perturbations(config: Config, run: Run, data: DataSet) -> Perturbations
     return Perturbations(delta.numpy(), assignment.numpy(), eps)
 
 
-def eight_bit(delta: NDArray[np.float32], eps: float) -> NDArray[np.int16]:
+def to_eight_bit(delta: NDArray[np.float32], eps: float) -> NDArray[np.int16]:
     """`delta` in whole 1/255, rounded to nearest but never beyond `eps`; same shape."""
     largest = math.floor(255 * eps + 1e-6)
     units = np.rint(255 * delta.astype(np.float64))
@@ -77,7 +77,7 @@ def protected_images(
     Returns:
         uint8 [N, C, H, W] in memory.
     """
-    units = eight_bit(delta, eps)
+    units = to_eight_bit(delta, eps)
     protected = np.empty(images.shape, np.uint8)
     for start in range(0, len(images), _CHUNK):
         part = slice(start, start + _CHUNK)

@@ -23,14 +23,19 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bigbatch_ue.data.datasets import open_source
-from bigbatch_ue.data.decoded import DataSet, prepare
+from bigbatch_ue.data.decoded import DataSet, prepare_dataset
 from bigbatch_ue.data.image_files import ImageFiles, decode
 from bigbatch_ue.data.npz import Npz
-from bigbatch_ue.data.source import Part, Pixels, Source, rows
+from bigbatch_ue.data.source import Part, Pixels, Source, to_hwc
 from bigbatch_ue.files.atomic import atomic_folder
 from bigbatch_ue.files.formats import digest, read_json, write_json
-from bigbatch_ue.protection.perturbations import Perturbations, _add, eight_bit, load_perturbations
-from bigbatch_ue.protection.visibility import Visibility, visibility
+from bigbatch_ue.protection.perturbations import (
+    Perturbations,
+    _add,
+    load_perturbations,
+    to_eight_bit,
+)
+from bigbatch_ue.protection.visibility import Visibility, measure_visibility
 from bigbatch_ue.runs.folder import load_run
 from bigbatch_ue.runtime.console import progress_bar
 from bigbatch_ue.runtime.errors import UserError
@@ -44,7 +49,7 @@ _OTHERS = ("val_images", "val_labels", "test_images", "test_labels")
 
 
 @dataclass(frozen=True)
-class Report:
+class ProtectionReport:
     """What was measured on the written 8-bit files, against the originals of the same size."""
 
     folder: Path
@@ -64,7 +69,7 @@ def protect(
     form: Form | None = None,
     at: At = "original",
     download: bool = False,
-) -> Report:
+) -> ProtectionReport:
     """Write the train images of a finished run's data set, protected, and measure the change.
 
     Args:
@@ -87,18 +92,18 @@ def protect(
     config, run = load_run(run_folder)
     source = open_source(config.data, download)
     out = out or run_folder / "protected"
-    _keep_off(out, source)
+    _require_apart(out, source)
     form = form or ("png" if isinstance(source, ImageFiles) else "npz")
-    data = prepare(config.data, download=download)
+    data = prepare_dataset(config.data, download=download)
     perturbations = load_perturbations(config, run, data)
     inputs = digest([_FORMAT, run.answer, perturbations.fingerprint(), form, at])
     if os.path.lexists(out):
-        return _as_before(out, inputs)
+        return _existing_report(out, inputs)
     job = _Job(source, data, perturbations, form, at)
     try:
         with atomic_folder(out) as folder, progress_bar() as progress:
             job.write(folder, progress)
-            report = Report(out, form, at, job.measure(folder, progress))
+            report = ProtectionReport(out, form, at, job.measure(folder, progress))
             measured = {"form": form, "at": at, "visibility": asdict(report.visibility)}
             content = {"inputs": inputs, "files": _hash(folder), "report": measured}
             about = {"dataset": data.name, "answer": run.answer, "eps": perturbations.eps}
@@ -158,7 +163,7 @@ class _Job:
         if self.form == "png":
             for path, image in zip(self._pngs(folder), protected, strict=True):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(rows(image)).save(path, format="PNG")
+                Image.fromarray(to_hwc(image)).save(path, format="PNG")
             return
         with zipfile.ZipFile(self._npz(folder), "w", zipfile.ZIP_DEFLATED) as archive:
             _add_images(archive, "train_images", protected, total)
@@ -169,7 +174,7 @@ class _Job:
         """How visible the perturbations are in what `write` left below `folder`."""
         pairs = zip(self._originals("train"), self._written(folder), strict=True)
         total = len(self.data.train)
-        return visibility(progress.track(pairs, total=total, description="measuring"))
+        return measure_visibility(progress.track(pairs, total=total, description="measuring"))
 
     def _originals(self, part: Part) -> Iterator[Pixels]:
         """The images of `part` as they were, uint8 [C, h, w]."""
@@ -181,7 +186,7 @@ class _Job:
     def _protected(self) -> Iterator[Pixels]:
         learnt = self.perturbations
         for image, row in zip(self._originals("train"), learnt.assignment, strict=True):
-            units = eight_bit(_resized(learnt.delta[row], *image.shape[1:]), learnt.eps)
+            units = to_eight_bit(_resized(learnt.delta[row], *image.shape[1:]), learnt.eps)
             yield _add(image, units)
 
     def _pngs(self, folder: Path) -> Iterator[Path]:
@@ -244,18 +249,18 @@ def _add_array(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None
 def _add_images(archive: zipfile.ZipFile, name: str, images: Iterable[Pixels], count: int) -> None:
     """Stream `count` images [C, h, w] into one array [count, h, w] or [count, h, w, 3]."""
     images = iter(images)
-    first = rows(next(images))
+    first = to_hwc(next(images))
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, *first.shape)}
     with _entry(archive, name) as entry:
         np.lib.format.write_array_header_1_0(entry, header)
-        for pixels in chain([first], map(rows, images)):
+        for pixels in chain([first], map(to_hwc, images)):
             if pixels.shape != first.shape:
                 sizes = " and ".join("x".join(map(str, r.shape[:2])) for r in (first, pixels))
                 raise UserError(f"an npz has one size, not {sizes}; take form=png or at=training")
             entry.write(pixels.tobytes())
 
 
-def _keep_off(out: Path, source: Source) -> None:
+def _require_apart(out: Path, source: Source) -> None:
     """Raise a `UserError` if writing `out` might touch the source."""
     wanted, kept = out.resolve(), set(source.files())
     if isinstance(source, ImageFiles):
@@ -266,7 +271,7 @@ def _keep_off(out: Path, source: Source) -> None:
             raise UserError(f"{out}: would touch the source in {path}; choose another folder")
 
 
-def _as_before(out: Path, inputs: str) -> Report:
+def _existing_report(out: Path, inputs: str) -> ProtectionReport:
     """The report of the very same data set, which `out` holds already."""
     if not (out / MANIFEST).is_file():
         raise UserError(f"{out}: exists and is not a protected data set; choose another folder")
@@ -276,7 +281,7 @@ def _as_before(out: Path, inputs: str) -> Report:
     if content.get("files") != _hash(out):
         raise UserError(f"{out}: its files have been changed since; remove it to have it anew")
     try:
-        found = TypeAdapter(Report).validate_python({**content["report"], "folder": out})
+        found = TypeAdapter(ProtectionReport).validate_python({**content["report"], "folder": out})
     except (KeyError, TypeError, ValidationError):
         raise UserError(f"{out / MANIFEST}: damaged; remove {out} to have it anew") from None
     Console(stderr=True, markup=False).print(f"{out}: protected already, nothing to do")

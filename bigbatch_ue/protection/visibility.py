@@ -67,7 +67,7 @@ class Change(NamedTuple):
     ssim: float | None
 
 
-def visibility(pairs: Iterable[tuple[Pixels, Pixels]]) -> Visibility:
+def measure_visibility(pairs: Iterable[tuple[Pixels, Pixels]]) -> Visibility:
     """Measure (original, protected) images, one pair after the other.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from bigbatch_ue.config.load import load
+from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.files.formats import digest, read_json, write_json
 from bigbatch_ue.runtime.errors import UserError
@@ -86,7 +86,7 @@ def open_run(config: Config, fingerprint: str, *, resume: bool) -> Run:
     saved = folder / "config.yaml"
     if not saved.exists():
         return run
-    before = load(file=saved)
+    before = load_config(file=saved)
     changed = sorted(_differences(before.answer(), config.answer()))
     if changed:
         raise UserError(
@@ -116,7 +116,9 @@ def load_run(folder: Path) -> tuple[Config, Run]:
     """
     if not (folder / "config.yaml").exists():
         raise UserError(f"{folder}: no run here (no config.yaml)")
-    config = load(file=folder / "config.yaml", overrides=[f"output={json.dumps(str(folder))}"])
+    config = load_config(
+        file=folder / "config.yaml", overrides=[f"output={json.dumps(str(folder))}"]
+    )
     run = Run(folder, str(read_json(folder / "run.json", dict).get("answer")))
     if not run.finished:
         raise UserError(f"{folder}: training is not finished; continue it with --resume")

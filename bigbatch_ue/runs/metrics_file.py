@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.formats import parse_json
-from bigbatch_ue.files.paths import regular
+from bigbatch_ue.files.paths import require_file
 from bigbatch_ue.runtime.errors import UserError
 
 
@@ -55,7 +55,7 @@ def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
     if not path.exists():
         return []
     found = []
-    for line in regular(path).read_bytes().splitlines():
+    for line in require_file(path).read_bytes().splitlines():
         try:
             content = parse_json(line)
             text = line.decode()

@@ -25,7 +25,7 @@ def _asked_for(engine: str) -> bool:
     return os.environ.get(f"ACCELERATE_USE_{engine}", "false").lower() == "true"
 
 
-def launch() -> Accelerator:
+def start_accelerator() -> Accelerator:
     """Start the engine that the launcher asked for, on GPUs if there are any, else on gloo ranks.
 
     Raises:
@@ -64,7 +64,7 @@ def launch() -> Accelerator:
     return accelerator
 
 
-def kind_of(accelerator: Accelerator) -> str:
+def engine_kind(accelerator: Accelerator) -> str:
     """Name of the engine: `single`, `ddp`, `fsdp2` or `zero0` ... `zero3`.
 
     Raises:
@@ -90,12 +90,12 @@ def kind_of(accelerator: Accelerator) -> str:
     return kind
 
 
-def least(accelerator: Accelerator, value: int) -> int:
+def min_over_ranks(accelerator: Accelerator, value: int) -> int:
     """The smallest `value` of all ranks, on every rank."""
     values: Tensor = accelerator.gather(torch.tensor([value], device=accelerator.device))
     return int(values.min())
 
 
-def greatest(accelerator: Accelerator, value: int) -> int:
+def max_over_ranks(accelerator: Accelerator, value: int) -> int:
     """The largest `value` of all ranks, on every rank."""
-    return -least(accelerator, -value)
+    return -min_over_ranks(accelerator, -value)

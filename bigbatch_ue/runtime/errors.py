@@ -3,11 +3,11 @@
 import os
 import re
 
-LOST_PEER = 76
+EXIT_LOST_RANK = 76
 """Exit code of a rank that ends because another one did."""
-_LOST = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting", "NCCL")
+_LOST_RANK_SIGNS = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting", "NCCL")
 
-UNPLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters, and bytes of a file name that are no text."""
 
 
@@ -15,24 +15,24 @@ class UserError(Exception):
     """Bad input or a state the user can mend; its message is one line that says what to do."""
 
 
-def told(error: Exception) -> str | None:
+def user_message(error: Exception) -> str | None:
     """What to tell the user of `error` in one line; None if it is not theirs to mend."""
     if isinstance(error, UserError):
-        return _plain(str(error))
+        return _one_line(str(error))
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "out of memory: use a smaller data.size, generator.width or batch.effective"
     if isinstance(error, OSError) and (error.filename or error.strerror):
-        return _plain(f"{error.filename or 'output'}: {error.strerror}")
+        return _one_line(f"{error.filename or 'output'}: {error.strerror}")
     return None
 
 
-def _plain(text: str) -> str:
+def _one_line(text: str) -> str:
     """`text` as one line, which no terminal takes for a command: odd characters are escaped."""
     line = " ".join(text.split())
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
-def lost_peer(error: BaseException) -> bool:
+def is_lost_rank(error: BaseException) -> bool:
     """Whether `error` says that a rank could not reach another one any more."""
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    return not alone and any(sign in str(error) for sign in _LOST)
+    return not alone and any(sign in str(error) for sign in _LOST_RANK_SIGNS)

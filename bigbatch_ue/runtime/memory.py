@@ -24,7 +24,7 @@ def keep_freed_memory() -> None:
     _libc("mallopt", _M_TRIM_THRESHOLD, -1)
 
 
-def give_back_memory() -> None:
+def return_freed_memory() -> None:
     """Return what is freed to the system (glibc only)."""
     gc.collect()
     _libc("malloc_trim", 0)
@@ -36,7 +36,7 @@ def _libc(name: str, *arguments: int) -> None:
         function(*arguments)
 
 
-def forget_peak(device: torch.device) -> None:
+def reset_peak_memory(device: torch.device) -> None:
     """Begin to watch the peak of this process's memory anew, where the system can."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

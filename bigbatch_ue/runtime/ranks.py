@@ -2,13 +2,13 @@
 
 import os
 
-GROUP = "BIGBATCH_UE_GROUP"
+RANK_GROUP_VARIABLE = "BIGBATCH_UE_GROUP"
 """Environment variable: this rank's group, where groups of ranks own clusters."""
 
 
 def is_main_process() -> bool:
     """Whether this is rank 0, or there are no ranks; known before any engine is started."""
-    return os.environ.get("RANK", "0") == os.environ.get(GROUP, "0") == "0"
+    return os.environ.get("RANK", "0") == os.environ.get(RANK_GROUP_VARIABLE, "0") == "0"
 
 
 def world_size() -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-EXIT_CODE = 75
+EXIT_INTERRUPTED = 75
 """`EX_TEMPFAIL` of sysexits.h: nothing is lost, the same command with `--resume` goes on."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -27,7 +27,7 @@ class Interrupted(BaseException):
 
 
 @contextmanager
-def answering(answer: Callable[[signal.Signals], None]) -> Iterator[None]:
+def handling_signals(answer: Callable[[signal.Signals], None]) -> Iterator[None]:
     """Have `answer` called for each of `SIGNALS` meanwhile, if this is the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -45,17 +45,17 @@ def answering(answer: Callable[[signal.Signals], None]) -> Iterator[None]:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def raising_on_signals() -> Iterator[None]:
     """Have `SIGNALS` raise `Interrupted` at once."""
 
     def interrupt(number: signal.Signals) -> None:
         raise Interrupted(f"stopped by {number.name}; the same command goes on from here")
 
-    with answering(interrupt):
+    with handling_signals(interrupt):
         yield
 
 
-class Stop:
+class StopRequest:
     """Whether this process is to stop, by a signal or because its time is over.
 
     Args:
@@ -73,7 +73,7 @@ class Stop:
         def note(number: signal.Signals) -> None:
             self._signal = number
 
-        with answering(note):
+        with handling_signals(note):
             yield
 
     def reason(self, ahead: float = 0.0) -> str | None:

@@ -6,12 +6,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from bigbatch_ue.config.load import load
+from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.data.decoded import DataSet, prepare
+from bigbatch_ue.data.decoded import DataSet, prepare_dataset
 from bigbatch_ue.files.formats import digest, read_json
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.sweeps.spec import Images, Sweep
+from bigbatch_ue.sweeps.spec import SweepDataset, SweepSpec
 
 CONFIG, OUTCOME, LOG = "cell.yaml", "outcome.json", "log.txt"
 
@@ -76,7 +76,7 @@ class Cell:
 _ARMS = ["clean", "random_noise", "uc"]
 
 
-def cells(sweep: Sweep, *, download: bool = False) -> list[Cell]:
+def sweep_cells(sweep: SweepSpec, *, download: bool = False) -> list[Cell]:
     """Every cell, seed by seed, so that a sweep that is stopped early has whole curves.
 
     Raises:
@@ -90,11 +90,11 @@ def cells(sweep: Sweep, *, download: bool = False) -> list[Cell]:
     return list(made.values())
 
 
-def _cells_of(sweep: Sweep, images: Images, seed: int, download: bool) -> Iterator[Cell]:
+def _cells_of(sweep: SweepSpec, images: SweepDataset, seed: int, download: bool) -> Iterator[Cell]:
     """The cells of one data set and seed."""
     for scope in sweep.scopes:
         base = _base(sweep, images, seed, scope)
-        data = prepare(base.data, download=download)
+        data = prepare_dataset(base.data, download=download)
         sizes = sweep.batches.sizes(base.full_batch(len(data.train)))
         for budget, rule, size in product(sweep.budgets, sweep.lr_rules, sizes):
             varied = {
@@ -105,7 +105,7 @@ def _cells_of(sweep: Sweep, images: Images, seed: int, download: bool) -> Iterat
             yield Cell(_placed(base.model_copy(update=varied), data, sweep.output), data)
 
 
-def _base(sweep: Sweep, images: Images, seed: int, scope: str) -> Config:
+def _base(sweep: SweepSpec, images: SweepDataset, seed: int, scope: str) -> Config:
     """What the cells of one data set, seed and scope have in common."""
     defaults = {
         "batch": {"extend": "views"},
@@ -113,7 +113,7 @@ def _base(sweep: Sweep, images: Images, seed: int, scope: str) -> Config:
     }
     own = {"seed": seed, "batch": {"scope": scope}}
     settings = (defaults, sweep.settings, images.settings, own)
-    return load(images.preset, images.config, settings=settings)
+    return load_config(images.preset, images.config, settings=settings)
 
 
 def _placed(config: Config, data: DataSet, output: Path) -> Config:

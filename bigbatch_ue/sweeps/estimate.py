@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from rich.table import Column, Table
 from torch import nn
 
-from bigbatch_ue.batching.plan import BatchPlan, cut, make_plan
+from bigbatch_ue.batching.plan import BatchPlan, even_slice, make_plan
 from bigbatch_ue.config.schema import ArmName, Config
 from bigbatch_ue.data.decoded import DataSet
 from bigbatch_ue.networks.backbone import build_model
-from bigbatch_ue.networks.frozen import Frozen, how
+from bigbatch_ue.networks.frozen import FrozenNetwork, compute_mode
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.sweeps.cells import Cell
-from bigbatch_ue.sweeps.progress import clock
+from bigbatch_ue.sweeps.progress import format_duration
 
 _SHARED = (ArmName.CLEAN, ArmName.RANDOM_NOISE)
 _REPEATS = 2
@@ -53,21 +53,21 @@ def estimate(cells: Sequence[Cell]) -> dict[str, float]:
         config, data = cell.config, cell.data
         kind = config.model_dump_json(include={"data", "surrogate", "generator", "target"})
         if kind not in rates:
-            rates[kind] = measure(config, data)
+            rates[kind] = measure_rates(config, data)
         first = (data.fingerprint, config.seed, kind) not in shared
         shared.add((data.fingerprint, config.seed, kind))
         costs[cell.name] = _seconds(config, data, rates[kind], first)
     return costs
 
 
-def planned(cell: Cell) -> BatchPlan:
+def plan_cell(cell: Cell) -> BatchPlan:
     """The batch plan of a cell in one process, with clusters of equal size."""
     images, p = len(cell.data.train), cell.config.clusters.count
-    parts = (cut(images, p, cluster) for cluster in range(p))
+    parts = (even_slice(images, p, cluster) for cluster in range(p))
     return make_plan(cell.config, [part.stop - part.start for part in parts], 1)
 
 
-def measure(config: Config, data: DataSet) -> Rates:
+def measure_rates(config: Config, data: DataSet) -> Rates:
     """Time a few passes of networks with random weights on the device that would be used."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     count, channels, size, _ = data.train.images.shape
@@ -84,13 +84,13 @@ def measure(config: Config, data: DataSet) -> Rates:
             (config.target, classes),
         )
     )
-    frozen = Frozen(surrogate, how(config.compute, device))
+    frozen = FrozenNetwork(surrogate, compute_mode(config.compute, device))
 
     def images(number: int) -> torch.Tensor:
         made = torch.rand(number, channels, size, size, device=device)
         return made.to(memory_format=torch.channels_last)
 
-    micro = images(planned(Cell(config, data)).largest_micro).requires_grad_()
+    micro = images(plan_cell(Cell(config, data)).largest_micro).requires_grad_()
     one = _timed(lambda: torch.autograd.backward(bank().sum()), device)
     passed = _timed(lambda: torch.autograd.backward(frozen(micro).sum()), device)
     own, theirs = (images(min(part.fit.batch, count)) for part in (config.surrogate, config.target))
@@ -104,7 +104,7 @@ def measure(config: Config, data: DataSet) -> Rates:
 
 
 def _seconds(config: Config, data: DataSet, rates: Rates, first: bool) -> float:
-    plan = planned(Cell(config, data))
+    plan = plan_cell(Cell(config, data))
     count, tests = len(data.train), len(data.test)
     settings, epochs = config.evaluation, config.target.fit.epochs
     target = epochs * (count * rates.trained + tests * rates.tested)
@@ -150,9 +150,9 @@ def cell_table(cells: Sequence[Cell]) -> Table:
     table = Table("cell", *numbers, "state")
     left = 0.0
     for cell in cells:
-        plan, outcome = planned(cell), cell.outcome()
+        plan, outcome = plan_cell(cell), cell.outcome()
         left += costs[cell.name] if outcome is None else 0
-        row = (f"{plan.steps:,}", f"{plan.passes:,}", clock(costs[cell.name]))
+        row = (f"{plan.steps:,}", f"{plan.passes:,}", format_duration(costs[cell.name]))
         table.add_row(cell.name, *row, outcome.state if outcome else "to do")
-    table.caption = f"{len(cells)} cells; about {clock(left)} to do in one process"
+    table.caption = f"{len(cells)} cells; about {format_duration(left)} to do in one process"
     return table

@@ -16,20 +16,20 @@ from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.ranks import world_size
-from bigbatch_ue.sweeps.cells import CONFIG, OUTCOME, Cell, Outcome, cells
+from bigbatch_ue.sweeps.cells import CONFIG, OUTCOME, Cell, Outcome, sweep_cells
 from bigbatch_ue.sweeps.estimate import estimate
-from bigbatch_ue.sweeps.progress import Scoreboard
-from bigbatch_ue.sweeps.spec import Sweep
+from bigbatch_ue.sweeps.progress import SweepProgress
+from bigbatch_ue.sweeps.spec import SweepSpec
 from bigbatch_ue.sweeps.worker import Worker
 
 SETTINGS = "sweep.yaml"
-LEASE = 60.0
-PATIENCE = 1.5 * LEASE
-POLL = 2.0
+LEASE_SECONDS = 60.0
+PATIENCE_SECONDS = 1.5 * LEASE_SECONDS
+POLL_SECONDS = 2.0
 
 
 def run_sweep(
-    sweep: Sweep,
+    sweep: SweepSpec,
     *,
     shard: tuple[int, int] = (1, 1),
     retry: bool = False,
@@ -53,13 +53,13 @@ def run_sweep(
         raise UserError(
             "start the sweep itself without a launcher, and name the launcher in it: launcher: FILE"
         )
-    everything = cells(sweep, download=download)
+    everything = sweep_cells(sweep, download=download)
     with atomic_file(sweep.output / SETTINGS) as temporary:
         content = sweep.model_dump(mode="json", by_alias=True)
         temporary.write_text(yaml.safe_dump(content, sort_keys=False))
     costs = estimate(everything)
     again = {cell.name: cell.outcome() for cell in everything} if retry else {}
-    with Scoreboard(everything, costs) as board, Worker() as worker:
+    with SweepProgress(everything, costs) as board, Worker() as worker:
         _work_through(_mine_first(everything, shard), again, sweep, worker, board)
     return [(cell, cell.outcome()) for cell in everything]
 
@@ -67,9 +67,9 @@ def run_sweep(
 def _work_through(
     cells: Sequence[Cell],
     again: Mapping[str, Outcome | None],
-    sweep: Sweep,
+    sweep: SweepSpec,
     worker: Worker,
-    board: Scoreboard,
+    board: SweepProgress,
 ) -> None:
     """Take cell after cell; then wait for those that others are at, in case their leases expire.
 
@@ -78,10 +78,11 @@ def _work_through(
     claims = sweep.output / "claims"
     claims.mkdir(parents=True, exist_ok=True)
     left = [
-        (cell, SoftFileLease(claims / f"{cell.name}.lock", lease_duration=LEASE)) for cell in cells
+        (cell, SoftFileLease(claims / f"{cell.name}.lock", lease_duration=LEASE_SECONDS))
+        for cell in cells
     ]
     idle_since = time.monotonic()
-    while left and time.monotonic() - idle_since < PATIENCE:
+    while left and time.monotonic() - idle_since < PATIENCE_SECONDS:
         others = []
         for cell, lease in left:
             before = again.get(cell.name)
@@ -93,16 +94,16 @@ def _work_through(
                 others.append((cell, lease))
         left = others
         if left:
-            time.sleep(POLL)
+            time.sleep(POLL_SECONDS)
 
 
 def _claim(
     cell: Cell,
     lease: SoftFileLease,
     before: Outcome | None,
-    sweep: Sweep,
+    sweep: SweepSpec,
     worker: Worker,
-    board: Scoreboard,
+    board: SweepProgress,
 ) -> bool:
     """Do a cell unless another job is at it; whether it has been done."""
     try:
@@ -122,7 +123,7 @@ def _is_open(outcome: Outcome | None, before: Outcome | None) -> bool:
     return outcome is None or (not outcome.finished and outcome == before)
 
 
-def _do(cell: Cell, sweep: Sweep, worker: Worker, lease: SoftFileLease) -> bool:
+def _do(cell: Cell, sweep: SweepSpec, worker: Worker, lease: SoftFileLease) -> bool:
     """Have the worker do a cell, and write down what it came to, unless it was taken from us."""
     cell.config.save(cell.folder / CONFIG)
     outcome = worker.do(

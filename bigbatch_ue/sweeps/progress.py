@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from bigbatch_ue.sweeps.cells import Cell
 
 
-class Scoreboard:
+class SweepProgress:
     """A live table on a terminal, else a line for each cell; a context manager.
 
     Args:
@@ -45,9 +45,9 @@ class Scoreboard:
         if outcome is None or (outcome.finished and self._console.is_terminal):
             return
         done = sum(n for (_, state), n in self._states.items() if state != "left")
-        what = outcome.reason or f"in {clock(outcome.seconds)}"
+        what = outcome.reason or f"in {format_duration(outcome.seconds)}"
         line = f"[{done}/{len(self._cells)}] {cell.name}: {outcome.state} {what}"
-        left = f"about {clock(self.time_left())} left"
+        left = f"about {format_duration(self.time_left())} left"
         self._console.print(f"{line}; {left}", soft_wrap=True, markup=False, highlight=False)
 
     def time_left(self) -> float:
@@ -70,10 +70,10 @@ class Scoreboard:
         table = Table("data set", "budget", *numbers)
         for row in dict.fromkeys(_row(cell) for cell in self._cells):
             table.add_row(*row, *(str(self._states[row, state]) for state in states))
-        gone = clock(time.monotonic() - self._began)
-        table.caption = f"{gone} gone, about {clock(self.time_left())} left"
+        gone = format_duration(time.monotonic() - self._began)
+        table.caption = f"{gone} gone, about {format_duration(self.time_left())} left"
         if self._now:
-            since = clock(time.monotonic() - self._now_began)
+            since = format_duration(time.monotonic() - self._now_began)
             table.caption += f"\nnow {self._now}, since {since}"
         return table
 
@@ -93,7 +93,7 @@ class Scoreboard:
             self._console.print(self._table())
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration as hours, minutes and seconds."""
     return str(timedelta(seconds=round(seconds)))
 

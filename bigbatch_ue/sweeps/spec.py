@@ -26,15 +26,15 @@ def _size(given: Any) -> Any:
     raise ValueError(f"batches: {given!r} is no number of images, nor `full`")
 
 
-Size = Annotated[int | Literal["full"], BeforeValidator(_size)]
+BatchSize = Annotated[int | Literal["full"], BeforeValidator(_size)]
 
 
-class Batches(Section):
+class BatchGrid(Section):
     """Effective batches: a list, or every `factor` times the one before, and `to` itself."""
 
-    listed: tuple[Size, ...] = ()
+    listed: tuple[BatchSize, ...] = ()
     start: Positive | None = Field(None, alias="from")
-    to: Size = "full"
+    to: BatchSize = "full"
     factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 2
 
     @model_validator(mode="before")
@@ -58,7 +58,7 @@ class Batches(Section):
         return sorted(size for size in {*grid, last} if size <= last)
 
 
-class Images(Section):
+class SweepDataset(Section):
     """One data set of a sweep: a preset or a file, and settings over it."""
 
     preset: str | None = None
@@ -71,12 +71,12 @@ class Images(Section):
         return {"preset": given} if isinstance(given, str) else given
 
 
-class Sweep(Section):
+class SweepSpec(Section):
     """What is varied, and where it goes; every combination is a cell."""
 
     output: Path = Path("runs/sweep")
-    datasets: tuple[Images, ...] = Field(min_length=1)
-    batches: Batches
+    datasets: tuple[SweepDataset, ...] = Field(min_length=1)
+    batches: BatchGrid
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0, 1, 2, 3, 4), min_length=1)
     budgets: tuple[Literal["epochs", "steps"], ...] = Field(("epochs", "steps"), min_length=1)
     lr_rules: tuple[Literal["none", "sqrt", "linear"], ...] = Field(("none",), min_length=1)
@@ -95,10 +95,10 @@ class Sweep(Section):
         return self
 
 
-def load_sweep(file: Path, overrides: Sequence[str] = ()) -> Sweep:
+def load_sweep(file: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     """Read a sweep's YAML file.
 
     Raises:
         UserError: an unreadable file, unknown key or impossible value.
     """
-    return resolve(Sweep, read_settings(file), overrides)
+    return resolve(SweepSpec, read_settings(file), overrides)

@@ -18,8 +18,13 @@ from typing import Any, Self
 
 import psutil
 
-from bigbatch_ue.runtime.errors import UserError, told
-from bigbatch_ue.runtime.signals import EXIT_CODE, Interrupted, answering, interruptible
+from bigbatch_ue.runtime.errors import UserError, user_message
+from bigbatch_ue.runtime.signals import (
+    EXIT_INTERRUPTED,
+    Interrupted,
+    handling_signals,
+    raising_on_signals,
+)
 from bigbatch_ue.sweeps.cells import CONFIG, LOG, Outcome
 
 _POLL = 0.5
@@ -82,7 +87,7 @@ class Worker:
             reason, healthy = json.loads(self._connection.recv_bytes())
         except EOFError:
             self._process.join()
-            if self._process.exitcode == EXIT_CODE:
+            if self._process.exitcode == EXIT_INTERRUPTED:
                 raise Interrupted(_GO_ON) from None
             reason, healthy = _death(self._process.exitcode, folder), False
         if not healthy:
@@ -128,7 +133,7 @@ def _serve(connection: "Connection[Any, Any]") -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow, daemon=True).start()
     try:
-        with interruptible():
+        with raising_on_signals():
             while True:
                 order = json.loads(connection.recv_bytes())
                 reply = _attempt(Path(order["folder"]), order["launcher"], order["protect"])
@@ -137,7 +142,7 @@ def _serve(connection: "Connection[Any, Any]") -> None:
         return
     except Interrupted as stop:
         print(f"error: {stop}", file=sys.stderr)
-        sys.exit(EXIT_CODE)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def _follow() -> None:
@@ -168,7 +173,7 @@ def _attempt(folder: Path, launcher: str | None, protect: bool) -> tuple[str, bo
         try:
             _do_cell(folder, launcher, protect)
         except Exception as error:
-            message = told(error)
+            message = user_message(error)
             if message is not None:
                 print(f"error: {message}", file=sys.stderr)
                 return message, True
@@ -178,7 +183,7 @@ def _attempt(folder: Path, launcher: str | None, protect: bool) -> tuple[str, bo
 
 
 def _do_cell(folder: Path, launcher: str | None, protect: bool) -> None:
-    from bigbatch_ue.config.load import load
+    from bigbatch_ue.config.load import load_config
     from bigbatch_ue.evaluation.evaluate import evaluate
     from bigbatch_ue.protection.protect import protect as write_protected
     from bigbatch_ue.training.train import train
@@ -186,7 +191,7 @@ def _do_cell(folder: Path, launcher: str | None, protect: bool) -> None:
     settings = folder / CONFIG
     if launcher is not None:
         _launch(launcher, settings)
-    run = train(load(file=settings), resume=True)
+    run = train(load_config(file=settings), resume=True)
     if protect:
         write_protected(run.folder, form="npz", at="training")
     evaluate(run.folder)
@@ -197,9 +202,9 @@ def _launch(launcher: str, settings: Path) -> None:
     command = [sys.executable, "-m", "bigbatch_ue.launch", "--config_file", launcher]
     command += ["--main_process_port", "0"]  # jobs of a sweep may share a machine
     training = ["-m", "bigbatch_ue.train", "--config", str(settings), "--resume"]
-    with subprocess.Popen([*command, *training]) as ranks, answering(ranks.send_signal):
+    with subprocess.Popen([*command, *training]) as ranks, handling_signals(ranks.send_signal):
         code = ranks.wait()
-    if code == EXIT_CODE:
+    if code == EXIT_INTERRUPTED:
         raise Interrupted(_GO_ON)
     if code:
         raise UserError(f"training under {launcher} ended with exit code {code}")

@@ -10,18 +10,18 @@ from filelock import FileLock
 from torch.distributed.distributed_c10d import PrefixStore, Store, init_process_group
 from torch.distributed.rendezvous import rendezvous
 
-from bigbatch_ue.batching.plan import cut
+from bigbatch_ue.batching.plan import even_slice
 from bigbatch_ue.files.formats import read_json, write_json
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runtime.accelerator import COLLECTIVE_TIMEOUT
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.runtime.ranks import GROUP
+from bigbatch_ue.runtime.ranks import RANK_GROUP_VARIABLE
 from bigbatch_ue.training.noise_monitor import noise_scale
 
 
 @dataclass(frozen=True)
-class Share:
+class RankGroup:
     """Group `group` of `groups`, from 0; the generators of the bank are cut evenly between them.
 
     `world` is the number of ranks of all groups, `store` where they meet.
@@ -34,7 +34,7 @@ class Share:
 
     def rows(self, clusters: int) -> slice:
         """Which of `clusters` generators this group owns."""
-        return cut(clusters, self.groups, self.group)
+        return even_slice(clusters, self.groups, self.group)
 
     def run(self, run: Run) -> Run:
         """Where this group keeps its metrics, checkpoints and result."""
@@ -50,15 +50,15 @@ class Share:
             self.store.wait(["all arrived"])
 
     @property
-    def all(self) -> "list[Share]":
+    def all(self) -> "list[RankGroup]":
         """The shares of all groups."""
         return [replace(self, group=group) for group in range(self.groups)]
 
 
-ALONE = Share()
+SINGLE_GROUP = RankGroup()
 
 
-def join_group(groups: int) -> Share:
+def join_rank_group(groups: int) -> RankGroup:
     """Make this rank's group a world of its own, before any engine is started.
 
     Groups are runs of consecutive ranks. They share the launcher's store for meeting, nothing else.
@@ -67,7 +67,7 @@ def join_group(groups: int) -> Share:
         UserError: the ranks cannot be cut into so many groups.
     """
     if groups == 1:
-        return ALONE
+        return SINGLE_GROUP
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world % groups:
         raise UserError(
@@ -83,11 +83,11 @@ def join_group(groups: int) -> Share:
         world_size=size,
         timeout=COLLECTIVE_TIMEOUT,
     )
-    os.environ |= {"RANK": str(own), "WORLD_SIZE": str(size), GROUP: str(group)}
-    return Share(group, groups, world, store)
+    os.environ |= {"RANK": str(own), "WORLD_SIZE": str(size), RANK_GROUP_VARIABLE: str(group)}
+    return RankGroup(group, groups, world, store)
 
 
-def merge(run: Run, share: Share) -> None:
+def merge_groups(run: Run, share: RankGroup) -> None:
     """Put together what the groups found, once all have finished.
 
     Called by one rank of each group when it has finished: the last one finds all results.

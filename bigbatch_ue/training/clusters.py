@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
-from bigbatch_ue.config import schema as config
-from bigbatch_ue.files.tensor_files import read_tensors, require, write_tensors
+from bigbatch_ue.config.schema import ClustersConfig
+from bigbatch_ue.files.tensor_files import read_tensors, require_tensors, write_tensors
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.randomness import Purpose, draw
 
@@ -55,7 +55,7 @@ class Clusters:
                 target clusters that are no permutation.
         """
         tensors, _ = read_tensors(path)
-        require(
+        require_tensors(
             path,
             tensors,
             assignment=(1, torch.int64),
@@ -71,7 +71,7 @@ class Clusters:
         return clusters
 
 
-def cluster(features: Tensor, config: config.Clusters, seed: int) -> Clusters:
+def cluster_features(features: Tensor, config: ClustersConfig, seed: int) -> Clusters:
     """Cluster images by their features and draw each cluster's target.
 
     One thread, because the order in which threads add up would change the last bits.

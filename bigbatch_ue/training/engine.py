@@ -19,9 +19,9 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from bigbatch_ue.config.schema import Optimizer
+from bigbatch_ue.config.schema import OptimizerConfig
 from bigbatch_ue.networks.generator import GeneratorBank
-from bigbatch_ue.runtime.accelerator import kind_of
+from bigbatch_ue.runtime.accelerator import engine_kind
 from bigbatch_ue.runtime.errors import UserError
 
 _OPTIMIZERS: dict[str, Any] = {
@@ -33,7 +33,7 @@ _OPTIMIZERS: dict[str, Any] = {
 }
 
 
-def parameters_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def bank_parameters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The bank's parameters in an engine's state, by their own names."""
     prefix = "parameter/"
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
@@ -51,10 +51,14 @@ class Engine:
     """
 
     def __init__(
-        self, accelerator: Accelerator, bank: GeneratorBank, optimizer: Optimizer, accumulation: int
+        self,
+        accelerator: Accelerator,
+        bank: GeneratorBank,
+        optimizer: OptimizerConfig,
+        accumulation: int,
     ) -> None:
         self.accelerator = accelerator
-        self.kind = kind_of(accelerator)
+        self.kind = engine_kind(accelerator)
         self.accumulation = accumulation
         if optimizer.name in ("lars", "lamb") and self.kind not in ("single", "ddp"):
             raise UserError(
@@ -101,7 +105,7 @@ class Engine:
         delta: Tensor = self.bank()
         return delta
 
-    def perturbations_now(self) -> Tensor:
+    def current_perturbations(self) -> Tensor:
         """The perturbations as trained so far: float32 [p, C, H, W], without a graph.
 
         The generators stay in training mode: it is the pass that was trained.
@@ -165,7 +169,7 @@ class Engine:
             if "step" in group:
                 group["step"] = step
 
-    def whole_bank(self) -> GeneratorBank:
+    def gather_bank(self) -> GeneratorBank:
         """The generators with whole parameters, not wrapped, not to be changed; a collective call.
 
         Where the engine shards parameters it is a copy, which takes their memory while it is held.

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from bigbatch_ue.batching.loader import MicroBatch
-from bigbatch_ue.batching.micro_batch import MicroBatchError, fits
-from bigbatch_ue.runtime.accelerator import least
+from bigbatch_ue.batching.micro_batch import MicroBatchTooLargeError, works_in_memory
+from bigbatch_ue.runtime.accelerator import min_over_ranks
 from bigbatch_ue.training.engine import Engine
-from bigbatch_ue.training.noise_monitor import Watch
+from bigbatch_ue.training.noise_monitor import NoiseMonitor
 
 
 class NonFiniteError(Exception):
@@ -38,7 +38,7 @@ def delta_step(
     loss: Loss,
     micros: Iterator[MicroBatch],
     lr: float,
-    watch: Watch | None = None,
+    watch: NoiseMonitor | None = None,
 ) -> Tensor:
     """One optimizer step over this rank's `micros`, generators differentiated once.
 
@@ -67,8 +67,8 @@ def delta_step(
                     if watch:
                         watch.add(part, micro)
 
-        if not least(engine.accelerator, fits(accumulate)):
-            raise MicroBatchError
+        if not min_over_ranks(engine.accelerator, works_in_memory(accumulate)):
+            raise MicroBatchTooLargeError
         per_row[~gradient.flatten(1).isfinite().all(dim=1)] = torch.nan
         losses = engine.sum_over_ranks(per_row)
         _check_finite(losses)

@@ -9,42 +9,46 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bigbatch_ue.batching.loader import Loader
-from bigbatch_ue.batching.micro_batch import MicroBatchError, halved, remember
+from bigbatch_ue.batching.loader import MicroBatchLoader
+from bigbatch_ue.batching.micro_batch import (
+    MicroBatchTooLargeError,
+    halve_micro_batch,
+    remember_micro_batch,
+)
 from bigbatch_ue.batching.plan import BatchPlan, lr_at
 from bigbatch_ue.batching.sampler import GlobalBatch, Sampler
-from bigbatch_ue.config.schema import Checkpoint as CheckpointConfig
+from bigbatch_ue.config.schema import CheckpointConfig as CheckpointConfig
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.runs.checkpoints import Checkpoint, save_checkpoint
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.metrics_file import Moments
-from bigbatch_ue.runtime.accelerator import greatest
+from bigbatch_ue.runtime.accelerator import max_over_ranks
 from bigbatch_ue.runtime.console import progress_bar
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.runtime.signals import Interrupted, Stop
+from bigbatch_ue.runtime.signals import Interrupted, StopRequest
 from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.gradient import Loss, NonFiniteError, delta_step, engine_step
-from bigbatch_ue.training.noise_monitor import Schedule, Watch
-from bigbatch_ue.training.step_log import Log
+from bigbatch_ue.training.noise_monitor import NoiseMonitor, NoiseSchedule
+from bigbatch_ue.training.step_log import StepLog
 
-MOST_SKIPS = 10
+MAX_CONSECUTIVE_SKIPS = 10
 """Steps in a row that may be skipped before the run is given up."""
 _GO_ON, _SAVE, _STOP = range(3)
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What one run trains, before any engine has it: the generators `rows` of the bank."""
 
     config: Config
     rows: slice
     plan: BatchPlan
     sampler: Sampler
-    loader: Loader
+    loader: MicroBatchLoader
     loss: Loss
 
 
-class Step(NamedTuple):
+class StepOutcome(NamedTuple):
     """What came of one optimizer step.
 
     Attributes:
@@ -63,7 +67,7 @@ class Step(NamedTuple):
     skipped: Sequence[int] = ()
 
 
-class Trained(NamedTuple):
+class TrainingOutcome(NamedTuple):
     """What came of all steps: as the last step left it, and how many were skipped."""
 
     losses: Tensor
@@ -72,7 +76,9 @@ class Trained(NamedTuple):
     skipped: int
 
 
-def optimise(job: Job, run: Run, engine: Engine, start: Checkpoint, stop: Stop) -> Trained:
+def optimise(
+    job: TrainingJob, run: Run, engine: Engine, start: Checkpoint, stop: StopRequest
+) -> TrainingOutcome:
     """Take the optimizer steps from `start` on, with checkpoints.
 
     Returns:
@@ -84,9 +90,11 @@ def optimise(job: Job, run: Run, engine: Engine, start: Checkpoint, stop: Stop) 
         UserError: a loss is not finite, and steps are not to be skipped (any more).
     """
     config, plan, accelerator = job.config, job.plan, engine.accelerator
-    tracker = Log(run, start.step, plan.passes) if accelerator.is_main_process else nullcontext()
-    schedule = Schedule(config.noise.every, start.step)
-    pace = _Pace(config.checkpoint)
+    tracker = (
+        StepLog(run, start.step, plan.passes) if accelerator.is_main_process else nullcontext()
+    )
+    schedule = NoiseSchedule(config.noise.every, start.step)
+    pace = _CheckpointTimer(config.checkpoint)
     losses, skipped, in_a_row = torch.full([len(plan.per_generator)], torch.nan), start.skipped, 0
     with tracker as log, progress_bar() as progress:
         bar = progress.add_task("training", total=plan.steps, completed=start.step)
@@ -97,7 +105,7 @@ def optimise(job: Job, run: Run, engine: Engine, start: Checkpoint, stop: Stop) 
             plan = taken.plan
             if taken.skipped:
                 skipped, in_a_row = skipped + 1, in_a_row + 1
-                if in_a_row > MOST_SKIPS:
+                if in_a_row > MAX_CONSECUTIVE_SKIPS:
                     raise UserError(_diverged(job, taken.skipped, step, lr))
             else:
                 losses, in_a_row = taken.losses, 0
@@ -111,7 +119,7 @@ def optimise(job: Job, run: Run, engine: Engine, start: Checkpoint, stop: Stop) 
                 break
             reason = stop.reason(ahead=seconds + pace.seconds)
             wish = _STOP if reason else _SAVE if pace.due(done) else _GO_ON
-            wish = greatest(accelerator, wish)
+            wish = max_over_ranks(accelerator, wish)
             if wish != _GO_ON:
                 with pace.saving():
                     save(run, engine, log, done, skipped, config.checkpoint.keep)
@@ -121,13 +129,13 @@ def optimise(job: Job, run: Run, engine: Engine, start: Checkpoint, stop: Stop) 
                     f"{reason or 'another rank was stopped'}: stopped after step {done} of "
                     f"{plan.steps}, of which there is a checkpoint; add --resume to go on"
                 )
-        delta = engine.perturbations_now()
+        delta = engine.current_perturbations()
         if log:
             log.pictures(plan.steps, delta)
-    return Trained(losses, delta, plan, skipped)
+    return TrainingOutcome(losses, delta, plan, skipped)
 
 
-class _Pace:
+class _CheckpointTimer:
     """When checkpoints are due: after so many steps, or so long after the last."""
 
     def __init__(self, config: CheckpointConfig) -> None:
@@ -148,15 +156,17 @@ class _Pace:
         self.seconds = self._last - began
 
 
-def save(run: Run, engine: Engine, log: Log | None, step: int, skipped: int, keep: int) -> None:
+def save(run: Run, engine: Engine, log: StepLog | None, step: int, skipped: int, keep: int) -> None:
     """Write a checkpoint, and pictures of the perturbations to TensorBoard; a collective call."""
-    state, delta = engine.state(), engine.perturbations_now()
+    state, delta = engine.state(), engine.current_perturbations()
     if log:
         log.pictures(step, delta)
         save_checkpoint(run, Checkpoint(step, state, skipped), keep)
 
 
-def take_step(job: Job, engine: Engine, step: int, lr: float, in_parameters: bool = False) -> Step:
+def take_step(
+    job: TrainingJob, engine: Engine, step: int, lr: float, in_parameters: bool = False
+) -> StepOutcome:
     """One optimizer step, in smaller micro-batches from here on if those of the plan do not fit.
 
     Its noise is measured in the space of the perturbation, and of the parameters `in_parameters`.
@@ -170,22 +180,22 @@ def take_step(job: Job, engine: Engine, step: int, lr: float, in_parameters: boo
         micros = job.loader(batch, plan.micro_slices(accelerator.process_index))
         try:
             if job.config.batch.accumulation == "engine":
-                return Step(engine_step(engine, job.loss, micros, lr), {}, 0.0, plan)
-            watch = Watch(engine, plan.per_generator, in_parameters=in_parameters)
+                return StepOutcome(engine_step(engine, job.loss, micros, lr), {}, 0.0, plan)
+            watch = NoiseMonitor(engine, plan.per_generator, in_parameters=in_parameters)
             losses = delta_step(engine, job.loss, micros, lr, watch)
-            return Step(losses, watch.found, watch.seconds, plan)
-        except MicroBatchError:
-            plan = plan.with_micro(halved(plan.largest_micro))
+            return StepOutcome(losses, watch.found, watch.seconds, plan)
+        except MicroBatchTooLargeError:
+            plan = plan.with_micro(halve_micro_batch(plan.largest_micro))
         except NonFiniteError as error:
             if job.config.optimizer.nonfinite == "stop":
                 raise UserError(_diverged(job, error.rows, step, lr)) from None
             nothing = torch.full([len(plan.per_generator)], torch.nan)
-            return Step(nothing, {}, 0.0, plan, error.rows)
+            return StepOutcome(nothing, {}, 0.0, plan, error.rows)
         if accelerator.is_main_process and job.config.batch.micro == "auto":
-            remember(job.config, accelerator.device, plan.micro)
+            remember_micro_batch(job.config, accelerator.device, plan.micro)
 
 
-def _diverged(job: Job, rows: Sequence[int], step: int, lr: float) -> str:
+def _diverged(job: TrainingJob, rows: Sequence[int], step: int, lr: float) -> str:
     """What to tell the user of a step whose loss or gradient is not finite."""
     batch = job.sampler.draw(step)
     clusters = [job.rows.start + row for row in rows]

@@ -29,10 +29,10 @@ from torch import Tensor
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.runs.metrics_file import Moments
 
-GROUPS = 4
+GRADIENT_PIECES = 4
 
 
-class Pieces:
+class DeltaNoise:
     """The pieces of one step on one rank, in the perturbation's space; four numbers a row.
 
     Args:
@@ -66,7 +66,7 @@ class Pieces:
         return _sums(self._squares, whole, self._pieces, self._images)
 
 
-class Groups:
+class ParameterNoise:
     """Sums of micro-batch gradients, kept for `parameter_sums`; memory is that of `groups` leaves.
 
     Micro-batch k of a rank goes to group (first + k) mod `groups`; a group is then one piece. Both
@@ -85,7 +85,7 @@ class Groups:
     """
 
     def __init__(
-        self, batch: Tensor, shape: Sequence[int], groups: int = GROUPS, first: int = 0
+        self, batch: Tensor, shape: Sequence[int], groups: int = GRADIENT_PIECES, first: int = 0
     ) -> None:
         self.batch = batch.to(_precision(batch.device))
         self.gradients = torch.zeros(groups, *shape, device=batch.device)
@@ -100,7 +100,7 @@ class Groups:
         self._next += 1
 
 
-def parameter_sums(bank: GeneratorBank, groups: Groups, rows: Iterable[int]) -> Tensor:
+def parameter_sums(bank: GeneratorBank, groups: ParameterNoise, rows: Iterable[int]) -> Tensor:
     """What ranks add up, in the space of each generator's parameters.
 
     The chain rule makes a parameter gradient of a perturbation gradient, so one batched
@@ -133,7 +133,7 @@ def parameter_sums(bank: GeneratorBank, groups: Groups, rows: Iterable[int]) -> 
     return sums
 
 
-def estimates(sums: Tensor) -> Moments:
+def estimate_moments(sums: Tensor) -> Moments:
     """Estimates of each row from [p, 4] sums over ranks: rank by rank, each with its own weight.
 
     tr(Sigma) is averaged with weights K - 1 (degrees of freedom), |G|^2 with weights n.
@@ -142,7 +142,7 @@ def estimates(sums: Tensor) -> Moments:
     return Moments((scatter / freedom).tolist(), (signal / images).tolist())
 
 
-def summarise(
+def summarise_noise(
     trace: ArrayLike, signal: ArrayLike, *, draws: int = 1000, seed: int = 0
 ) -> dict[str, Any] | None:
     """The noise scale over the steps given, in images, with a 95 % bootstrap interval.
@@ -189,7 +189,7 @@ def summarise(
     }
 
 
-class Smoothed:
+class SmoothedNoiseScale:
     """The noise scale of each row while training: a ratio of exponential moving averages.
 
     tr(Sigma) and |G|^2 are averaged apart, with the same weights, decay^age: their sum, which

@@ -13,12 +13,18 @@ from bigbatch_ue.batching.loader import MicroBatch
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.metrics_file import Moments, read_moments
 from bigbatch_ue.training.engine import Engine
-from bigbatch_ue.training.noise import Groups, Pieces, estimates, parameter_sums, summarise
+from bigbatch_ue.training.noise import (
+    DeltaNoise,
+    ParameterNoise,
+    estimate_moments,
+    parameter_sums,
+    summarise_noise,
+)
 
 _COST = 100
 
 
-class Watch:
+class NoiseMonitor:
     """Measures the noise of one step's gradient, over all ranks.
 
     Args:
@@ -38,8 +44,10 @@ class Watch:
         self._engine, self._ranks = engine, accelerator.num_processes
         self._rank = accelerator.process_index
         images = torch.tensor(batch, device=accelerator.device)
-        self._pieces = Pieces(images)
-        self._groups = Groups(images, engine.shape, first=self._rank) if in_parameters else None
+        self._pieces = DeltaNoise(images)
+        self._groups = (
+            ParameterNoise(images, engine.shape, first=self._rank) if in_parameters else None
+        )
 
     def add(self, gradient: Tensor, micro: MicroBatch) -> None:
         """Count the gradient of a micro-batch in, float32 [p, C, H, W]."""
@@ -57,15 +65,15 @@ class Watch:
             total: float32 [p, C, H, W], the sum of the gradients that were added.
         """
         everywhere = self._engine.sum_over_ranks
-        self.found["delta"] = estimates(everywhere(self._pieces.sums(total)))
+        self.found["delta"] = estimate_moments(everywhere(self._pieces.sums(total)))
         if self._groups:
             began = time.perf_counter()
             groups = self._groups
             groups.gradients = everywhere(groups.gradients)
             groups.counts = everywhere(groups.counts)
             rows = range(self._rank, len(groups.batch), self._ranks)
-            sums = parameter_sums(self._engine.whole_bank(), groups, rows)
-            self.found["parameters"] = estimates(everywhere(sums))
+            sums = parameter_sums(self._engine.gather_bank(), groups, rows)
+            self.found["parameters"] = estimate_moments(everywhere(sums))
             self.seconds = time.perf_counter() - began
 
 
@@ -76,14 +84,14 @@ def noise_scale(parts: Sequence[tuple[Run, int]]) -> dict[str, Any]:
         parts: each run, and how many generators it trains.
     """
     return {
-        space: summarise(
+        space: summarise_noise(
             *np.concatenate([read_moments(run.metrics, space, rows) for run, rows in parts], axis=2)
         )
         for space in ("delta", "parameters")
     }
 
 
-class Schedule:
+class NoiseSchedule:
     """Which steps measure the noise in the space of the parameters.
 
     `auto` measures in the first step, then as rarely as makes that cost at most a hundredth of the

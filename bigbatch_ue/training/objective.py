@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bigbatch_ue.batching.loader import MicroBatch
-from bigbatch_ue.config.schema import Augment, Objective
+from bigbatch_ue.config.schema import AugmentConfig, ObjectiveConfig
 from bigbatch_ue.data.views import apply_views
 
 
-def distance(features: Tensor, row: Tensor, targets: Tensor, objective: Objective) -> Tensor:
+def distance(features: Tensor, row: Tensor, targets: Tensor, objective: ObjectiveConfig) -> Tensor:
     """How far each feature is from the target of its row.
 
     `kl` is KL(softmax(centre / T) || softmax(feature / T)), the discrepancy of Zhang et al.
@@ -56,8 +56,8 @@ class ClusterwiseLoss:
 
     surrogate: nn.Module
     targets: Tensor
-    objective: Objective
-    augment: Augment
+    objective: ObjectiveConfig
+    augment: AugmentConfig
 
     def __call__(self, delta: Tensor, micro: MicroBatch) -> Tensor:
         """Losses weighted by 1/B, float32 [m], differentiable in `delta` [p, C, H, W]."""

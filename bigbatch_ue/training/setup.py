@@ -7,58 +7,67 @@ from accelerate import Accelerator
 from filelock import FileLock
 from torch import nn
 
-from bigbatch_ue.batching.loader import Loader
-from bigbatch_ue.batching.micro_batch import first_guess, halved, probe, remember
+from bigbatch_ue.batching.loader import MicroBatchLoader
+from bigbatch_ue.batching.micro_batch import (
+    gradient_fits,
+    halve_micro_batch,
+    initial_micro_batch,
+    remember_micro_batch,
+)
 from bigbatch_ue.batching.plan import BatchPlan, make_plan
 from bigbatch_ue.batching.sampler import Sampler
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet
 from bigbatch_ue.data.source import Pixels
-from bigbatch_ue.networks.frozen import Frozen, how
+from bigbatch_ue.networks.frozen import FrozenNetwork, compute_mode
 from bigbatch_ue.networks.generator import GeneratorBank
-from bigbatch_ue.networks.surrogate import extract_features, surrogate_of
+from bigbatch_ue.networks.surrogate import extract_features, surrogate_of_run
 from bigbatch_ue.runs.checkpoints import NEW, Checkpoint
 from bigbatch_ue.runs.folder import Run, create_run
-from bigbatch_ue.runtime.accelerator import least
-from bigbatch_ue.training.cluster_groups import ALONE, Share
-from bigbatch_ue.training.clusters import Clusters, cluster
-from bigbatch_ue.training.engine import Engine, parameters_of
-from bigbatch_ue.training.loop import Job
+from bigbatch_ue.runtime.accelerator import min_over_ranks
+from bigbatch_ue.training.cluster_groups import SINGLE_GROUP, RankGroup
+from bigbatch_ue.training.clusters import Clusters, cluster_features
+from bigbatch_ue.training.engine import Engine, bank_parameters
+from bigbatch_ue.training.loop import TrainingJob
 from bigbatch_ue.training.objective import ClusterwiseLoss
 from bigbatch_ue.training.requirements import expected_memory
 
 
-def set_up(
-    config: Config, run: Run, data: DataSet, accelerator: Accelerator, share: Share = ALONE
-) -> Job:
+def prepare_job(
+    config: Config,
+    run: Run,
+    data: DataSet,
+    accelerator: Accelerator,
+    share: RankGroup = SINGLE_GROUP,
+) -> TrainingJob:
     """Surrogate, clusters and plan; a main process makes the run's folder once all is well."""
-    surrogate = surrogate_of(config, data, accelerator.device)
+    surrogate = surrogate_of_run(config, data, accelerator.device)
     if accelerator.is_main_process:
         with FileLock(config.data.root / "surrogates" / f"clusters-{run.answer}.lock"):
             if not run.clusters.exists():
                 features = extract_features(surrogate, data.train.images, accelerator.device)
-                made = cluster(features, config.clusters, config.seed)
+                made = cluster_features(features, config.clusters, config.seed)
                 create_run(run, config, data.fingerprint)
                 made.save(run.clusters, {"answer": run.answer})
     accelerator.wait_for_everyone()
     clusters = Clusters.load(run.clusters)
-    job = job_of(config, data.train.images, surrogate, clusters, accelerator, share)
-    return fit_micro(job, accelerator)
+    job = make_job(config, data.train.images, surrogate, clusters, accelerator, share)
+    return choose_micro_batch(job, accelerator)
 
 
-def job_of(
+def make_job(
     config: Config,
     images: Pixels,
     surrogate: nn.Module,
     clusters: Clusters,
     accelerator: Accelerator,
-    share: Share = ALONE,
-) -> Job:
+    share: RankGroup = SINGLE_GROUP,
+) -> TrainingJob:
     """Plan, sampler, loader and loss: `images` uint8 [N, C, H, W] in `clusters`."""
     device = accelerator.device
     plan = make_plan(config, clusters.sizes.tolist(), accelerator.num_processes)
     rows = share.rows(config.clusters.count)
-    return Job(
+    return TrainingJob(
         config=config,
         rows=rows,
         plan=plan.only(rows),
@@ -69,9 +78,9 @@ def job_of(
             config.seed,
             config.augment,
         ),
-        loader=Loader(images, device, config.compute.images),
+        loader=MicroBatchLoader(images, device, config.compute.images),
         loss=ClusterwiseLoss(
-            surrogate=Frozen(surrogate, how(config.compute, device)),
+            surrogate=FrozenNetwork(surrogate, compute_mode(config.compute, device)),
             targets=clusters.targets[rows].to(device),
             objective=config.objective,
             augment=config.augment,
@@ -79,7 +88,7 @@ def job_of(
     )
 
 
-def fit_micro(job: Job, accelerator: Accelerator) -> Job:
+def choose_micro_batch(job: TrainingJob, accelerator: Accelerator) -> TrainingJob:
     """The job in the largest micro-batches that fit every rank, if they are to be found."""
     config, plan, device = job.config, job.plan, accelerator.device
     if config.batch.micro != "auto":
@@ -87,29 +96,31 @@ def fit_micro(job: Job, accelerator: Accelerator) -> Job:
     _, *shape = job.loader.images.shape
     expected = expected_memory(config, channels=shape[0], micro=1, ranks=1, engine="single")
     bytes_per_image = round(expected["surrogate: activations"] * 2**20)
-    plan = plan.with_micro(least(accelerator, first_guess(config, bytes_per_image, device)))
+    plan = plan.with_micro(
+        min_over_ranks(accelerator, initial_micro_batch(config, bytes_per_image, device))
+    )
     batch = job.sampler.draw(0).only(job.rows)
     delta = torch.zeros(len(plan.per_generator), *shape, device=device)
 
     def works(plan: BatchPlan) -> bool:
         micro = next(job.loader(batch, [slice(plan.largest_micro)]))
-        return probe(lambda delta: job.loss(delta, micro), delta)
+        return gradient_fits(lambda delta: job.loss(delta, micro), delta)
 
-    while not least(accelerator, works(plan)):
-        plan = plan.with_micro(halved(plan.largest_micro))
+    while not min_over_ranks(accelerator, works(plan)):
+        plan = plan.with_micro(halve_micro_batch(plan.largest_micro))
     if accelerator.is_main_process and plan.micro_batches > 1:
-        remember(config, device, plan.micro)
+        remember_micro_batch(config, device, plan.micro)
     return replace(job, plan=plan)
 
 
-def start_engine(job: Job, accelerator: Accelerator, start: Checkpoint = NEW) -> Engine:
+def start_engine(job: TrainingJob, accelerator: Accelerator, start: Checkpoint = NEW) -> Engine:
     """The generator bank under the launcher's engine, as it was at `start`."""
     config = job.config
     _, channels, size, _ = job.loader.images.shape
     first, count = job.rows.start, len(job.plan.per_generator)
     bank = GeneratorBank(count, channels, size, config.generator, config.seed, first)
     if start.state:
-        bank.load_state_dict(parameters_of(start.state))
+        bank.load_state_dict(bank_parameters(start.state))
     on_delta = config.batch.accumulation == "delta"
     accumulation = 1 if on_delta else job.plan.micro_batches
     engine = Engine(accelerator, bank, config.optimizer, accumulation)

@@ -12,10 +12,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.metrics_file import Moments, drop_steps_from
-from bigbatch_ue.training.noise import Smoothed
+from bigbatch_ue.training.noise import SmoothedNoiseScale
 
 
-class Log:
+class StepLog:
     """Scalars of every step and pictures of the perturbations; a context manager.
 
     Args:
@@ -27,7 +27,7 @@ class Log:
     def __init__(self, run: Run, start: int, passes: int) -> None:
         drop_steps_from(run.metrics, start)
         self.passes = passes
-        self.smoothed: defaultdict[str, Smoothed] = defaultdict(Smoothed)
+        self.smoothed: defaultdict[str, SmoothedNoiseScale] = defaultdict(SmoothedNoiseScale)
         self.lines = run.metrics.open("a", buffering=1)
         self.board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=start)
 

@@ -12,22 +12,27 @@ from rich.console import Console
 from bigbatch_ue import __version__
 from bigbatch_ue.batching.plan import BatchPlan
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.data.decoded import prepare
+from bigbatch_ue.data.decoded import prepare_dataset
 from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.files.tensor_files import write_tensors
-from bigbatch_ue.networks.frozen import allow_tf32, how
+from bigbatch_ue.networks.frozen import allow_tf32, compute_mode
 from bigbatch_ue.runs.checkpoints import Checkpoint, delete_checkpoints, load_checkpoint
 from bigbatch_ue.runs.folder import Run, open_run
-from bigbatch_ue.runtime.accelerator import greatest, launch, least
+from bigbatch_ue.runtime.accelerator import max_over_ranks, min_over_ranks, start_accelerator
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.runtime.memory import forget_peak, keep_freed_memory, peak_memory
+from bigbatch_ue.runtime.memory import keep_freed_memory, peak_memory, reset_peak_memory
 from bigbatch_ue.runtime.ranks import is_main_process
-from bigbatch_ue.runtime.signals import Stop
-from bigbatch_ue.training.cluster_groups import ALONE, Share, join_group, merge
+from bigbatch_ue.runtime.signals import StopRequest
+from bigbatch_ue.training.cluster_groups import (
+    SINGLE_GROUP,
+    RankGroup,
+    join_rank_group,
+    merge_groups,
+)
 from bigbatch_ue.training.engine import Engine
-from bigbatch_ue.training.loop import Job, Trained, optimise
+from bigbatch_ue.training.loop import TrainingJob, TrainingOutcome, optimise
 from bigbatch_ue.training.noise_monitor import noise_scale
-from bigbatch_ue.training.setup import set_up, start_engine
+from bigbatch_ue.training.setup import prepare_job, start_engine
 
 
 def train(
@@ -53,8 +58,8 @@ def train(
             launcher asked for.
         Interrupted: a checkpoint was written, because of SIGTERM, SIGUSR1 or the time limit.
     """
-    share = join_group(config.compute.cluster_groups)
-    accelerator, stop = launch(), Stop(time_limit)
+    share = join_rank_group(config.compute.cluster_groups)
+    accelerator, stop = start_accelerator(), StopRequest(time_limit)
     try:
         return train_on(accelerator, config, share, resume=resume, download=download, stop=stop)
     finally:
@@ -64,59 +69,63 @@ def train(
 def train_on(
     accelerator: Accelerator,
     config: Config,
-    share: Share = ALONE,
+    share: RankGroup = SINGLE_GROUP,
     *,
     resume: bool = False,
     download: bool = False,
-    stop: Stop | None = None,
+    stop: StopRequest | None = None,
 ) -> Run:
     """`train` on an engine that is launched already, the clusters of one group."""
     console = Console(stderr=True, quiet=not is_main_process(), soft_wrap=True, markup=False)
-    data = prepare(config.data, download=download)
+    data = prepare_dataset(config.data, download=download)
     run = open_run(config, data.fingerprint, resume=resume)
     accelerator.wait_for_everyone()
     share.meet()
     if run.finished:
         console.print(f"{run.folder}: finished already, nothing to do")
         return run
-    job = set_up(config, run, data, accelerator, share)
-    console.print(describe(job.plan, config))
+    job = prepare_job(config, run, data, accelerator, share)
+    console.print(describe_plan(job.plan, config))
     if job.plan.warning:
         console.print(f"warning: {job.plan.warning}", style="yellow")
     own = share.run(run)
     if not own.finished:
-        train_job(job, own, accelerator, data.name, stop or Stop())
+        train_job(job, own, accelerator, data.name, stop or StopRequest())
     if accelerator.is_main_process:
-        merge(run, share)
+        merge_groups(run, share)
     accelerator.wait_for_everyone()
     return run
 
 
-def train_job(job: Job, run: Run, accelerator: Accelerator, dataset: str, stop: Stop) -> None:
+def train_job(
+    job: TrainingJob, run: Run, accelerator: Accelerator, dataset: str, stop: StopRequest
+) -> None:
     """Train what `job` says, from the last checkpoint of `run` on, and finish `run`."""
-    allow_tf32(how(job.config.compute, accelerator.device))
+    allow_tf32(compute_mode(job.config.compute, accelerator.device))
     keep_freed_memory()
     main = accelerator.is_main_process
     with run.held() if main else nullcontext(), stop.listening():
         start = load_checkpoint(run)
-        if least(accelerator, start.step) != greatest(accelerator, start.step):
+        if min_over_ranks(accelerator, start.step) != max_over_ranks(accelerator, start.step):
             raise UserError(f"{run.checkpoints}: not the same for all ranks; is the folder shared?")
         engine = start_engine(job, accelerator, start)
-        forget_peak(accelerator.device)
+        reset_peak_memory(accelerator.device)
         began = time.perf_counter()
         trained = optimise(job, run, engine, start, stop)
         if main:
             seconds = time.perf_counter() - began
-            finish(run, dataset, replace(job, plan=trained.plan), engine, trained, start, seconds)
+            write_result(
+                run, dataset, replace(job, plan=trained.plan), engine, trained, start, seconds
+            )
         accelerator.wait_for_everyone()
 
 
-def finish(
+def write_result(
     run: Run,
     dataset: str,
-    job: Job,
+    job: TrainingJob,
     engine: Engine,
-    trained: Trained,
+    trained: TrainingOutcome,
     start: Checkpoint,
     seconds: float,
 ) -> None:
@@ -142,7 +151,7 @@ def finish(
         "micro_batch": plan.largest_micro,
         "micro_batches": plan.micro_batches,
         "accumulation": config.batch.accumulation,
-        "compute": asdict(how(config.compute, engine.accelerator.device)),
+        "compute": asdict(compute_mode(config.compute, engine.accelerator.device)),
         "device": engine.accelerator.device.type,
         "resumed_at": start.step,
         "seconds": round(seconds, 3),
@@ -155,7 +164,7 @@ def finish(
     delete_checkpoints(run)
 
 
-def describe(plan: BatchPlan, config: Config) -> str:
+def describe_plan(plan: BatchPlan, config: Config) -> str:
     """The plan in a few lines of text."""
     share = plan.rank_slice(plan.world_size - 1)
     return (

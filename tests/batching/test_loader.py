@@ -8,10 +8,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from bigbatch_ue.batching.loader import Loader
-from bigbatch_ue.batching.plan import cut
+from bigbatch_ue.batching.loader import MicroBatchLoader
+from bigbatch_ue.batching.plan import even_slice
 from bigbatch_ue.batching.sampler import GlobalBatch, Sampler
-from bigbatch_ue.config.schema import Augment
+from bigbatch_ue.config.schema import AugmentConfig
 from bigbatch_ue.data.views import apply_views
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ def images(tmp_path: Path) -> NDArray[np.uint8]:
 @pytest.fixture
 def batch() -> GlobalBatch:
     assignment = np.arange(40) % 3
-    augment = Augment(pad=2, flip=True)
+    augment = AugmentConfig(pad=2, flip=True)
     return Sampler(
         [np.flatnonzero(assignment == c) for c in range(3)], [25] * 3, 3, 1, augment
     ).draw(2)
@@ -41,8 +41,8 @@ def batch() -> GlobalBatch:
 def test_every_micro_batch_has_its_own_images(
     place: Literal["device", "host"], images: NDArray[np.uint8], batch: GlobalBatch
 ) -> None:
-    parts = [cut(len(batch), 7, i) for i in range(7)] + [slice(4, 4)]
-    micros = list(Loader(images, CPU, place)(batch, parts))
+    parts = [even_slice(len(batch), 7, i) for i in range(7)] + [slice(4, 4)]
+    micros = list(MicroBatchLoader(images, CPU, place)(batch, parts))
     assert [len(micro) for micro in micros] == [10, 11, 11, 10, 11, 11, 11, 0]
     for part, micro in zip(parts, micros, strict=True):
         assert micro.images.dtype == torch.uint8
@@ -65,7 +65,7 @@ def test_nothing_is_read_twice_or_too_early(
             return super().__getitem__(part)
 
     watched = Asked(batch.index, batch.row, batch.views, batch.weight)
-    loader = Loader(images, CPU, place)
+    loader = MicroBatchLoader(images, CPU, place)
     parts = [slice(i, i + 1) for i in range(20)]
     for done, _ in enumerate(loader(watched, parts), 1):
         assert done <= len(asked) <= done + 2
@@ -73,8 +73,8 @@ def test_nothing_is_read_twice_or_too_early(
 
 
 def test_images_are_kept_on_the_host_of_a_cpu(images: NDArray[np.uint8]) -> None:
-    assert Loader(images, CPU, "auto").resident is None
-    assert Loader(images, CPU, "device").resident is not None
+    assert MicroBatchLoader(images, CPU, "auto").resident is None
+    assert MicroBatchLoader(images, CPU, "device").resident is not None
 
 
 def test_views_are_made_where_the_images_are(batch: GlobalBatch) -> None:

@@ -9,17 +9,23 @@ import pytest
 import torch
 
 from bigbatch_ue.batching.loader import MicroBatch
-from bigbatch_ue.batching.micro_batch import first_guess, fits, halved, probe, remember
-from bigbatch_ue.batching.plan import LARGEST_MICRO
-from bigbatch_ue.config.load import load
+from bigbatch_ue.batching.micro_batch import (
+    gradient_fits,
+    halve_micro_batch,
+    initial_micro_batch,
+    remember_micro_batch,
+    works_in_memory,
+)
+from bigbatch_ue.batching.plan import DEFAULT_MICRO_BATCH
+from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.data.decoded import prepare
+from bigbatch_ue.data.decoded import prepare_dataset
 from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.runs.folder import open_run
-from bigbatch_ue.runtime.accelerator import launch
+from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.training.loop import take_step
-from bigbatch_ue.training.setup import fit_micro, set_up, start_engine
+from bigbatch_ue.training.setup import choose_micro_batch, prepare_job, start_engine
 from bigbatch_ue.training.train import train
 from tests.training.test_train import tiny
 
@@ -28,14 +34,14 @@ KIB = 2**10
 
 
 def config_in(folder: Path, *overrides: str) -> Config:
-    return load("digits", overrides=[f"data.root={folder}", *overrides])
+    return load_config("digits", overrides=[f"data.root={folder}", *overrides])
 
 
 def test_shortage_of_memory_is_told_from_other_errors() -> None:
-    assert fits(lambda: torch.empty(3))
-    assert not fits(lambda: torch.empty(2**60))
+    assert works_in_memory(lambda: torch.empty(3))
+    assert not works_in_memory(lambda: torch.empty(2**60))
     with pytest.raises(RuntimeError, match="must match"):
-        fits(lambda: torch.zeros(2) + torch.zeros(3))
+        works_in_memory(lambda: torch.zeros(2) + torch.zeros(3))
 
 
 def test_the_probe_goes_through_the_gradient() -> None:
@@ -47,41 +53,43 @@ def test_the_probe_goes_through_the_gradient() -> None:
         leaf.register_hook(lambda gradient: sums.append(float(gradient.sum())))
         return (leaf * 5).sum()[None]
 
-    assert probe(loss, delta)
+    assert gradient_fits(loss, delta)
     assert sums == [0, 90]
 
 
 def test_halving_ends_at_one_image() -> None:
-    assert [halved(n) for n in (128, 9, 2)] == [64, 4, 1]
+    assert [halve_micro_batch(n) for n in (128, 9, 2)] == [64, 4, 1]
     with pytest.raises(UserError, match="not even one image fits"):
-        halved(1)
+        halve_micro_batch(1)
 
 
 def test_what_fitted_is_remembered_for_device_surrogate_and_size(tmp_path: Path) -> None:
     config = config_in(tmp_path)
-    assert first_guess(config, KIB, CPU) == LARGEST_MICRO["cpu"]
-    remember(config, CPU, 48)
-    remember(config_in(tmp_path, "data.size=32"), CPU, 12)
-    assert first_guess(config, KIB, CPU) == 48
-    assert first_guess(config_in(tmp_path, "seed=3", "batch.effective=9"), KIB, CPU) == 48
-    assert first_guess(config_in(tmp_path, "data.size=32"), KIB, CPU) == 12
+    assert initial_micro_batch(config, KIB, CPU) == DEFAULT_MICRO_BATCH["cpu"]
+    remember_micro_batch(config, CPU, 48)
+    remember_micro_batch(config_in(tmp_path, "data.size=32"), CPU, 12)
+    assert initial_micro_batch(config, KIB, CPU) == 48
+    assert initial_micro_batch(config_in(tmp_path, "seed=3", "batch.effective=9"), KIB, CPU) == 48
+    assert initial_micro_batch(config_in(tmp_path, "data.size=32"), KIB, CPU) == 12
     for other in ("data.size=64", "surrogate.model=resnet50", "compute.checkpointing=true"):
-        assert first_guess(config_in(tmp_path, other), KIB, CPU) == LARGEST_MICRO["cpu"]
+        assert (
+            initial_micro_batch(config_in(tmp_path, other), KIB, CPU) == DEFAULT_MICRO_BATCH["cpu"]
+        )
 
 
 def test_a_cpus_memory_is_not_tried_out(tmp_path: Path) -> None:
     room = psutil.virtual_memory().available
-    guess = first_guess(config_in(tmp_path), room // 20, CPU)
+    guess = initial_micro_batch(config_in(tmp_path), room // 20, CPU)
     assert guess in (4, 8)
-    assert first_guess(config_in(tmp_path), 100 * room, CPU) == 1
+    assert initial_micro_batch(config_in(tmp_path), 100 * room, CPU) == 1
 
 
 def test_what_fits_is_found_and_a_later_shortage_halves_it_again(tmp_path: Path) -> None:
     """Real refusals of the allocator, as a loss asks for too much above some number of images."""
-    accelerator = launch()
+    accelerator = start_accelerator()
     config = tiny(tmp_path, "batch.micro=auto", "batch.effective=60", "batch.extend=views")
-    data = prepare(config.data)
-    job = set_up(config, open_run(config, data.fingerprint, resume=False), data, accelerator)
+    data = prepare_dataset(config.data)
+    job = prepare_job(config, open_run(config, data.fingerprint, resume=False), data, accelerator)
     room = 50
 
     def loss(delta: torch.Tensor, micro: MicroBatch) -> torch.Tensor:
@@ -89,7 +97,7 @@ def test_what_fits_is_found_and_a_later_shortage_halves_it_again(tmp_path: Path)
             torch.empty(2**60)
         return job.loss(delta, micro)
 
-    scarce = fit_micro(replace(job, loss=loss), accelerator)
+    scarce = choose_micro_batch(replace(job, loss=loss), accelerator)
     assert scarce.plan.largest_micro == 45
     engine, expected = start_engine(scarce, accelerator), start_engine(job, accelerator)
     room = 10
@@ -97,13 +105,13 @@ def test_what_fits_is_found_and_a_later_shortage_halves_it_again(tmp_path: Path)
     plan = taken.plan
     assert plan.largest_micro <= 10 < 2 * plan.largest_micro + 1
     assert torch.allclose(taken.losses, take_step(job, expected, 0, lr=0.1).losses, rtol=1e-5)
-    ours, theirs = engine.perturbations_now(), expected.perturbations_now()
+    ours, theirs = engine.current_perturbations(), expected.current_perturbations()
     assert (ours - theirs).norm() < 1e-4 * theirs.norm()
-    assert first_guess(config, KIB, CPU) == plan.micro
+    assert initial_micro_batch(config, KIB, CPU) == plan.micro
 
 
 def test_auto_is_found_before_training_and_kept(tmp_path: Path) -> None:
     run = train(tiny(tmp_path, "batch.micro=auto", "batch.effective=60", "batch.extend=views"))
     assert read_json(run.result)["micro_batch"] == 90
     [known] = json.loads(next(tmp_path.rglob("micro-batches.json")).read_text()).values()
-    assert known == LARGEST_MICRO["cpu"]
+    assert known == DEFAULT_MICRO_BATCH["cpu"]

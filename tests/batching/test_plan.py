@@ -5,7 +5,7 @@ import math
 import pytest
 
 from bigbatch_ue.batching.plan import lr_at, make_plan, scaled_lr
-from bigbatch_ue.config.schema import Config, Optimizer
+from bigbatch_ue.config.schema import Config, OptimizerConfig
 
 
 def config_of(effective: int, **batch: object) -> Config:
@@ -67,7 +67,9 @@ def test_views_go_beyond_the_data_and_warn() -> None:
     ("rule", "lr"), [("none", 1e-4), ("sqrt", 2e-4), ("linear", 4e-4)], ids=str
 )
 def test_learning_rate_rules(rule: str, lr: float) -> None:
-    optimizer = Optimizer.model_validate({"lr_rule": rule, "lr": 1e-4, "reference_batch": 256})
+    optimizer = OptimizerConfig.model_validate(
+        {"lr_rule": rule, "lr": 1e-4, "reference_batch": 256}
+    )
     scaled, reason = scaled_lr(optimizer, 1024)
     assert scaled == pytest.approx(lr)
     assert "1024/256" in reason or rule == "none"

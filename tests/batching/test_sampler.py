@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from bigbatch_ue.batching.plan import cut, make_plan
+from bigbatch_ue.batching.plan import even_slice, make_plan
 from bigbatch_ue.batching.sampler import Sampler
-from bigbatch_ue.config.schema import Augment
+from bigbatch_ue.config.schema import AugmentConfig
 from tests.batching.test_plan import config_of
 
 ASSIGNMENT = np.repeat([0, 1, 2], [50, 30, 21])
@@ -15,7 +15,11 @@ def sampler(effective: int, **batch: object) -> Sampler:
     config = config_of(effective, **batch)
     plan = make_plan(config, [50, 30, 21], world_size=1)
     return Sampler.of_clusters(
-        ASSIGNMENT, plan.per_generator, config.batch, seed=3, augment=Augment(pad=2, flip=True)
+        ASSIGNMENT,
+        plan.per_generator,
+        config.batch,
+        seed=3,
+        augment=AugmentConfig(pad=2, flip=True),
     )
 
 
@@ -104,4 +108,4 @@ def test_slices_of_all_ranks_are_the_batch(ranks: int, micro: int) -> None:
 
 
 def test_a_batch_smaller_than_the_ranks_leaves_some_empty() -> None:
-    assert [cut(2, 3, part) for part in range(3)] == [slice(0, 0), slice(0, 1), slice(1, 2)]
+    assert [even_slice(2, 3, part) for part in range(3)] == [slice(0, 0), slice(0, 1), slice(1, 2)]

@@ -15,8 +15,8 @@ from bigbatch_ue.benchmark.baseline import Files, baseline_step, unfrozen
 from bigbatch_ue.benchmark.energy import _of_packages
 from bigbatch_ue.benchmark.session import RECORDS
 from bigbatch_ue.cli.commands import main
-from bigbatch_ue.config.schema import Objective
-from bigbatch_ue.runtime.accelerator import launch
+from bigbatch_ue.config.schema import ObjectiveConfig
+from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.runtime.device import device_name, matmul_peak
 from bigbatch_ue.training.objective import ClusterwiseLoss
 from tests.conftest import Cli, cli_of
@@ -99,7 +99,7 @@ def test_bad_sizes_are_one_line(cli: Cli, tmp_path: Path) -> None:
 
 def test_the_baseline_takes_the_same_gradient_step() -> None:
     """What is slow about it is not what it computes: with SGD its step is the program's own."""
-    trainer = Trainer(launch(), "40x17-delta-sgd-1")
+    trainer = Trainer(start_accelerator(), "40x17-delta-sgd-1")
     random = np.random.default_rng(0)
     smooth = random.integers(256, size=(120, 3, 1, 1), dtype=np.uint8)
     trainer.loader.images = np.ascontiguousarray(np.broadcast_to(smooth, (120, 3, 16, 16)))
@@ -109,7 +109,7 @@ def test_the_baseline_takes_the_same_gradient_step() -> None:
     before = [p.detach().clone() for p in bank.parameters()]
     files = Files(trainer.loader.images, torch.device("cpu"))
     own = trainer.loss
-    loss = ClusterwiseLoss(unfrozen(own.surrogate), own.targets, Objective(), own.augment)
+    loss = ClusterwiseLoss(unfrozen(own.surrogate), own.targets, ObjectiveConfig(), own.augment)
     optimizers = [torch.optim.SGD(g.parameters(), lr=1e2) for g in bank.generators]
     batch = trainer.sampler.draw(0)
     images = baseline_step(trainer.accelerator, bank, optimizers, loss, files, batch, 7)

@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from bigbatch_ue.benchmark.traffic import Call, Collective, counting
+from bigbatch_ue.benchmark.traffic import Call, Collective, count_traffic
 
 RANKS = 6
 BYTES = 24 * 4
@@ -82,7 +82,7 @@ CALLS: dict[str, tuple[float, list[Callable[[], object]]]] = {
 def test_call_counts_its_whole_payload_and_what_a_rank_sends(kind: str) -> None:
     sent, ways = CALLS[kind]
     for call in ways:
-        with counting() as traffic:
+        with count_traffic() as traffic:
             wait(call())
         assert traffic.calls == [Call(kind, BYTES, RANKS)]
         assert traffic.calls[0].bytes_sent == pytest.approx(sent * BYTES)
@@ -90,7 +90,7 @@ def test_call_counts_its_whole_payload_and_what_a_rank_sends(kind: str) -> None:
 
 def test_ranks_are_those_of_the_group() -> None:
     three = group(0, 2, 5)
-    with counting() as traffic:
+    with count_traffic() as traffic:
         dist.all_reduce(whole(), group=three)
         wait(functional.all_reduce(whole(), "sum", three))
     assert traffic.calls == [Call("all_reduce", BYTES, 3)] * 2
@@ -99,7 +99,7 @@ def test_ranks_are_those_of_the_group() -> None:
 
 def test_a_rank_alone_sends_nothing() -> None:
     alone = group(0)
-    with counting() as traffic:
+    with count_traffic() as traffic:
         dist.all_reduce(whole(), group=alone)
         dist.broadcast(whole(), src=0, group=alone)
     assert len(traffic.calls) == 2
@@ -107,7 +107,7 @@ def test_a_rank_alone_sends_nothing() -> None:
 
 
 def test_calls_of_one_kind_are_added_and_barriers_send_nothing() -> None:
-    with counting() as traffic:
+    with count_traffic() as traffic:
         dist.all_reduce(whole())
         dist.barrier()
         dist.recv(whole(), src=1)
@@ -122,7 +122,7 @@ def test_calls_of_one_kind_are_added_and_barriers_send_nothing() -> None:
 
 def test_only_the_block_is_counted() -> None:
     dist.all_reduce(whole())
-    with counting() as traffic:
+    with count_traffic() as traffic:
         whole() + whole()
     dist.all_reduce(whole())
     assert traffic.calls == []
@@ -130,12 +130,12 @@ def test_only_the_block_is_counted() -> None:
 
 def test_collectives_inside_a_dtensor_are_seen() -> None:
     sharded = distribute_tensor(whole(), init_device_mesh("cpu", (RANKS,)), [Shard(0)])
-    with counting() as traffic:
+    with count_traffic() as traffic:
         sharded.softmax(0)  # needs the whole of the sharded dimension
         sharded.full_tensor()
     assert traffic.calls == [Call("all_gather", BYTES, RANKS)] * 2
 
 
 def test_unknown_collective_is_not_missed_silently() -> None:
-    with pytest.raises(NotImplementedError, match="scatter"), counting():
+    with pytest.raises(NotImplementedError, match="scatter"), count_traffic():
         dist.scatter(part(), [part() for _ in range(RANKS)])

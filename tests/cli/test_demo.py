@@ -9,7 +9,7 @@ from PIL import Image
 from bigbatch_ue.cli import demo as module
 from bigbatch_ue.cli.demo import BATCHES, demo, demo_config, sentence
 from bigbatch_ue.evaluation.arms import Arm
-from bigbatch_ue.evaluation.report.figures import ROWS, examples, picture_grid
+from bigbatch_ue.evaluation.report.figures import ROWS, first_of_each_group, picture_grid
 from tests.evaluation.test_arms import arm as record
 
 
@@ -89,8 +89,8 @@ def test_sentence_says_what_the_arms_show() -> None:
 
 def test_examples_are_of_different_clusters() -> None:
     assignment = np.array([2, 2, 0, 1, 0, 2])
-    assert examples(assignment, 8).tolist() == [2, 3, 0]
-    assert examples(assignment, 2).tolist() == [2, 3]
+    assert first_of_each_group(assignment, 8).tolist() == [2, 3, 0]
+    assert first_of_each_group(assignment, 2).tolist() == [2, 3]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigbatch_ue.config.schema import DATASETS, Data
+from bigbatch_ue.config.schema import DATASETS, DataConfig
 from bigbatch_ue.data.datasets import catalogue
-from bigbatch_ue.data.decoded import DataSet, prepare, resize
+from bigbatch_ue.data.decoded import DataSet, prepare_dataset, resize
 from bigbatch_ue.runtime.errors import UserError
 
 MakeNpz = Callable[..., Path]
 
 
 def prepared(path: Path, root: Path, size: int = 10, limit: int | None = None) -> DataSet:
-    return prepare(Data(name=f"npz:{path}", root=root, size=size, limit=limit))
+    return prepare_dataset(DataConfig(name=f"npz:{path}", root=root, size=size, limit=limit))
 
 
 def entries(root: Path) -> list[Path]:
@@ -65,12 +65,12 @@ def test_resize_squashes_the_whole_image(channels: int) -> None:
 
 
 def test_digits_and_official_medmnist(tmp_path: Path, shared_data: Path) -> None:
-    digits = prepare(Data(name="digits", root=tmp_path, size=16))
+    digits = prepare_dataset(DataConfig(name="digits", root=tmp_path, size=16))
     assert (len(digits.train), len(digits.test)) == (1437, 360)
     assert digits.train.images.shape[1:] == (1, 16, 16)
     (tmp_path / "medmnist").mkdir()
     shutil.copy(shared_data / "breastmnist.npz", tmp_path / "medmnist")
-    breast = prepare(Data(name="breastmnist", root=tmp_path, size=28))
+    breast = prepare_dataset(DataConfig(name="breastmnist", root=tmp_path, size=28))
     assert breast.classes == ["malignant", "normal, benign"]
     original = np.load(shared_data / "breastmnist.npz")
     np.testing.assert_array_equal(breast.test.images[:, 0], original["test_images"])
@@ -83,7 +83,7 @@ def test_folder_of_photographs(tmp_path: Path, shared_data: Path) -> None:
             (tmp_path / part / cls).mkdir(parents=True)
             for file in sorted((shared_data / "flowers5" / part / cls).iterdir())[:4]:
                 shutil.copy(file, tmp_path / part / cls)
-    data = prepare(Data(name=f"folder:{tmp_path}", root=tmp_path / "root", size=32))
+    data = prepare_dataset(DataConfig(name=f"folder:{tmp_path}", root=tmp_path / "root", size=32))
     file = tmp_path / "test" / data.test.names[5]
     expected = Image.open(file).resize((32, 32), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(data.test.images[5], np.asarray(expected).transpose(2, 0, 1))
@@ -209,7 +209,7 @@ def test_vanished_image_is_named(tmp_path: Path) -> None:
     for part in ("trainval", "test"):
         (base / "annotations" / f"{part}.txt").write_text("Beagle_1 1 2 1\n")
     with pytest.raises(UserError, match=r"images/Beagle_1\.jpg: no such file"):
-        prepare(Data(name="pets", root=tmp_path))
+        prepare_dataset(DataConfig(name="pets", root=tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_full_disk_is_an_os_error_that_leaves_nothing(tmp_path: Path) -> None:
 def test_root_that_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
-        prepare(Data(root=tmp_path / "file"))
+        prepare_dataset(DataConfig(root=tmp_path / "file"))
 
 
 def test_catalogue_lists_what_is_there(tmp_path: Path) -> None:

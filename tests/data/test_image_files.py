@@ -18,7 +18,7 @@ from scipy.io import savemat
 from sklearn.datasets import load_digits
 from torchvision.datasets import Flowers102
 
-from bigbatch_ue.config.schema import MEDMNIST_2D, Data
+from bigbatch_ue.config.schema import MEDMNIST_2D, DataConfig
 from bigbatch_ue.data.datasets import open_source
 from bigbatch_ue.data.image_files import decode
 from bigbatch_ue.data.npz import Npz
@@ -47,7 +47,7 @@ def make_folder(path: Path, image: Image.Image = PHOTO, classes: str = "ab") -> 
 
 
 def opened(name: str, root: Path, size: int = 28, *, download: bool = False) -> Source:
-    return open_source(Data(name=name, root=root, size=size), download)
+    return open_source(DataConfig(name=name, root=root, size=size), download)
 
 
 # digits

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from bigbatch_ue.config.load import revise
+from bigbatch_ue.config.load import revise_evaluation
 from bigbatch_ue.config.schema import ArmName
-from bigbatch_ue.data.decoded import prepare
-from bigbatch_ue.evaluation.evaluate import judge
+from bigbatch_ue.data.decoded import prepare_dataset
+from bigbatch_ue.evaluation.evaluate import run_evaluation
 from bigbatch_ue.evaluation.metrics import measure
 from bigbatch_ue.evaluation.subject import Subject
 from bigbatch_ue.files.formats import write_json
@@ -21,7 +21,7 @@ from bigbatch_ue.networks.backbone import build_model
 from bigbatch_ue.networks.inference import predict
 from bigbatch_ue.protection.perturbations import load_perturbations
 from bigbatch_ue.runs.folder import load_run
-from bigbatch_ue.runtime.accelerator import launch
+from bigbatch_ue.runtime.accelerator import start_accelerator
 
 NARROW = {"channels": [4, 4, 8, 8]}
 TRANSFORMER = (  # no batch norm, so that a rank's part of a batch is like the whole of it
@@ -43,10 +43,10 @@ def network() -> torch.nn.Module:
 
 
 def main(run_folder: Path, weights: Path, out: Path) -> None:
-    accelerator = launch()
+    accelerator = start_accelerator()
     config, run = load_run(run_folder)
-    config = revise(config, overrides=[*TRANSFORMER, f"data.root={out / 'data'}"])
-    data = prepare(config.data)
+    config = revise_evaluation(config, overrides=[*TRANSFORMER, f"data.root={out / 'data'}"])
+    data = prepare_dataset(config.data)
     model = network()
     state, _ = read_tensors(weights)
     if not accelerator.is_main_process:  # DDP leaves each rank its own running statistics
@@ -61,7 +61,7 @@ def main(run_folder: Path, weights: Path, out: Path) -> None:
         data.train.labels,
         lambda: data.train.images.reshape(len(data.train), -1).astype("float32"),
     )
-    arms = judge(subject, out / "evaluation", (1, 1), accelerator)
+    arms = run_evaluation(subject, out / "evaluation", (1, 1), accelerator)
     if accelerator.is_main_process:
         write_tensors(out / "scores.safetensors", {"scores": scores}, {})
         write_json(out / "measures.json", asdict(measure(scores, data.test.labels)))

@@ -14,7 +14,7 @@ import yaml
 from safetensors import safe_open
 
 from bigbatch_ue.files.tensor_files import read_tensors
-from bigbatch_ue.runtime.accelerator import launch
+from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,7 +173,7 @@ def test_noise_is_measured_with_whole_parameters_on_every_engine(
     launch, out, _ = launched
     for case in launch.cases:
         facts = facts_of(out / f"{case}.safetensors")
-        assert facts["whole_bank_differs_by"] == pytest.approx(0, abs=1e-6)
+        assert facts["gather_bank_differs_by"] == pytest.approx(0, abs=1e-6)
         noise = facts["noise"]
         assert isinstance(noise, dict)
         assert set(noise) == (set() if "engine" in case else {"delta", "parameters"})
@@ -191,10 +191,10 @@ def test_resume_is_bit_identical(launched: tuple[Launch, Path, Path]) -> None:
 
 
 def test_a_rank_that_believes_it_is_alone_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert launch().num_processes == 1
+    assert start_accelerator().num_processes == 1
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="it would train alone"):
-        launch()
+        start_accelerator()
 
 
 def test_deepspeed_without_a_launcher_is_refused(tmp_path: Path) -> None:

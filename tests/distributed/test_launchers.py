@@ -14,7 +14,7 @@ import pytest
 
 from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.runs.folder import load_run
-from bigbatch_ue.sweeps.cells import cells
+from bigbatch_ue.sweeps.cells import sweep_cells
 from bigbatch_ue.sweeps.spec import load_sweep
 from bigbatch_ue.training.train import train
 from tests.distributed.test_engines import ROOT, Launch, needs_compiler
@@ -135,7 +135,7 @@ def test_lsf_queues_a_job_again_that_its_time_limit_ended(tmp_path: Path) -> Non
 
 def test_slurm_queues_a_sweep_again_until_it_is_done(tmp_path: Path) -> None:
     config = write_one_long_cell(tmp_path)
-    (cell,) = cells(load_sweep(config))
+    (cell,) = sweep_cells(load_sweep(config))
     job = start(
         *("sbatch", "--array=1-1", SWEEP, "--config", str(config)),
         CLUSTER=str(tmp_path),

@@ -10,7 +10,7 @@ from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.files.tensor_files import read_tensors
 from bigbatch_ue.runs.folder import load_run
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.training.cluster_groups import Share, join_group
+from bigbatch_ue.training.cluster_groups import RankGroup, join_rank_group
 from bigbatch_ue.training.train import train
 from tests.distributed.test_engines import start
 from tests.training.test_train import TINY, tiny
@@ -73,13 +73,13 @@ def test_the_result_is_that_of_all_groups(launched: tuple[int, Path, Path]) -> N
 
 
 def test_clusters_are_cut_evenly() -> None:
-    rows = [share.rows(10) for share in Share(0, 4).all]
+    rows = [share.rows(10) for share in RankGroup(0, 4).all]
     assert [(part.start, part.stop) for part in rows] == [(0, 2), (2, 5), (5, 7), (7, 10)]
 
 
 def test_ranks_that_cannot_be_cut_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(UserError, match="cluster_groups=3 does not divide the launcher's 4"):
-        join_group(3)
-    assert join_group(1) == Share()
+        join_rank_group(3)
+    assert join_rank_group(1) == RankGroup()
     assert not torch.distributed.is_initialized()

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from bigbatch_ue.files.formats import read_json
-from bigbatch_ue.runtime.errors import LOST_PEER
-from bigbatch_ue.runtime.signals import EXIT_CODE
+from bigbatch_ue.runtime.errors import EXIT_LOST_RANK
+from bigbatch_ue.runtime.signals import EXIT_INTERRUPTED
 from tests.distributed.test_engines import ROOT, Launch, needs_compiler
 from tests.runtime.test_signals import logged, perturbations, wait_for_steps
 from tests.training.test_train import TINY
@@ -74,7 +74,7 @@ def stopped(folder: Path, undisturbed: Path) -> Path:
     process = start(folder, "stopped", "ddp")
     wait_for_steps(folder / "stopped", 3, process)
     process.send_signal(signal.SIGUSR1)
-    said = finish(process, EXIT_CODE)
+    said = finish(process, EXIT_INTERRUPTED)
     assert "stopped after step" in said
     assert "add --resume" in said
     return folder / "stopped"
@@ -163,7 +163,7 @@ main(["train", "--preset", "digits"])
         for rank in range(2)
     ]
     said = [rank.communicate(timeout=60)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [LOST_PEER, -signal.SIGKILL], said
+    assert [rank.returncode for rank in ranks] == [EXIT_LOST_RANK, -signal.SIGKILL], said
     assert said[0].splitlines()[-1].startswith("error: lost another rank; add --resume")
 
 

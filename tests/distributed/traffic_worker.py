@@ -19,11 +19,11 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from bigbatch_ue.batching.loader import MicroBatch
-from bigbatch_ue.benchmark.traffic import counting
-from bigbatch_ue.config.schema import Generator, Optimizer
+from bigbatch_ue.benchmark.traffic import count_traffic
+from bigbatch_ue.config.schema import GeneratorConfig, OptimizerConfig
 from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.networks.generator import GeneratorBank
-from bigbatch_ue.runtime.accelerator import launch
+from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.gradient import delta_step, engine_step
 
@@ -69,10 +69,10 @@ def micro_batch(p: int) -> MicroBatch:
 
 def count(path: str, passes: tuple[int, ...], bank: GeneratorBank) -> list[dict[str, Any]]:
     """What a step of `bank` sends in each number of micro-batches; the first two steps set up."""
-    accelerator = launch()
+    accelerator = start_accelerator()
     p, parameters = len(bank.noise), sum(each.numel() for each in bank.parameters())
     accumulation = 1 if path == "delta" else passes[0]
-    engine = Engine(accelerator, bank, Optimizer(name="adam"), accumulation)
+    engine = Engine(accelerator, bank, OptimizerConfig(name="adam"), accumulation)
 
     def step(micro_batches: int) -> None:
         PATHS[path](engine, loss, iter([micro_batch(p)] * micro_batches), 1e-3)
@@ -83,7 +83,7 @@ def count(path: str, passes: tuple[int, ...], bank: GeneratorBank) -> list[dict[
         step(micro_batches)
         accelerator.wait_for_everyone()
         before = sent_by_sockets()
-        with counting() as traffic:
+        with count_traffic() as traffic:
             step(micro_batches)
         after = sent_by_sockets()
         records.append(
@@ -106,11 +106,11 @@ def main(out: Path, p: int, width: int, size: int) -> None:
     for engine in ENGINES:
         for path, passes in CASES:
             start(engine)
-            bank = GeneratorBank(p, 3, size, Generator(width=width), seed=0)
+            bank = GeneratorBank(p, 3, size, GeneratorConfig(width=width), seed=0)
             records += count(path, passes, bank)
     if os.environ["RANK"] == "0":
         write_json(out, records)
-    launch().end_training()
+    start_accelerator().end_training()
 
 
 if __name__ == "__main__":

@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from bigbatch_ue.batching.loader import Loader, MicroBatch
+from bigbatch_ue.batching.loader import MicroBatch, MicroBatchLoader
 from bigbatch_ue.batching.plan import lr_at, make_plan
 from bigbatch_ue.batching.sampler import GlobalBatch, Sampler
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.runs.metrics_file import Moments
-from bigbatch_ue.runtime.accelerator import launch
-from bigbatch_ue.training.engine import Engine, parameters_of
-from bigbatch_ue.training.loop import Job, take_step
+from bigbatch_ue.runtime.accelerator import start_accelerator
+from bigbatch_ue.training.engine import Engine, bank_parameters
+from bigbatch_ue.training.loop import TrainingJob, take_step
 from bigbatch_ue.training.objective import ClusterwiseLoss
 
 State = dict[str, torch.Tensor]
@@ -102,7 +102,7 @@ class Trainer:
             objective=self.config.objective,
             augment=self.config.augment,
         )
-        self.loader = Loader(images, accelerator.device)
+        self.loader = MicroBatchLoader(images, accelerator.device)
         self.noise: dict[str, Moments] = {}
         self.scarce = "scarce" in case and accelerator.is_last_process
         self.delta_path = self.config.batch.accumulation == "delta"
@@ -110,7 +110,7 @@ class Trainer:
     def engine(self, state: State | None = None, start: int = 0) -> Engine:
         bank = GeneratorBank(CLUSTERS, 3, SIZE, self.config.generator, self.config.seed)
         if state:
-            bank.load_state_dict(parameters_of(state))
+            bank.load_state_dict(bank_parameters(state))
         accumulation = 1 if self.delta_path else self.plan.micro_batches
         engine = Engine(self.accelerator, bank, self.config.optimizer, accumulation)
         if state:
@@ -127,7 +127,7 @@ class Trainer:
         return self.loss(delta, micro)
 
     def train(self, engine: Engine, start: int, stop: int) -> torch.Tensor:
-        job = Job(
+        job = TrainingJob(
             config=self.config,
             rows=slice(0, CLUSTERS),
             plan=self.plan,
@@ -152,17 +152,19 @@ def run_case(accelerator: Accelerator, case: str, out: Path) -> None:
         trainer.train(engine, 0, middle)
     state = engine.state()
     losses = trainer.train(engine, middle, trainer.steps)
-    after, delta = engine.state(), engine.perturbations_now()
+    after, delta = engine.state(), engine.current_perturbations()
     with torch.no_grad():
-        whole = engine.whole_bank()()
-    moved = {f"moved/{k}": v - parameters_of(before)[k] for k, v in parameters_of(after).items()}
+        whole = engine.gather_bank()()
+    moved = {
+        f"moved/{k}": v - bank_parameters(before)[k] for k, v in bank_parameters(after).items()
+    }
     tensors = {"delta": delta, "losses": losses, **moved}
     facts = {
         "kind": engine.kind,
         "bank": type(engine.bank).__name__,
         "world_size": accelerator.num_processes,
         "micro_batches": trainer.plan.micro_batches,
-        "whole_bank_differs_by": float((whole - delta).abs().max()),
+        "gather_bank_differs_by": float((whole - delta).abs().max()),
         "noise": {space: _finite(moments.trace) for space, moments in trainer.noise.items()},
     }
     accelerator.free_memory(engine)
@@ -175,7 +177,7 @@ def run_case(accelerator: Accelerator, case: str, out: Path) -> None:
         saved, _ = read_tensors(source / f"{case}.state.safetensors")
         again = trainer.engine(saved, middle)
         trainer.train(again, middle, trainer.steps)
-        tensors["resumed"] = again.perturbations_now()
+        tensors["resumed"] = again.current_perturbations()
         accelerator.free_memory(again)
     if accelerator.is_main_process:
         write_tensors(out / f"{case}.safetensors", tensors, facts)
@@ -186,7 +188,7 @@ def _finite(values: list[float]) -> list[float | None]:
 
 
 def main(out: Path, cases: list[str]) -> None:
-    accelerator = launch()
+    accelerator = start_accelerator()
     for case in cases:
         run_case(accelerator, case, out)
     accelerator.end_training()

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from bigbatch_ue.config.load import load
-from bigbatch_ue.config.schema import ArmName, Countermeasure, Evaluation
-from bigbatch_ue.evaluation.arms import Arm, Case, cases, load_arms, save_arms
+from bigbatch_ue.config.load import load_config
+from bigbatch_ue.config.schema import ArmName, Countermeasure, EvaluationConfig
+from bigbatch_ue.evaluation.arms import Arm, ArmSpec, arm_specs, load_arms, save_arms
 from bigbatch_ue.runtime.errors import UserError
 
 
@@ -43,12 +43,14 @@ def arm(**changed: Any) -> Arm:
     return replace(record, **changed)
 
 
-def kinds(settings: Evaluation, own: ArmName = ArmName.UC) -> list[tuple[str, str, float, str]]:
-    return [(c.arm, c.countermeasure, c.fraction, c.labels) for c in cases(settings, own)]
+def kinds(
+    settings: EvaluationConfig, own: ArmName = ArmName.UC
+) -> list[tuple[str, str, float, str]]:
+    return [(c.arm, c.countermeasure, c.fraction, c.labels) for c in arm_specs(settings, own)]
 
 
 def test_default_is_all_controls_beside_full_and_partial_protection() -> None:
-    assert kinds(Evaluation(seeds=(0,))) == [
+    assert kinds(EvaluationConfig(seeds=(0,))) == [
         ("clean", "none", 0.0, "own"),
         ("random_noise", "none", 1.0, "own"),
         ("shuffled", "none", 1.0, "own"),
@@ -57,12 +59,12 @@ def test_default_is_all_controls_beside_full_and_partial_protection() -> None:
         ("uc", "none", 0.8, "own"),
         ("uc", "none", 1.0, "own"),
     ]
-    every = list(cases(Evaluation(), ArmName.UC))
+    every = list(arm_specs(EvaluationConfig(), ArmName.UC))
     assert [case.seed for case in every] == [0] * 7 + [1] * 7 + [2] * 7
 
 
 def test_countermeasures_and_labels_are_for_the_countered_arms_alone() -> None:
-    settings = Evaluation.model_validate(
+    settings = EvaluationConfig.model_validate(
         {"seeds": [3], "fractions": [1.0], "countermeasures": "all", "labels": ["own", "random:2"]}
     )
     found = kinds(settings)
@@ -79,7 +81,7 @@ def test_countermeasures_and_labels_are_for_the_countered_arms_alone() -> None:
 
 
 def test_foreign_perturbations_have_no_random_surrogate() -> None:
-    found = kinds(Evaluation(seeds=(0,), fractions=(0.4, 1.0)), ArmName.PROTECTED)
+    found = kinds(EvaluationConfig(seeds=(0,), fractions=(0.4, 1.0)), ArmName.PROTECTED)
     assert [kind[0] for kind in found] == [
         "clean",
         "random_noise",
@@ -107,7 +109,7 @@ def test_foreign_perturbations_have_no_random_surrogate() -> None:
 )
 def test_impossible_settings_are_named(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        load(overrides=[override])
+        load_config(overrides=[override])
 
 
 def test_records_come_back_as_they_were(tmp_path: Path) -> None:
@@ -127,4 +129,4 @@ def test_torn_or_foreign_records_are_a_user_error(tmp_path: Path, content: str) 
 
 
 def test_case_is_what_an_arm_is_about() -> None:
-    assert set(Case._fields) <= set(Arm.__dataclass_fields__)
+    assert set(ArmSpec._fields) <= set(Arm.__dataclass_fields__)

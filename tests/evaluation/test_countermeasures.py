@@ -10,7 +10,7 @@ from sklearn.linear_model import RidgeClassifier
 from torch import Tensor, nn
 
 from bigbatch_ue.config.schema import Countermeasure
-from bigbatch_ue.evaluation.countermeasures import applies, clean_up, in_training, pgd
+from bigbatch_ue.evaluation.countermeasures import applies, batch_transform, pgd, preprocess_images
 
 pytestmark = [
     pytest.mark.filterwarnings("error"),
@@ -88,13 +88,13 @@ def test_cleaning_gives_other_images_of_the_same_form(
 ) -> None:
     images = of_channels(photos, channels)
     kept, groups = images.copy(), np.arange(300) % 3
-    cleaned = clean_up(name, images, groups=groups, eps=EPS)
+    cleaned = preprocess_images(name, images, groups=groups, eps=EPS)
     assert cleaned.shape == images.shape
     assert cleaned.dtype == np.uint8
     assert np.array_equal(images, kept)
     assert np.any(cleaned != images) == applies(name, channels)
     assert np.abs(cleaned.astype(int) - images).mean() < 40
-    assert np.array_equal(clean_up(name, images, groups=groups, eps=EPS), cleaned)
+    assert np.array_equal(preprocess_images(name, images, groups=groups, eps=EPS), cleaned)
 
 
 @pytest.mark.parametrize("name", BEFORE)
@@ -102,38 +102,40 @@ def test_parts_do_not_show(name: Countermeasure, photos: Images) -> None:
     """What an image becomes depends on no neighbour: a copy in another part becomes the same."""
     images = np.concatenate([photos[:10], photos[10:], photos[:10]])
     groups = np.concatenate([np.arange(300) % 3, np.arange(10) % 3])
-    cleaned = clean_up(name, images, groups=groups, eps=EPS)
+    cleaned = preprocess_images(name, images, groups=groups, eps=EPS)
     assert np.array_equal(cleaned[:10], cleaned[-10:])
 
 
 @pytest.mark.parametrize("name", [n for n in CM if n not in BEFORE])
 def test_what_acts_in_training_leaves_the_images(name: Countermeasure, photos: Images) -> None:
-    assert clean_up(name, photos, groups=np.zeros(300, np.int64), eps=EPS) is photos
+    assert preprocess_images(name, photos, groups=np.zeros(300, np.int64), eps=EPS) is photos
 
 
 @pytest.mark.parametrize("name", [n for n in CM if n not in DURING])
 def test_what_acts_before_training_leaves_the_batches(name: Countermeasure) -> None:
-    assert in_training(name, 4) is None
+    assert batch_transform(name, 4) is None
 
 
 def test_jpeg10_changes_more_than_jpeg75(photos: Images) -> None:
     none = np.zeros(300, np.int64)
     change = {
-        name: np.abs(clean_up(name, photos, groups=none, eps=EPS).astype(int) - photos).mean()
+        name: np.abs(
+            preprocess_images(name, photos, groups=none, eps=EPS).astype(int) - photos
+        ).mean()
         for name in (CM.JPEG75, CM.JPEG10)
     }
     assert change[CM.JPEG10] > 2 * change[CM.JPEG75]
 
 
 def test_grey_has_equal_channels(photos: Images) -> None:
-    grey = clean_up(CM.GREY, photos, groups=np.zeros(300, np.int64), eps=EPS)
+    grey = preprocess_images(CM.GREY, photos, groups=np.zeros(300, np.int64), eps=EPS)
     assert np.array_equal(grey[:, 0], grey[:, 1])
     assert np.array_equal(grey[:, 0], grey[:, 2])
     assert np.abs(grey[:, 0] - photos.mean(1)).mean() < 20
 
 
 def test_three_bits_are_left(photos: Images) -> None:
-    squeezed = clean_up(CM.BIT_DEPTH, photos, groups=np.zeros(300, np.int64), eps=EPS)
+    squeezed = preprocess_images(CM.BIT_DEPTH, photos, groups=np.zeros(300, np.int64), eps=EPS)
     assert len(np.unique(squeezed)) == 8
 
 
@@ -142,7 +144,7 @@ def test_filters_take_off_what_is_fine_and_keep_what_is_flat(name: Countermeasur
     none = np.zeros(2, np.int64)
     board = 100 + 50 * (np.indices((16, 16)).sum(0) % 2)
     images = np.stack([board, np.full((16, 16), 125)])[:, None].astype(np.uint8)
-    fine, flat = clean_up(name, images, groups=none, eps=EPS).astype(int)
+    fine, flat = preprocess_images(name, images, groups=none, eps=EPS).astype(int)
     inside = fine[0, 4:-4, 4:-4]
     assert np.ptp(inside) < 20
     assert np.abs(inside - 125).max() < 10
@@ -152,7 +154,7 @@ def test_filters_take_off_what_is_fine_and_keep_what_is_flat(name: Countermeasur
 @pytest.mark.parametrize("channels", [1, 3])
 def test_averages_take_off_a_perturbation_of_groups(channels: int) -> None:
     images, perturbed, groups = grouped(2000, channels, 16)
-    cleaned = clean_up(CM.CLUSTER_AVERAGE, perturbed, groups=groups, eps=2 * EPS)
+    cleaned = preprocess_images(CM.CLUSTER_AVERAGE, perturbed, groups=groups, eps=2 * EPS)
     means = [
         np.stack([x[groups == g].mean(0) for g in np.unique(groups)])
         for x in (images, perturbed, cleaned)
@@ -168,7 +170,7 @@ def test_averages_take_off_a_perturbation_of_groups(channels: int) -> None:
 
 def test_averages_change_nothing_by_more_than_eps(photos: Images) -> None:
     groups = (photos.mean((1, 2, 3)) > 128).astype(np.int64)
-    cleaned = clean_up(CM.CLUSTER_AVERAGE, photos, groups=groups, eps=4 / 255)
+    cleaned = preprocess_images(CM.CLUSTER_AVERAGE, photos, groups=groups, eps=4 / 255)
     assert np.abs(cleaned.astype(int) - photos).max() == 4
 
 
@@ -177,7 +179,7 @@ def test_averages_leave_what_is_coarse() -> None:
     random = np.random.default_rng(0)
     groups = np.arange(400) % 2
     images = random.integers(80, 90, (400, 1, 16, 16)) + 40 * groups[:, None, None, None]
-    cleaned = clean_up(CM.CLUSTER_AVERAGE, images.astype(np.uint8), groups=groups, eps=EPS)
+    cleaned = preprocess_images(CM.CLUSTER_AVERAGE, images.astype(np.uint8), groups=groups, eps=EPS)
     assert np.abs(cleaned.astype(int) - images).max() <= 1
 
 
@@ -191,7 +193,7 @@ def test_projection_makes_groups_inseparable(channels: int) -> None:
             RidgeClassifier().fit(flat[:800], groups[:800]).score(flat[800:], groups[800:])
         )
 
-    cleaned = clean_up(CM.PROJECTION, perturbed, groups=groups, eps=EPS)
+    cleaned = preprocess_images(CM.PROJECTION, perturbed, groups=groups, eps=EPS)
     assert separable(perturbed) > 0.8
     assert separable(cleaned) < 0.4
     assert np.abs(cleaned.mean(0) - perturbed.mean(0)).mean() < 0.5
@@ -199,7 +201,7 @@ def test_projection_makes_groups_inseparable(channels: int) -> None:
 
 def test_projection_of_two_groups_takes_one_direction() -> None:
     _, perturbed, groups = grouped(600)
-    cleaned = clean_up(CM.PROJECTION, perturbed, groups=groups % 2, eps=EPS)
+    cleaned = preprocess_images(CM.PROJECTION, perturbed, groups=groups % 2, eps=EPS)
     change = (cleaned.astype(float) - perturbed).reshape(600, -1)
     energy = np.linalg.svd(change, compute_uv=False) ** 2
     assert energy[0] > 0.9 * energy.sum()
@@ -209,13 +211,13 @@ def test_projection_of_two_groups_takes_one_direction() -> None:
 def test_projection_needs_groups_of_several_images(
     groups: NDArray[np.int64], photos: Images
 ) -> None:
-    assert clean_up(CM.PROJECTION, photos, groups=groups, eps=EPS) is photos
+    assert preprocess_images(CM.PROJECTION, photos, groups=groups, eps=EPS) is photos
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", DURING)
 def test_batches_keep_their_form(name: Countermeasure, channels: int, photos: Images) -> None:
-    transform = in_training(name, 4)
+    transform = batch_transform(name, 4)
     assert transform is not None
     images, labels = batch(photos, channels)
     torch.manual_seed(0)
@@ -236,7 +238,7 @@ def test_batches_keep_their_form(name: Countermeasure, channels: int, photos: Im
 
 @pytest.mark.parametrize("name", DURING)
 def test_batches_are_random_by_the_seed(name: Countermeasure, photos: Images) -> None:
-    transform = in_training(name, 4)
+    transform = batch_transform(name, 4)
     assert transform is not None
     found = []
     for seed in (0, 0, 1):
@@ -248,14 +250,14 @@ def test_batches_are_random_by_the_seed(name: Countermeasure, photos: Images) ->
 
 @pytest.mark.parametrize("name", [CM.MIXUP, CM.CUTMIX])
 def test_one_class_stays_one_class(name: Countermeasure, photos: Images) -> None:
-    transform = in_training(name, 1)
+    transform = batch_transform(name, 1)
     assert transform is not None
     images, labels = batch(photos)
     torch.testing.assert_close(transform(images, 0 * labels)[1], torch.ones(24, 1))
 
 
 def test_cutout_is_a_square_in_every_other_image() -> None:
-    transform = in_training(CM.CUTOUT, 4)
+    transform = batch_transform(CM.CUTOUT, 4)
     assert transform is not None
     torch.manual_seed(0)
     images, _ = transform(torch.full((200, 3, 16, 16), 9, dtype=torch.uint8), torch.zeros(200))
@@ -270,7 +272,7 @@ def test_cutout_is_a_square_in_every_other_image() -> None:
 
 
 def test_randaugment_draws_for_each_image(photos: Images) -> None:
-    transform = in_training(CM.RANDAUGMENT, 4)
+    transform = batch_transform(CM.RANDAUGMENT, 4)
     assert transform is not None
     torch.manual_seed(0)
     images = torch.from_numpy(photos[:1]).expand(16, -1, -1, -1)

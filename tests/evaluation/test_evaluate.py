@@ -13,10 +13,10 @@ import torch
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bigbatch_ue.config.load import load
+from bigbatch_ue.config.load import load_config
 from bigbatch_ue.evaluation import evaluate as module
-from bigbatch_ue.evaluation.arms import Arm, Case
-from bigbatch_ue.evaluation.evaluate import evaluate, evaluate_foreign
+from bigbatch_ue.evaluation.arms import Arm, ArmSpec
+from bigbatch_ue.evaluation.evaluate import evaluate, evaluate_external
 from bigbatch_ue.evaluation.subject import protected_part
 from bigbatch_ue.evaluation.train_arm import train_arm
 from bigbatch_ue.files.formats import read_json
@@ -46,7 +46,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The arms trained in this test, in order."""
     names: list[str] = []
 
-    def counting(case: Case, *rest: Any, **more: Any) -> Arm:
+    def counting(case: ArmSpec, *rest: Any, **more: Any) -> Arm:
         names.append(case.arm)
         return train_arm(case, *rest, **more)
 
@@ -105,7 +105,7 @@ def test_arms_are_resumed_one_by_one(
     run = make_run(tmp_path, *QUICK)
     through = module.train_arm
 
-    def interrupted(case: Case, *rest: Any, **more: Any) -> Arm:
+    def interrupted(case: ArmSpec, *rest: Any, **more: Any) -> Arm:
         if case.arm == "uc":
             raise KeyboardInterrupt
         return through(case, *rest, **more)
@@ -205,7 +205,7 @@ def test_random_surrogate_is_trained_once_with_the_runs_own_settings(tmp_path: P
     assert [arm.arm for arm in arms] == ["random_surrogate", "uc"]
     assert arms[0].accuracies != arms[1].accuracies
     control = run / "controls" / "random_surrogate"
-    assert load(file=control / "config.yaml").surrogate.weights == "random"
+    assert load_config(file=control / "config.yaml").surrogate.weights == "random"
     before = (control / "result.json").stat().st_mtime_ns
     evaluate(run, overrides=["evaluation.arms=[uc, random_surrogate]"])
     assert (control / "result.json").stat().st_mtime_ns == before
@@ -251,7 +251,7 @@ def test_foreign_images_are_judged_like_our_own(
     run = make_run(tmp_path, *settings)
     written = protect(run, at="training")
     (ours,) = evaluate(run, overrides=["evaluation.arms=[uc]"])
-    config = load(
+    config = load_config(
         overrides=[
             *settings,
             f"data.root={tmp_path / 'cache'}",
@@ -261,7 +261,7 @@ def test_foreign_images_are_judged_like_our_own(
     )
     place = next(written.folder.glob("*.npz"), written.folder)
     kind = "npz" if place.suffix == ".npz" else "folder"
-    theirs = {arm.arm: arm for arm in evaluate_foreign(config, f"{kind}:{place}")}
+    theirs = {arm.arm: arm for arm in evaluate_external(config, f"{kind}:{place}")}
     assert list(theirs) == ["clean", "random_noise", "shuffled", "protected"]
     assert theirs["protected"].accuracies == ours.accuracies
     assert theirs["protected"].losses == ours.losses

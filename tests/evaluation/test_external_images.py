@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from bigbatch_ue.config.load import load
-from bigbatch_ue.data.decoded import prepare
-from bigbatch_ue.evaluation.external_images import load_foreign
+from bigbatch_ue.config.load import load_config
+from bigbatch_ue.data.decoded import prepare_dataset
+from bigbatch_ue.evaluation.external_images import load_external_images
 from bigbatch_ue.protection.perturbations import load_perturbations, protected_images
 from bigbatch_ue.protection.protect import protect
 from bigbatch_ue.runs.folder import load_run
@@ -23,8 +23,8 @@ OTHERS = ("train_labels", "test_images", "test_labels")
 
 
 def read(place: str, *overrides: str) -> np.ndarray[Any, Any]:
-    config = load(overrides=overrides).data
-    return load_foreign(place, prepare(config), config)
+    config = load_config(overrides=overrides).data
+    return load_external_images(place, prepare_dataset(config), config)
 
 
 @pytest.mark.parametrize("form", ["png", "npz"])
@@ -41,7 +41,7 @@ def test_what_protect_wrote_is_read_back_bit_for_bit(
     settings += ["data.limit=40"] if source == "digits" else []
     run_folder = make_run(tmp_path, *settings)
     config, run = load_run(run_folder)
-    data = prepare(config.data)
+    data = prepare_dataset(config.data)
     expected = protected_images(data.train.images, **vars(load_perturbations(config, run, data)))
     written = protect(run_folder, out=tmp_path / "theirs", form=form, at="training").folder
     place = next(written.glob("*.npz"), written)
@@ -66,7 +66,7 @@ def test_other_suffixes_and_class_folders_at_the_top_are_found(
     folders: tuple[Path, Path, list[str]],
 ) -> None:
     _, theirs, settings = folders
-    clean = prepare(load(overrides=settings).data).train.images
+    clean = prepare_dataset(load_config(overrides=settings).data).train.images
     found = read(str(theirs), *settings)
     assert np.abs(found.astype(int) - (255 - clean.astype(int))).max() <= 1
 
@@ -121,7 +121,7 @@ def test_names_that_differ_in_the_suffix_alone_are_told_apart(
 
 
 def names(settings: list[str]) -> list[str]:
-    return prepare(load(overrides=settings).data).train.names
+    return prepare_dataset(load_config(overrides=settings).data).train.names
 
 
 def test_linked_class_folders_are_followed_unless_they_lead_outside(
@@ -164,7 +164,7 @@ def test_colour_may_be_saved_as_grey(folders: tuple[Path, Path, list[str]]) -> N
 
 def test_nothing_is_written(folders: tuple[Path, Path, list[str]], tmp_path: Path) -> None:
     _, theirs, settings = folders
-    prepare(load(overrides=settings).data)
+    prepare_dataset(load_config(overrides=settings).data)
     before = mtimes(tmp_path)
     read(str(theirs), *settings)
     assert mtimes(tmp_path) == before

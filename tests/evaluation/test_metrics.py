@@ -10,7 +10,7 @@ from medmnist.evaluator import getACC, getAUC
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bigbatch_ue.evaluation.metrics import Measures, measure, tail
+from bigbatch_ue.evaluation.metrics import Measures, measure, tail_statistics
 from bigbatch_ue.reporting.statistics import summarise
 
 
@@ -125,7 +125,7 @@ def test_labels_beyond_the_classes_are_refused() -> None:
 )
 def test_tail_is_the_last_quarter_rounded_up(epochs: list[float], last: int) -> None:
     expected = np.mean(epochs[-last:]), np.std(epochs[-last:])
-    assert tail(epochs) == pytest.approx(expected)
+    assert tail_statistics(epochs) == pytest.approx(expected)
 
 
 def test_summary_of_three_runs_by_the_table_of_t() -> None:
@@ -145,6 +145,6 @@ def test_summary_of_equal_and_of_single_numbers() -> None:
 
 
 def test_nothing_has_no_mean() -> None:
-    for function in (tail, summarise):
+    for function in (tail_statistics, summarise):
         with pytest.raises(ValueError, match="at least one"):
             function([])

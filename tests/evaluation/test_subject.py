@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from bigbatch_ue.config.load import revise
+from bigbatch_ue.config.load import revise_evaluation
 from bigbatch_ue.config.schema import ArmName, Countermeasure
-from bigbatch_ue.data.decoded import prepare
+from bigbatch_ue.data.decoded import prepare_dataset
 from bigbatch_ue.evaluation import subject as module
-from bigbatch_ue.evaluation.arms import Arm, Case
+from bigbatch_ue.evaluation.arms import Arm, ArmSpec
 from bigbatch_ue.evaluation.subject import Subject, protected_part, random_noise
 from bigbatch_ue.evaluation.train_arm import train_arm
 from bigbatch_ue.networks.classifier import train_classifier
 from bigbatch_ue.protection.perturbations import (
     Perturbations,
-    eight_bit,
     load_perturbations,
     protected_images,
+    to_eight_bit,
 )
 from bigbatch_ue.runs.folder import load_run
 from bigbatch_ue.runtime.errors import UserError
@@ -47,8 +47,8 @@ def one_thread() -> None:
 def subject_of(folder: Path, *overrides: str, scale: float = 1.0) -> Subject:
     """Random perturbations of digits, and as the control those of half the size."""
     config, run = load_run(make_run(folder, *SMALL, scale=scale))
-    config = revise(config, overrides=overrides)
-    data = prepare(config.data)
+    config = revise_evaluation(config, overrides=overrides)
+    data = prepare_dataset(config.data)
     learnt = load_perturbations(config, run, data)
     control = Perturbations(learnt.delta / 2, learnt.assignment[::-1].copy(), learnt.eps)
     facts = {"run_seed": 5, "effective_batch": 4, "optimizer_steps": 7}
@@ -59,8 +59,8 @@ def subject_of(folder: Path, *overrides: str, scale: float = 1.0) -> Subject:
     return Subject(ArmName.UC, config, data, learnt, learnt.assignment, features, control, facts)
 
 
-def case(arm: str, fraction: float = 1.0, seed: int = 0, **changed: Any) -> Case:
-    return Case(ArmName(arm), NONE, fraction, "own", seed)._replace(**changed)
+def case(arm: str, fraction: float = 1.0, seed: int = 0, **changed: Any) -> ArmSpec:
+    return ArmSpec(ArmName(arm), NONE, fraction, "own", seed)._replace(**changed)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 def test_random_noise_is_eps_of_random_sign_for_each_group(eps: float) -> None:
     groups = np.arange(8) % 4
     noise = random_noise(groups, (3, 32, 32), eps, 0)
-    units = eight_bit(noise.delta, eps)
+    units = to_eight_bit(noise.delta, eps)
     assert set(np.unique(units)) == {-int(255 * eps + 1e-6), int(255 * eps + 1e-6)}
     assert abs(np.sign(units).mean()) < 0.05
     grey = np.full((8, 3, 32, 32), 128, np.uint8)

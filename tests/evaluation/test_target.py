@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from bigbatch_ue.config.load import load, revise
-from bigbatch_ue.config.schema import TARGETS, Augment, Target
-from bigbatch_ue.evaluation.target import Headed, build_target
+from bigbatch_ue.config.load import load_config, revise_evaluation
+from bigbatch_ue.config.schema import TARGETS, AugmentConfig, TargetConfig
+from bigbatch_ue.evaluation.target import WithLinearHead, build_target
 from bigbatch_ue.networks.classifier import train_classifier
 from bigbatch_ue.runtime.errors import UserError
 
@@ -32,17 +32,17 @@ def images(count: int = 24, channels: int = 1, size: int = 12) -> np.ndarray[Any
 
 def target(weights: str = "scratch", seed: int = 0, **changed: Any) -> nn.Module:
     settings = {"model": "resnet18", "args": NARROW, "weights": weights, **changed}
-    config = Target.model_validate({"fit": {"epochs": 1, "batch": 8}, **settings})
-    return build_target(config, images(), 3, augment=Augment(), seed=seed, device=CPU)
+    config = TargetConfig.model_validate({"fit": {"epochs": 1, "batch": 8}, **settings})
+    return build_target(config, images(), 3, augment=AugmentConfig(), seed=seed, device=CPU)
 
 
 @pytest.mark.parametrize("size", [28, 64])
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_preset_builds_and_gives_logits(name: str, size: int) -> None:
-    config = revise(load(), name).target
+    config = revise_evaluation(load_config(), name).target
     assert timm.is_model(config.model)
     model = build_target(
-        config, images(2, 3, size), 5, augment=Augment(), seed=0, device=CPU
+        config, images(2, 3, size), 5, augment=AugmentConfig(), seed=0, device=CPU
     ).eval()
     with torch.inference_mode():
         assert model(torch.zeros(2, 3, size, size)).shape == (2, 5)
@@ -52,10 +52,13 @@ def test_unknown_preset_and_settings_of_another_run_are_refused() -> None:
     with pytest.raises(
         UserError, match=r"unknown target 'resnet19'; allowed: resnet18, .*vit_small"
     ):
-        revise(load(), "resnet19")
+        revise_evaluation(load_config(), "resnet19")
     with pytest.raises(UserError, match=r"only target\.\*, evaluation\.\*"):
-        revise(load(), overrides=["batch.effective=7"])
-    assert revise(load(), "vit_small", ["target.fit.epochs=2"]).target.fit.epochs == 2
+        revise_evaluation(load_config(), overrides=["batch.effective=7"])
+    assert (
+        revise_evaluation(load_config(), "vit_small", ["target.fit.epochs=2"]).target.fit.epochs
+        == 2
+    )
 
 
 def test_weights_from_scratch_are_the_seeds() -> None:
@@ -69,7 +72,7 @@ def test_fine_tuning_starts_from_the_file_and_learns_everything(tmp_path: Path) 
     path = tmp_path / "body.safetensors"
     save_file(body.state_dict(), path)
     model = target(f"file:{path}")
-    assert isinstance(model, Headed)
+    assert isinstance(model, WithLinearHead)
     loaded = model.body.net.state_dict()  # type: ignore[union-attr]
     assert torch.equal(loaded["layer4.1.conv2.weight"], body.state_dict()["layer4.1.conv2.weight"])
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -79,14 +82,16 @@ def test_fine_tuning_starts_from_the_file_and_learns_everything(tmp_path: Path) 
 
 def test_simclr_encoder_learns_from_the_arms_images_and_then_stays_frozen() -> None:
     model = target("simclr")
-    assert isinstance(model, Headed)
+    assert isinstance(model, WithLinearHead)
     start = target("scratch").net.state_dict()  # type: ignore[union-attr]
     before = {name: value.clone() for name, value in model.body.state_dict().items()}
     assert not torch.equal(before["net.layer1.0.conv1.weight"], start["layer1.0.conv1.weight"])
-    recipe = Target().fit.model_copy(update={"epochs": 2, "batch": 8})
+    recipe = TargetConfig().fit.model_copy(update={"epochs": 2, "batch": 8})
     head = model.head.weight.clone()
     labels = np.arange(24) % 3
-    train_classifier(model, images(), labels, recipe=recipe, augment=Augment(), seed=0, device=CPU)
+    train_classifier(
+        model, images(), labels, recipe=recipe, augment=AugmentConfig(), seed=0, device=CPU
+    )
     after = model.body.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not torch.equal(head, model.head.weight)

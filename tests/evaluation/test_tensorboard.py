@@ -5,7 +5,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from bigbatch_ue.evaluation.report.tensorboard import write_board
+from bigbatch_ue.evaluation.report.tensorboard import write_tensorboard
 from tests.evaluation.test_report import clean, own
 
 
@@ -15,7 +15,7 @@ def read(folder: Path) -> EventAccumulator:
 
 def test_board_has_a_run_for_each_arm_with_curves_matrix_and_hparams(tmp_path: Path) -> None:
     protected = own(0.25, countermeasure="jpeg10", seed=2)
-    write_board(tmp_path / "board", [clean(), protected])
+    write_tensorboard(tmp_path / "board", [clean(), protected])
     names = [path.name for path in sorted((tmp_path / "board").iterdir())]
     assert names == [
         "digits-clean-none-0-own-resnet18-s0",
@@ -39,7 +39,7 @@ def test_board_has_a_run_for_each_arm_with_curves_matrix_and_hparams(tmp_path: P
 
 def test_board_replaces_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "board" / "old").mkdir(parents=True)
-    write_board(tmp_path / "board", [clean()])
+    write_tensorboard(tmp_path / "board", [clean()])
     assert [path.name for path in tmp_path.rglob("board/*")] == [
         "digits-clean-none-0-own-resnet18-s0"
     ]
@@ -48,7 +48,7 @@ def test_board_replaces_what_was_there(tmp_path: Path) -> None:
 
 def test_arms_of_one_name_have_runs_of_their_own(tmp_path: Path) -> None:
     twins = [clean(dataset=f"My{mark}set/{mark}", labels="map:/a/b/Two Kinds.csv") for mark in "?!"]
-    write_board(tmp_path / "board", [*twins, replace(twins[0], target="x" * 300)])
+    write_tensorboard(tmp_path / "board", [*twins, replace(twins[0], target="x" * 300)])
     names = sorted(path.name for path in (tmp_path / "board").iterdir())
     assert names[:2] == [f"my-set-clean-none-0-two-kinds.csv-resnet18-s0{n}" for n in ("", "-2")]
     assert names[2].endswith("-s0")

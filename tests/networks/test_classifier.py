@@ -12,10 +12,10 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
-from bigbatch_ue.config.schema import Augment, Fit
+from bigbatch_ue.config.schema import AugmentConfig, TrainingRecipe
 from bigbatch_ue.networks.classifier import train_classifier
-from bigbatch_ue.networks.inference import accuracy, pixels, predict
-from bigbatch_ue.networks.recipe import batches, one_cycle
+from bigbatch_ue.networks.inference import accuracy, predict, to_float
+from bigbatch_ue.networks.recipe import cut_into_batches, one_cycle
 from bigbatch_ue.networks.simclr import nt_xent, simclr_views, train_simclr
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.randomness import Purpose, draw
@@ -73,8 +73,8 @@ def trained(split: Split, *, seed: int = 0, pad: int = 1, **recipe: float) -> di
     train_classifier(
         model,
         *split,
-        recipe=Fit.model_validate({"epochs": 1, "batch": 64, **recipe}),
-        augment=Augment(pad=pad),
+        recipe=TrainingRecipe.model_validate({"epochs": 1, "batch": 64, **recipe}),
+        augment=AugmentConfig(pad=pad),
         seed=seed,
         device=CPU,
     )
@@ -91,8 +91,8 @@ def test_digits_are_learned_and_reported_each_epoch(digits: tuple[Split, Split])
     accuracies, losses = train_classifier(
         model,
         *digits[0],
-        recipe=Fit(epochs=6, batch=32, lr=0.05),
-        augment=Augment(),
+        recipe=TrainingRecipe(epochs=6, batch=32, lr=0.05),
+        augment=AugmentConfig(),
         seed=0,
         device=CPU,
         test=digits[1],
@@ -125,8 +125,8 @@ def test_testing_does_not_change_training(digits: tuple[Split, Split]) -> None:
     train_classifier(
         tested,
         *digits[0],
-        recipe=Fit(epochs=2, batch=64),
-        augment=Augment(pad=1),
+        recipe=TrainingRecipe(epochs=2, batch=64),
+        augment=AugmentConfig(pad=1),
         seed=0,
         device=CPU,
         test=digits[1],
@@ -144,7 +144,7 @@ def test_memory_map_is_as_good_as_memory(digits: tuple[Split, Split], tmp_path: 
 @pytest.mark.parametrize(("count", "size"), [(1, 4), (4, 4), (5, 4), (6, 4), (129, 64), (7, 100)])
 def test_batches_hold_each_image_once_and_never_one_alone(count: int, size: int) -> None:
     order = np.random.default_rng(0).permutation(count)
-    cut = batches(order, size)
+    cut = cut_into_batches(order, size)
     assert np.array_equal(np.concatenate(cut), order)
     assert all(2 <= len(batch) <= size + 1 for batch in cut) or count == 1
 
@@ -156,8 +156,8 @@ def test_single_image_left_over_does_not_break_batch_norm(digits: tuple[Split, S
         model,
         images[:17],
         labels[:17],
-        recipe=Fit(epochs=1, batch=16),
-        augment=Augment(),
+        recipe=TrainingRecipe(epochs=1, batch=16),
+        augment=AugmentConfig(),
         seed=0,
         device=CPU,
     )
@@ -190,7 +190,7 @@ def test_one_cycle_rises_to_its_peak_and_falls(steps: int) -> None:
 def test_prediction_counts_each_image_once(digits: tuple[Split, Split], batch: int) -> None:
     images, labels = digits[1][0][:20], digits[1][1][:20]
     model = network().eval()
-    expected = model(pixels(torch.from_numpy(images))).softmax(1)
+    expected = model(to_float(torch.from_numpy(images))).softmax(1)
     found = predict(model.train(), images, CPU, batch=batch)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(found.sum(1), torch.ones(20))
@@ -203,9 +203,17 @@ def test_only_what_is_not_frozen_is_learned(digits: tuple[Split, Split], optimiz
     model = network()
     first = model.get_submodule("0").requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    recipe = Fit.model_validate({"optimizer": optimizer, "epochs": 2, "batch": 64, "lr": 0.01})
+    recipe = TrainingRecipe.model_validate(
+        {"optimizer": optimizer, "epochs": 2, "batch": 64, "lr": 0.01}
+    )
     curve = train_classifier(
-        model, *digits[0], recipe=recipe, augment=Augment(), seed=0, device=CPU, test=digits[1]
+        model,
+        *digits[0],
+        recipe=recipe,
+        augment=AugmentConfig(),
+        seed=0,
+        device=CPU,
+        test=digits[1],
     )
     assert curve.accuracies[-1] > 0.3
     assert torch.equal(first.weight, before["0.weight"])  # type: ignore[arg-type]
@@ -215,8 +223,10 @@ def test_only_what_is_not_frozen_is_learned(digits: tuple[Split, Split], optimiz
 def test_adamw_is_another_optimizer(digits: tuple[Split, Split]) -> None:
     with_sgd = trained(digits[0], lr=1e-3)
     model = network()
-    recipe = Fit(optimizer="adamw", epochs=1, batch=64, lr=1e-3)
-    train_classifier(model, *digits[0], recipe=recipe, augment=Augment(pad=1), seed=0, device=CPU)
+    recipe = TrainingRecipe(optimizer="adamw", epochs=1, batch=64, lr=1e-3)
+    train_classifier(
+        model, *digits[0], recipe=recipe, augment=AugmentConfig(pad=1), seed=0, device=CPU
+    )
     assert not same(with_sgd, model.state_dict())
 
 
@@ -239,8 +249,8 @@ def test_transform_and_attack_decide_what_is_learned(digits: tuple[Split, Split]
         model,
         digits[0][0][:64],
         digits[0][1][:64],
-        recipe=Fit(epochs=1, batch=32, lr=0.05),
-        augment=Augment(),
+        recipe=TrainingRecipe(epochs=1, batch=32, lr=0.05),
+        augment=AugmentConfig(),
         seed=0,
         device=CPU,
         transform=inverted,
@@ -248,7 +258,7 @@ def test_transform_and_attack_decide_what_is_learned(digits: tuple[Split, Split]
     )
     order = draw(0, Purpose.FIT, 0).permutation(64)[:32]
     batch, targets = seen[0]
-    torch.testing.assert_close(batch, 1 - pixels(torch.from_numpy(digits[0][0][order])))
+    torch.testing.assert_close(batch, 1 - to_float(torch.from_numpy(digits[0][0][order])))
     assert targets.argmax(1).tolist() == ((digits[0][1][order] + 1) % 10).tolist()
     torch.testing.assert_close(given[0], batch / 2)
 
@@ -260,8 +270,8 @@ def test_random_transforms_are_seeded(digits: tuple[Split, Split]) -> None:
         train_classifier(
             model,
             *digits[0],
-            recipe=Fit(epochs=1, batch=64),
-            augment=Augment(),
+            recipe=TrainingRecipe(epochs=1, batch=64),
+            augment=AugmentConfig(),
             seed=seed,
             device=CPU,
             transform=lambda batch, labels: (
@@ -303,8 +313,8 @@ def test_simclr_features_beat_random_features(digits: tuple[Split, Split]) -> No
     losses = train_simclr(
         model,
         digits[0][0][:400],
-        recipe=Fit(epochs=4, batch=64),
-        augment=Augment(),
+        recipe=TrainingRecipe(epochs=4, batch=64),
+        augment=AugmentConfig(),
         seed=0,
         device=CPU,
     )
@@ -320,8 +330,8 @@ def test_simclr_is_deterministic(digits: tuple[Split, Split]) -> None:
         train_simclr(
             model,
             digits[0][0][:100],
-            recipe=Fit(epochs=1, batch=50),
-            augment=Augment(flip=True),
+            recipe=TrainingRecipe(epochs=1, batch=50),
+            augment=AugmentConfig(flip=True),
             seed=3,
             device=CPU,
         )
@@ -333,6 +343,6 @@ def neighbours(model: nn.Module, digits: tuple[Split, Split]) -> float:
     """Accuracy of the five nearest of 100 labelled neighbours in feature space."""
     model.eval()
     with torch.no_grad():
-        train, test = (model(pixels(torch.from_numpy(images))).numpy() for images, _ in digits)
+        train, test = (model(to_float(torch.from_numpy(images))).numpy() for images, _ in digits)
     nearest = KNeighborsClassifier(5).fit(train[:100], digits[0][1][:100])
     return float(nearest.score(test, digits[1][1]))

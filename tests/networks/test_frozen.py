@@ -6,17 +6,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bigbatch_ue.config.load import load
-from bigbatch_ue.config.schema import Compute
-from bigbatch_ue.data.decoded import DataSet, prepare
+from bigbatch_ue.config.load import load_config
+from bigbatch_ue.config.schema import ComputeConfig
+from bigbatch_ue.data.decoded import DataSet, prepare_dataset
 from bigbatch_ue.networks.backbone import build_model
-from bigbatch_ue.networks.frozen import Frozen, How, fold, how, in_blocks
-from bigbatch_ue.networks.inference import pixels
-from bigbatch_ue.networks.surrogate import surrogate_of
+from bigbatch_ue.networks.frozen import (
+    ComputeMode,
+    FrozenNetwork,
+    compute_mode,
+    fold,
+    in_pixel_blocks,
+)
+from bigbatch_ue.networks.inference import to_float
+from bigbatch_ue.networks.surrogate import surrogate_of_run
 from bigbatch_ue.training.objective import distance
 
 CPU = torch.device("cpu")
-PLAIN = Compute(precision="float32", fold=False, channels_last=False, compile="off")
+PLAIN = ComputeConfig(precision="float32", fold=False, channels_last=False, compile="off")
 SMALL = (
     "data.size=16",
     "surrogate.args={channels: [8, 16, 32, 64]}",
@@ -29,15 +35,15 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, DataSet
     """A surrogate fitted to real digits, and these."""
     torch.set_num_threads(1)
     place = f"data.root={tmp_path_factory.mktemp('frozen')}"
-    config = load("digits", overrides=[*SMALL, place])
-    data = prepare(config.data)
-    return surrogate_of(config, data, CPU), data
+    config = load_config("digits", overrides=[*SMALL, place])
+    data = prepare_dataset(config.data)
+    return surrogate_of_run(config, data, CPU), data
 
 
 def delta_gradient(net: nn.Module, data: DataSet) -> Tensor:
     """Gradient of the real objective in perturbations [3, C, H, W] of 96 images."""
-    config = load("digits").objective
-    images = pixels(torch.from_numpy(data.train.images[:96].copy()))
+    config = load_config("digits").objective
+    images = to_float(torch.from_numpy(data.train.images[:96].copy()))
     row = torch.arange(96) % 3
     generator = torch.Generator().manual_seed(0)
     delta = (torch.rand(3, *images.shape[1:], generator=generator) - 0.5) / 8
@@ -67,20 +73,22 @@ def test_folding_layout_and_checkpointing_leave_the_gradient(
     changed: dict[str, bool], digits: tuple[nn.Module, DataSet]
 ) -> None:
     net, data = digits
-    fast = Frozen(net, how(PLAIN.model_copy(update=changed), CPU))
+    fast = FrozenNetwork(net, compute_mode(PLAIN.model_copy(update=changed), CPU))
     assert difference(delta_gradient(fast, data), delta_gradient(net, data)) < 1e-5
 
 
 def test_checkpointing_is_bit_equal(digits: tuple[nn.Module, DataSet]) -> None:
     net, data = digits
-    ways = [how(PLAIN.model_copy(update={"checkpointing": on}), CPU) for on in (False, True)]
-    kept, again = (delta_gradient(Frozen(net, way), data) for way in ways)
+    ways = [
+        compute_mode(PLAIN.model_copy(update={"checkpointing": on}), CPU) for on in (False, True)
+    ]
+    kept, again = (delta_gradient(FrozenNetwork(net, way), data) for way in ways)
     assert torch.equal(kept, again)
 
 
 def test_bf16_keeps_the_direction_of_the_gradient(digits: tuple[nn.Module, DataSet]) -> None:
     net, data = digits
-    fast = Frozen(net, how(Compute(precision="bf16", compile="off"), CPU))
+    fast = FrozenNetwork(net, compute_mode(ComputeConfig(precision="bf16", compile="off"), CPU))
     gradient, exact = delta_gradient(fast, data), delta_gradient(net, data)
     assert gradient.dtype == torch.float32
     cosine = torch.cosine_similarity(gradient.flatten(), exact.flatten(), dim=0)
@@ -89,8 +97,11 @@ def test_bf16_keeps_the_direction_of_the_gradient(digits: tuple[nn.Module, DataS
 
 def test_features_are_float32_whatever_computes_them(digits: tuple[nn.Module, DataSet]) -> None:
     net, data = digits
-    images = pixels(torch.from_numpy(data.train.images[:4].copy()))
-    assert Frozen(net, how(Compute(precision="bf16"), CPU))(images).dtype == torch.float32
+    images = to_float(torch.from_numpy(data.train.images[:4].copy()))
+    assert (
+        FrozenNetwork(net, compute_mode(ComputeConfig(precision="bf16"), CPU))(images).dtype
+        == torch.float32
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,7 +137,7 @@ def test_a_strided_convolution_of_images_is_one_of_blocks(
     net = nn.Sequential(conv, nn.Conv2d(5, 4, 3, stride=2)).requires_grad_(False)
     images = torch.rand(2, 3, *shape, requires_grad=True)
     expected = net[:1](images)
-    blocks = in_blocks(net)
+    blocks = in_pixel_blocks(net)
     assert type(blocks[0]) is not nn.Conv2d
     assert type(blocks[1]) is nn.Conv2d
     found = blocks[:1](images)
@@ -145,7 +156,7 @@ def test_other_convolutions_stay() -> None:
         nn.Conv2d(3, 6, 3, stride=2, padding=1, padding_mode="reflect"),
     ):
         net = nn.Sequential(conv)
-        assert in_blocks(net)[0] is conv
+        assert in_pixel_blocks(net)[0] is conv
 
 
 def test_a_network_that_cannot_be_traced_is_left_as_it_is() -> None:
@@ -161,20 +172,20 @@ def test_a_network_that_cannot_be_traced_is_left_as_it_is() -> None:
 def test_the_network_given_stays_what_it_was(digits: tuple[nn.Module, DataSet]) -> None:
     net, _ = digits
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    Frozen(net, how(Compute(precision="bf16"), CPU))
+    FrozenNetwork(net, compute_mode(ComputeConfig(precision="bf16"), CPU))
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
 def test_defaults_suit_the_device() -> None:
-    on_gpu, on_cpu = (how(Compute(), torch.device(kind)) for kind in ("cuda", "cpu"))
+    on_gpu, on_cpu = (compute_mode(ComputeConfig(), torch.device(kind)) for kind in ("cuda", "cpu"))
     assert (on_cpu.compiled, on_gpu.compiled) == ("off", "on")
     assert (on_cpu.tf32, on_gpu.tf32) == (False, True)
     assert on_cpu.fold
     assert on_cpu.channels_last
     assert not on_cpu.checkpointing
-    assert how(PLAIN, CPU) == How("float32", False, False, "off", False, False)
+    assert compute_mode(PLAIN, CPU) == ComputeMode("float32", False, False, "off", False, False)
 
 
 def test_nothing_of_it_is_part_of_the_answer(tmp_path: Path) -> None:
-    changed = load(overrides=["compute.precision=bf16", "compute.fold=false"])
-    assert changed.answer() == load().answer()
+    changed = load_config(overrides=["compute.precision=bf16", "compute.fold=false"])
+    assert changed.answer() == load_config().answer()

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from bigbatch_ue.config.schema import Generator
+from bigbatch_ue.config.schema import GeneratorConfig
 from bigbatch_ue.networks.generator import GeneratorBank, ResNetGenerator
 
 
 def bank(clusters: int = 2, size: int = 12, seed: int = 0, **generator: object) -> GeneratorBank:
-    config = Generator.model_validate({"width": 4, **generator})
+    config = GeneratorConfig.model_validate({"width": 4, **generator})
     return GeneratorBank(clusters, 3, size, config, seed)
 
 
@@ -21,7 +21,7 @@ def test_a_generator_of_width_64_has_7_8_million_parameters() -> None:
 @pytest.mark.parametrize("size", [8, 9, 10, 11, 12, 29])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_any_size_comes_out_as_it_went_in(size: int, channels: int) -> None:
-    made = GeneratorBank(2, channels, size, Generator(width=2), seed=0)
+    made = GeneratorBank(2, channels, size, GeneratorConfig(width=2), seed=0)
     assert made().shape == (2, channels, size, size)
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from bigbatch_ue.config.schema import Augment, Fit, Surrogate
+from bigbatch_ue.config.schema import AugmentConfig, SurrogateConfig, TrainingRecipe
 from bigbatch_ue.data.decoded import DataSet, ImageSet
 from bigbatch_ue.files.tensor_files import read_tensors
 from bigbatch_ue.networks import backbone, surrogate
@@ -54,17 +54,17 @@ def prepared(
     weights: str, cache: Path, *, data: DataSet | None = None, seed: int = 0, **more: Any
 ) -> Normalised:
     return prepare_surrogate(
-        Surrogate(
+        SurrogateConfig(
             **{
                 "model": "resnet18",
                 "args": ARGS,
                 "weights": weights,
-                "fit": Fit(epochs=1, batch=50),
+                "fit": TrainingRecipe(epochs=1, batch=50),
                 **more,
             }
         ),
         data or digits(),
-        augment=Augment(pad=1),
+        augment=AugmentConfig(pad=1),
         seed=seed,
         cache=cache,
         device=CPU,
@@ -352,7 +352,7 @@ def test_what_decides_the_fit_names_its_file(tmp_path: Path) -> None:
     prepared("fit", tmp_path)
     prepared("fit", tmp_path, seed=1)
     prepared("fit", tmp_path, data=other)
-    prepared("fit", tmp_path, fit=Fit(epochs=1, batch=40))
+    prepared("fit", tmp_path, fit=TrainingRecipe(epochs=1, batch=40))
     assert len(list(tmp_path.glob("surrogate-*.safetensors"))) == 4
 
 
@@ -412,5 +412,5 @@ def test_features_are_in_the_images_order(tmp_path: Path, batch: int) -> None:
     assert features.dtype == torch.float32
     assert not features.requires_grad
     with torch.no_grad():
-        one = model(fit.pixels(torch.from_numpy(images[13:14])))
+        one = model(fit.to_float(torch.from_numpy(images[13:14])))
     assert torch.allclose(features[13:14], one, atol=1e-5)

@@ -10,16 +10,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from bigbatch_ue.config.load import load
+from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.datasets import open_source
-from bigbatch_ue.data.decoded import prepare
+from bigbatch_ue.data.decoded import prepare_dataset
 from bigbatch_ue.files.formats import read_json, write_json
 from bigbatch_ue.files.tensor_files import write_tensors
 from bigbatch_ue.protection import protect as module
-from bigbatch_ue.protection.perturbations import eight_bit, protected_images
+from bigbatch_ue.protection.perturbations import protected_images, to_eight_bit
 from bigbatch_ue.protection.protect import png_names, protect
-from bigbatch_ue.protection.visibility import Visibility, visibility
+from bigbatch_ue.protection.visibility import Visibility, measure_visibility
 from bigbatch_ue.runs.folder import create_run, open_run
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.training.clusters import Clusters
@@ -30,7 +30,7 @@ COUNT = 3
 
 def make_run(folder: Path, *overrides: str, scale: float = 1.0, seed: int = 0) -> Path:
     """A finished run of random perturbations, many of them at the bound, without any training."""
-    config = load(
+    config = load_config(
         overrides=[
             f"output={folder / 'run'}",
             f"data.root={folder / 'cache'}",
@@ -38,7 +38,7 @@ def make_run(folder: Path, *overrides: str, scale: float = 1.0, seed: int = 0) -
             *overrides,
         ]
     )
-    data = prepare(config.data)
+    data = prepare_dataset(config.data)
     run = open_run(config, data.fingerprint, resume=False)
     create_run(run, config, data.fingerprint)
     count, *shape = data.train.images.shape
@@ -88,7 +88,7 @@ def read_train(out: Path) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("eps", [16 / 255, 0.05, 8 / 255, 0.5 / 255, 1.0])
 def test_eight_bit_never_exceeds_eps(eps: float) -> None:
     delta = np.linspace(-eps, eps, 10_001, dtype=np.float32).reshape(1, 1, 73, 137)
-    units = eight_bit(delta, eps)
+    units = to_eight_bit(delta, eps)
     assert np.abs(units / 255).max() <= eps * (1 + 1e-12)
     assert np.abs(units).max() == math.floor(255 * eps + 1e-6)
     assert np.abs(units - 255 * delta.astype(np.float64)).max() < 1
@@ -216,12 +216,12 @@ def test_digits_at_training_size_are_what_the_target_sees(tmp_path: Path, form: 
         ]
         found = np.stack([np.asarray(Image.open(path)) for path in paths])
     np.testing.assert_array_equal(found, expected[:, 0])
-    assert report.visibility == visibility(zip(data.train.images, expected, strict=True))
+    assert report.visibility == measure_visibility(zip(data.train.images, expected, strict=True))
 
 
 def learnt(run: Path) -> tuple[Config, Any, NDArray[np.float32], NDArray[np.int64]]:
     config, finished = module.load_run(run)
-    data = prepare(config.data)
+    data = prepare_dataset(config.data)
     perturbations = module.load_perturbations(config, finished, data)
     return config, data, perturbations.delta, perturbations.assignment
 
@@ -240,7 +240,7 @@ def test_originals_of_mixed_sizes_get_the_resized_perturbation(tmp_path: Path) -
         assert after.shape == before.shape
         assert np.abs(after - before).max() <= 16
         if before.shape[:2] == (16, 16):
-            units = eight_bit(delta[row], config.generator.eps).transpose(1, 2, 0)
+            units = to_eight_bit(delta[row], config.generator.eps).transpose(1, 2, 0)
             np.testing.assert_array_equal(after, np.clip(before + units, 0, 255))
         inside = (before > 20) & (before < 235)
         larger = torch.nn.functional.interpolate(
@@ -405,7 +405,7 @@ def test_full_disk_leaves_nothing(
             raise OSError(28, "No space left on device")
         return rows(image)
 
-    monkeypatch.setattr(module, "rows", failing)
+    monkeypatch.setattr(module, "to_hwc", failing)
     with pytest.raises(UserError, match=r"nothing was written .*No space left"):
         protect(run)
     assert_nothing_beside(run / "protected")
@@ -455,6 +455,8 @@ def test_zero_perturbation_reports_unchanged_images(tmp_path: Path, make_npz: Ma
 
 def test_originals_are_read_in_the_order_of_the_training_images(tmp_path: Path) -> None:
     source = make_images(tmp_path / "source", [(8, 8), (8, 8)])
-    config = load(overrides=[f"data.name=folder:{source}", "data.size=8", f"data.root={tmp_path}"])
+    config = load_config(
+        overrides=[f"data.name=folder:{source}", "data.size=8", f"data.root={tmp_path}"]
+    )
     images = np.stack(list(open_source(config.data).split("train").images()))
-    np.testing.assert_array_equal(images, prepare(config.data).train.images)
+    np.testing.assert_array_equal(images, prepare_dataset(config.data).train.images)

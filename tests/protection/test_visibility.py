@@ -12,7 +12,7 @@ from torchmetrics.functional.image import lpips
 from torchvision.models import AlexNet_Weights, alexnet
 
 from bigbatch_ue.data.source import Pixels
-from bigbatch_ue.protection.visibility import LEAST_LPIPS, compare, visibility
+from bigbatch_ue.protection.visibility import LEAST_LPIPS, compare, measure_visibility
 from bigbatch_ue.runtime.errors import UserError
 
 Save = Callable[[object], Path]
@@ -117,7 +117,7 @@ def test_images_of_any_size_are_summed_up_one_after_the_other(checkpoint: Save) 
     pairs = [pair(3, 9, 12), pair(1, 2, 9), pair(3, 20, 8)]
     same = pairs[0][0]
     changes = [compare(*images) for images in pairs]
-    found = visibility(iter([*pairs, (same, same)]))
+    found = measure_visibility(iter([*pairs, (same, same)]))
     assert (found.images, found.unchanged) == (4, 1)
     assert found.linf == max(change.linf for change in changes)
     assert found.l2_mean == pytest.approx(sum(change.l2 for change in changes) / 4)
@@ -137,7 +137,7 @@ def test_images_of_any_size_are_summed_up_one_after_the_other(checkpoint: Save) 
 
 def test_no_images_are_refused() -> None:
     with pytest.raises(ValueError, match="no images"):
-        visibility([])
+        measure_visibility([])
 
 
 # -- LPIPS ---------------------------------------------------------------------------------------
@@ -154,13 +154,13 @@ def test_lpips_equals_the_formula(
     checkpoint(weights(features))
     original, changed = pair(*shape)
     expected = zhang(features, as_input(original), as_input(changed))
-    found = visibility([(original, changed)])
+    found = measure_visibility([(original, changed)])
     assert expected > 0
     assert found.lpips_mean == pytest.approx(expected, rel=1e-4)
     assert str(found).endswith(f", LPIPS {found.lpips_mean:.4f}")
-    assert visibility([(original, changed), (changed, changed)]).lpips_mean == pytest.approx(
-        expected / 2, rel=1e-4
-    )
+    assert measure_visibility(
+        [(original, changed), (changed, changed)]
+    ).lpips_mean == pytest.approx(expected / 2, rel=1e-4)
 
 
 @pytest.mark.parametrize(("shape", "size"), [((1, 28, 28), (64, 64)), ((3, 16, 40), (64, 160))])
@@ -173,7 +173,7 @@ def test_lpips_of_small_images_is_that_of_enlarged_ones(
     checkpoint(weights(features))
     images = pair(*shape)
     a, b = (F.interpolate(as_input(image), size, mode="bilinear") for image in images)
-    assert visibility([images]).lpips_mean == pytest.approx(zhang(features, a, b), rel=1e-4)
+    assert measure_visibility([images]).lpips_mean == pytest.approx(zhang(features, a, b), rel=1e-4)
 
 
 def test_smaller_images_do_not_fit_alexnet(features: torch.nn.Sequential) -> None:
@@ -189,7 +189,7 @@ def test_lpips_leaves_torchs_random_numbers_alone(
 ) -> None:
     checkpoint(weights(features))
     before = torch.get_rng_state()
-    visibility([pair(1, 8, 8)])
+    measure_visibility([pair(1, 8, 8)])
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -206,7 +206,7 @@ class Malicious:
 def test_weights_that_are_a_program_are_not_run(checkpoint: Save, tmp_path: Path) -> None:
     file = checkpoint({"features.0.weight": Malicious(tmp_path / "run")})
     with pytest.raises(UserError, match=f"{file.name}: does not hold AlexNet's weights"):
-        visibility([pair(1, 8, 8)])
+        measure_visibility([pair(1, 8, 8)])
     assert not (tmp_path / "run").exists()
 
 
@@ -223,4 +223,4 @@ def test_damaged_weights_are_refused(
     if kind in ("cut", "empty"):
         file.write_bytes(file.read_bytes()[: 1000 if kind == "cut" else 0])
     with pytest.raises(UserError, match=r"alexnet.*does not hold AlexNet's weights"):
-        visibility([pair(1, 8, 8)])
+        measure_visibility([pair(1, 8, 8)])

@@ -30,14 +30,14 @@ from safetensors import safe_open
 from analysis.cli import app as analysis_app
 from analysis.cli import main as analysis
 from analysis.table.collect import shared_settings
-from bigbatch_ue.batching.micro_batch import remember
+from bigbatch_ue.batching.micro_batch import remember_micro_batch
 from bigbatch_ue.cli.commands import app
 from bigbatch_ue.cli.demo import demo
 from bigbatch_ue.cli.launcher import main
-from bigbatch_ue.config.load import load, revise
-from bigbatch_ue.config.schema import DATASETS, PRESETS, TARGETS, ArmName, Config, Data
-from bigbatch_ue.data.decoded import DataSet, prepare
-from bigbatch_ue.evaluation.arms import cases
+from bigbatch_ue.config.load import load_config, revise_evaluation
+from bigbatch_ue.config.schema import DATASETS, PRESETS, TARGETS, ArmName, Config, DataConfig
+from bigbatch_ue.data.decoded import DataSet, prepare_dataset
+from bigbatch_ue.evaluation.arms import arm_specs
 from bigbatch_ue.evaluation.subject import Subject
 from bigbatch_ue.files.formats import digest, read_json, write_json
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
@@ -46,10 +46,10 @@ from bigbatch_ue.protection.perturbations import Perturbations, load_perturbatio
 from bigbatch_ue.protection.protect import protect
 from bigbatch_ue.runs.folder import create_run, load_run, open_run
 from bigbatch_ue.runtime.device import device_name
-from bigbatch_ue.runtime.errors import LOST_PEER, UserError
+from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.randomness import Purpose, torch_seed
-from bigbatch_ue.runtime.signals import EXIT_CODE, Interrupted
-from bigbatch_ue.sweeps.cells import cells
+from bigbatch_ue.runtime.signals import EXIT_INTERRUPTED, Interrupted
+from bigbatch_ue.sweeps.cells import sweep_cells
 from bigbatch_ue.sweeps.spec import load_sweep
 from bigbatch_ue.training.clusters import Clusters
 from tests.repository.shapes import settle, shape_of
@@ -78,11 +78,11 @@ TINY: dict[str, Any] = {
 
 def configuration() -> dict[str, Any]:
     """Every key with its default, what of it decides the answer, and what presets change."""
-    default = load()
+    default = load_config()
     settings = flat(default.model_dump(mode="json"))
     presets = {}
     for preset in PRESETS:
-        config = load(preset)
+        config = load_config(preset)
         own = flat(config.model_dump(mode="json"))
         changed = {key: own.get(key) for key in own | settings if own.get(key) != settings.get(key)}
         presets[preset] = {"settings": changed, "answer": digest(config.answer())}
@@ -92,7 +92,7 @@ def configuration() -> dict[str, Any]:
         "answer digest": digest(default.answer()),
         "presets": presets,
         "targets": {
-            target: flat(revise(default, target).target.model_dump(mode="json"))
+            target: flat(revise_evaluation(default, target).target.model_dump(mode="json"))
             for target in TARGETS
         },
     }
@@ -119,8 +119,8 @@ def bundled() -> dict[str, Any]:
 def digests() -> dict[str, Any]:
     """What names cached and resumable things, wherever no trained number goes in."""
     write_inputs()
-    digits = load("digits", settings=[TINY])
-    data = prepare(digits.data)
+    digits = load_config("digits", settings=[TINY])
+    data = prepare_dataset(digits.data)
     return {
         "of a mapping": digest({"b": [1, None, 0.5, True], "a": "\u00e4"}),
         "data": dict(data_sets()),
@@ -129,7 +129,7 @@ def digests() -> dict[str, Any]:
         "surrogate": surrogates(digits, data),
         "micro-batch": micro_batches(digits),
         "tensors": tensor_header(),
-        "cells": [cell.name for cell in cells(load_sweep(Path("axes.yaml")))],
+        "cells": [cell.name for cell in sweep_cells(load_sweep(Path("axes.yaml")))],
         "settings of a curve": digest(shared_settings(digits)),
         "seeds": {purpose.name: torch_seed(7, purpose, 3) for purpose in Purpose},
         **of_perturbations(),
@@ -169,7 +169,7 @@ def write_inputs() -> None:
 def data_sets() -> Iterator[tuple[str, str]]:
     for name in ("digits", "npz:set.npz", "folder:folder"):
         for limit in (None, 4):
-            found = prepare(Data(name=name, size=8, limit=limit))
+            found = prepare_dataset(DataConfig(name=name, size=8, limit=limit))
             assert found.name == name
             yield f"{name}, first {limit}" if limit else name, found.fingerprint
 
@@ -201,7 +201,7 @@ def surrogates(config: Config, data: DataSet) -> dict[str, Any]:
 
 def micro_batches(config: Config) -> dict[str, Any]:
     """What is remembered of the micro-batch that fits, but for the name of the device."""
-    remember(config, CPU, 3)
+    remember_micro_batch(config, CPU, 3)
     (file,) = Path("data", "surrogates").glob("micro-*.json")
     name = device_name(CPU)
     return {file.name: {k.replace(name, "<device>"): v for k, v in read_json(file).items()}}
@@ -219,8 +219,8 @@ def of_perturbations() -> dict[str, Any]:
     """What depends on the perturbations of a run: these are made up, and alike everywhere."""
     clusters = {"clusters": {"count": CLASSES}}
     place = {"output": "runs/made", "data": {"name": "npz:set.npz", "size": 8}}
-    config = load("small", settings=[TINY, place, clusters, {"data": {"limit": None}}])
-    data = prepare(config.data)
+    config = load_config("small", settings=[TINY, place, clusters, {"data": {"limit": None}}])
+    data = prepare_dataset(config.data)
     run = open_run(config, data.fingerprint, resume=False)
     create_run(run, config, data.fingerprint)
     assignment = torch.arange(len(data.train)) % CLASSES
@@ -258,8 +258,10 @@ def arms(config: Config, data: DataSet, learnt: Perturbations) -> Iterator[tuple
         "countermeasures": "all",
         "labels": "[own, random:2, map:labels.yaml]",
     }
-    config = revise(config, overrides=[f"evaluation.{key}={value}" for key, value in asked.items()])
-    loaded = revise(config, overrides=["target.weights=file:weights.bin"])
+    config = revise_evaluation(
+        config, overrides=[f"evaluation.{key}={value}" for key, value in asked.items()]
+    )
+    loaded = revise_evaluation(config, overrides=["target.weights=file:weights.bin"])
     control = replace(learnt, delta=-learnt.delta)
     features = np.zeros((len(data.train), 2), np.float32)
 
@@ -267,9 +269,9 @@ def arms(config: Config, data: DataSet, learnt: Perturbations) -> Iterator[tuple
         return Subject(name, config, data, learnt, learnt.assignment, lambda: features, control)
 
     for name in (ArmName.UC, ArmName.PROTECTED):
-        for case in cases(config.evaluation, name):
+        for case in arm_specs(config.evaluation, name):
             yield " ".join(map(str, case)), subject(name, config).inputs(case)
-    case = next(iter(cases(config.evaluation, ArmName.UC)))
+    case = next(iter(arm_specs(config.evaluation, ArmName.UC)))
     yield "of two ranks", subject(ArmName.UC, config).inputs(case, ranks=2)
     yield "of a file of weights", subject(ArmName.UC, loaded).inputs(case)
 
@@ -316,7 +318,7 @@ def exit_codes() -> dict[str, Any]:
         patch.setenv("WORLD_SIZE", "2")
         patch.setattr(os, "_exit", sys.exit)
         return {
-            "constants": {"stopped": EXIT_CODE, "lost another rank": LOST_PEER},
+            "constants": {"stopped": EXIT_INTERRUPTED, "lost another rank": LOST_PEER},
             "what the user can mend": _ended_by(UserError("wrong")),
             "a file that is not there": _ended_by(FileNotFoundError(2, "No such file", "x")),
             "memory": _ended_by(MemoryError()),
@@ -383,7 +385,7 @@ def files() -> dict[str, Any]:
         (0, analysis, ("report", "runs/sweep/analysis", *draws)),
         (0, analysis, ("report", "runs/study", *draws)),
         (0, analysis, ("tensorboard", "runs/study", *draws)),
-        (EXIT_CODE, main, ("train", "--config", "stopped.yaml", "--time-limit", "0")),
+        (EXIT_INTERRUPTED, main, ("train", "--config", "stopped.yaml", "--time-limit", "0")),
         (0, main, ("bench", "--config", "stopped.yaml", "--rounds", "1", "--out", "runs/bench")),
         (0, analysis, ("scaling", "runs/bench")),
     ):

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigbatch_ue.config.schema import Data
+from bigbatch_ue.config.schema import DataConfig
 from bigbatch_ue.data.datasets import open_source
-from bigbatch_ue.data.decoded import prepare
+from bigbatch_ue.data.decoded import prepare_dataset
 from bigbatch_ue.data.npz import Npz
 from bigbatch_ue.files.formats import parse_json, parse_yaml, read_json, read_yaml
-from bigbatch_ue.runtime.errors import UserError, told
+from bigbatch_ue.runtime.errors import UserError, user_message
 from tests.soak.damage import Array, Bomb, Claim, LinkMember, Maze, Member
 from tests.soak.inputs import Trial, attempt
 
@@ -67,7 +67,7 @@ def test_labels_beyond_int64_are_refused(npz: Path) -> None:
 
 def test_members_of_any_name_stay_in_the_archive(npz: Path, tmp_path: Path) -> None:
     Member("../x", b"content")(npz)
-    prepare(Data(name=f"npz:{npz}", size=8, root=tmp_path / "data"))
+    prepare_dataset(DataConfig(name=f"npz:{npz}", size=8, root=tmp_path / "data"))
     assert not (tmp_path / "x").exists()
     assert not (tmp_path.parent / "x").exists()
 
@@ -90,20 +90,20 @@ def test_links_out_of_an_image_folder_are_refused(images: Path, tmp_path: Path) 
         link = images / "train" / "cat" / "link.png"
         link.symlink_to(target)
         with pytest.raises(UserError, match="outside"):
-            open_source(Data(name=f"folder:{images}"))
+            open_source(DataConfig(name=f"folder:{images}"))
         link.unlink()
 
 
 def test_a_linked_folder_of_images_is_fine(images: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(images)
-    assert len(open_source(Data(name=f"folder:{tmp_path / 'link'}")).files()) == 4
+    assert len(open_source(DataConfig(name=f"folder:{tmp_path / 'link'}")).files()) == 4
 
 
 @pytest.mark.timeout(20)
 def test_links_in_circles_are_refused(images: Path) -> None:
     Maze("train/cat")(images)
     with pytest.raises(UserError, match="already"):
-        open_source(Data(name=f"folder:{images}"))
+        open_source(DataConfig(name=f"folder:{images}"))
 
 
 @pytest.mark.timeout(20)
@@ -136,7 +136,7 @@ def test_odd_yaml_is_not_valid(text: str) -> None:
 
 
 def test_what_the_terminal_would_obey_is_escaped() -> None:
-    assert told(UserError("a\nb \x1b[31m.png")) == "a b \\x1b[31m.png"
+    assert user_message(UserError("a\nb \x1b[31m.png")) == "a b \\x1b[31m.png"
 
 
 def test_a_record_of_another_kind_is_named(tmp_path: Path) -> None:

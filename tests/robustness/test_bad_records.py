@@ -7,16 +7,16 @@ import pytest
 from PIL import Image
 
 from bigbatch_ue.cli.commands import main
-from bigbatch_ue.config.load import load
-from bigbatch_ue.config.schema import Data
-from bigbatch_ue.data.decoded import prepare
+from bigbatch_ue.config.load import load_config
+from bigbatch_ue.config.schema import DataConfig
+from bigbatch_ue.data.decoded import prepare_dataset
 from bigbatch_ue.data.image_files import decode, image_files
 from bigbatch_ue.evaluation.arms import Arm, load_arms
-from bigbatch_ue.evaluation.report.groups import grouped
+from bigbatch_ue.evaluation.report.groups import seed_groups
 from bigbatch_ue.files.formats import write_json
-from bigbatch_ue.networks.backbone import create
+from bigbatch_ue.networks.backbone import create_network
 from bigbatch_ue.protection.protect import _hash
-from bigbatch_ue.runtime.errors import UserError, told
+from bigbatch_ue.runtime.errors import UserError, user_message
 from tests.conftest import cli_of
 from tests.training.test_train import TINY
 
@@ -37,12 +37,12 @@ from tests.training.test_train import TINY
 )
 def test_settings_beyond_any_machine_are_refused(setting: str, part: str) -> None:
     with pytest.raises(UserError, match=part):
-        load("digits", overrides=[setting])
+        load_config("digits", overrides=[setting])
 
 
 def test_nobodys_home_is_no_place(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such home folder"):
-        prepare(Data(name="npz:~nobody-x/a.npz", root=tmp_path))
+        prepare_dataset(DataConfig(name="npz:~nobody-x/a.npz", root=tmp_path))
 
 
 def test_names_are_no_markup_of_the_terminal(
@@ -58,7 +58,7 @@ def test_names_are_no_markup_of_the_terminal(
 @pytest.mark.parametrize("name", ["hf-hub:user/model", "local-dir:elsewhere"])
 def test_only_pretrained_networks_come_from_a_hub(name: str) -> None:
     with pytest.raises(UserError, match="pretrained only"):
-        create(name, 3, 0, {})
+        create_network(name, 3, 0, {})
 
 
 def test_postscript_is_no_image(tmp_path: Path) -> None:
@@ -77,13 +77,13 @@ def test_names_that_are_no_text_are_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "a.png").rename(tmp_path / name)
     with pytest.raises(UserError, match="no text") as refused:
         image_files(tmp_path, inside=tmp_path)
-    assert (told(refused.value) or "\n").isprintable()
+    assert (user_message(refused.value) or "\n").isprintable()
 
 
 def test_too_little_memory_is_told_of() -> None:
     torch_says = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: ...")
     for error in (MemoryError(), torch_says):
-        assert "out of memory" in (told(error) or "")
+        assert "out of memory" in (user_message(error) or "")
 
 
 def arm(**changed: object) -> Arm:
@@ -119,7 +119,7 @@ def test_records_that_no_evaluation_writes_are_refused(
 
 def test_seeds_of_one_arm_have_the_same_classes() -> None:
     with pytest.raises(UserError, match="differ in their classes"):
-        grouped([arm(), arm(seed=1, confusion=[[1]])])
+        seed_groups([arm(), arm(seed=1, confusion=[[1]])])
 
 
 def test_infinite_numbers_are_no_records(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bigbatch_ue.config.load import load
+from bigbatch_ue.config.load import load_config
 from bigbatch_ue.runs.folder import Run, create_run, load_run, open_run
 from bigbatch_ue.runtime.errors import UserError
 
@@ -21,7 +21,7 @@ def test_one_process_at_a_time_trains_a_run(tmp_path: Path) -> None:
 
 
 def test_unfinished_runs_need_resume_and_finished_ones_are_only_opened(tmp_path: Path) -> None:
-    config = load("digits", overrides=[f"output={tmp_path / 'run'}"])
+    config = load_config("digits", overrides=[f"output={tmp_path / 'run'}"])
     run = open_run(config, "data", resume=False)
     create_run(run, config, "data")
     with pytest.raises(UserError, match="add --resume"):
@@ -36,11 +36,13 @@ def test_unfinished_runs_need_resume_and_finished_ones_are_only_opened(tmp_path:
 
 def test_decomposition_may_change_but_settings_and_data_may_not(tmp_path: Path) -> None:
     place = f"output={tmp_path / 'run'}"
-    config = load("digits", overrides=[place])
+    config = load_config("digits", overrides=[place])
     create_run(open_run(config, "data", resume=False), config, "data")
-    other_cut = load("digits", overrides=[place, "batch.micro=3", "batch.accumulation=engine"])
+    other_cut = load_config(
+        "digits", overrides=[place, "batch.micro=3", "batch.accumulation=engine"]
+    )
     open_run(other_cut, "data", resume=True)
     with pytest.raises(UserError, match=r"seed: 0 -> 1"):
-        open_run(load("digits", overrides=[place, "seed=1"]), "data", resume=True)
+        open_run(load_config("digits", overrides=[place, "seed=1"]), "data", resume=True)
     with pytest.raises(UserError, match="data set has changed"):
         open_run(config, "other data", resume=True)

@@ -15,7 +15,12 @@ from bigbatch_ue.cli.commands import main
 from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.files.tensor_files import read_tensors
 from bigbatch_ue.runs.folder import Run
-from bigbatch_ue.runtime.signals import EXIT_CODE, Interrupted, Stop, interruptible
+from bigbatch_ue.runtime.signals import (
+    EXIT_INTERRUPTED,
+    Interrupted,
+    StopRequest,
+    raising_on_signals,
+)
 from bigbatch_ue.training.train import train
 from tests.conftest import cli_of
 from tests.training.test_train import TINY, tiny
@@ -66,7 +71,7 @@ def test_a_signal_makes_a_checkpoint_at_the_next_step(folder: Path, undisturbed:
     wait_for_steps(folder / name, 3, process)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == EXIT_CODE
+    assert process.returncode == EXIT_INTERRUPTED
     (checkpoint,) = (folder / name / "checkpoints").iterdir()
     done = logged(folder / name)
     assert checkpoint.stem == f"step-{done:08d}", "no step is lost"
@@ -87,7 +92,7 @@ def test_a_time_limit_does_the_same(
 ) -> None:
     cli = cli_of(main, capsys)
     code, _, said = cli(*command(folder, "limited"), "--time-limit", "0")
-    assert code == EXIT_CODE
+    assert code == EXIT_INTERRUPTED
     assert "time limit of 0 minutes: stopped after step 1 of 60" in said
     run = train(tiny(folder, *LONG, name="limited"), resume=True)
     assert torch.equal(perturbations(run.folder), perturbations(undisturbed.folder))
@@ -98,7 +103,7 @@ def test_checkpoints_come_after_minutes_too(folder: Path) -> None:
     often = config.model_copy(
         update={"checkpoint": config.checkpoint.model_copy(update={"minutes": 1e-9})}
     )
-    stop = Stop()
+    stop = StopRequest()
     seen: list[int] = []
     reason = stop.reason
 
@@ -107,20 +112,20 @@ def test_checkpoints_come_after_minutes_too(folder: Path) -> None:
         return reason(ahead)
 
     stop.reason = look  # type: ignore[method-assign]
-    from bigbatch_ue.runtime.accelerator import launch
+    from bigbatch_ue.runtime.accelerator import start_accelerator
     from bigbatch_ue.training.train import train_on
 
-    train_on(launch(), often, stop=stop)
+    train_on(start_accelerator(), often, stop=stop)
     assert seen == [0, 1, 2]
 
 
 def test_what_is_no_training_ends_at_once() -> None:
-    with pytest.raises(Interrupted, match="stopped by SIGUSR1"), interruptible():
+    with pytest.raises(Interrupted, match="stopped by SIGUSR1"), raising_on_signals():
         signal.raise_signal(signal.SIGUSR1)
     assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
 
 
 def test_a_time_limit_leaves_time_for_what_comes_next() -> None:
-    assert Stop().reason(ahead=1e9) is None
-    assert Stop(minutes=1e6).reason() is None
-    assert Stop(minutes=1e6).reason(ahead=1e9) == "time limit of 1e+06 minutes"
+    assert StopRequest().reason(ahead=1e9) is None
+    assert StopRequest(minutes=1e6).reason() is None
+    assert StopRequest(minutes=1e6).reason(ahead=1e9) == "time limit of 1e+06 minutes"

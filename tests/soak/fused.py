@@ -22,8 +22,8 @@ from typing import Any, Literal
 import psutil
 
 STAGES = {
-    "decoding": ("bigbatch_ue.training.train", "prepare"),
-    "clustering": ("bigbatch_ue.training.train", "set_up"),
+    "decoding": ("bigbatch_ue.training.train", "prepare_dataset"),
+    "clustering": ("bigbatch_ue.training.train", "prepare_job"),
     "training": ("bigbatch_ue.training.train", "train_job"),
     "protecting": ("bigbatch_ue.protection.protect", "protect"),
     "evaluating": ("bigbatch_ue.evaluation.evaluate", "evaluate"),

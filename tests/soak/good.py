@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 from analysis.cli import main as analysis
 from bigbatch_ue.cli.commands import main
-from bigbatch_ue.networks.backbone import create
-from bigbatch_ue.training.step_log import Log
+from bigbatch_ue.networks.backbone import create_network
+from bigbatch_ue.training.step_log import StepLog
 from tests.soak.damage import places
 
 _NET = {"channels": [4, 4, 8, 8], "layers": [1, 1, 1, 1]}
@@ -108,25 +108,25 @@ def _images(folder: Path, change: int = 0) -> None:
 
 
 def _weights() -> None:
-    state = create("resnet18", 1, 0, _NET).state_dict()
+    state = create_network("resnet18", 1, 0, _NET).state_dict()
     save_file(state, "weights.safetensors")
     torch.save(state, "weights.pt")
 
 
 def _stop(arguments: Sequence[str]) -> None:
     """Train, and press Ctrl-C in the middle."""
-    step_of_log = Log.step
+    step_of_log = StepLog.step
 
-    def step(log: Log, number: int, *rest: Any) -> None:
+    def step(log: StepLog, number: int, *rest: Any) -> None:
         if number == _STOPPED_AT:
             raise KeyboardInterrupt
         step_of_log(log, number, *rest)
 
-    Log.step = step  # type: ignore[assignment, method-assign]
+    StepLog.step = step  # type: ignore[assignment, method-assign]
     try:
         code, said = command(arguments)
     finally:
-        Log.step = step_of_log  # type: ignore[method-assign]
+        StepLog.step = step_of_log  # type: ignore[method-assign]
     assert code == 130, said
 
 

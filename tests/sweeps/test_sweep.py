@@ -19,13 +19,13 @@ from analysis.table.collect import collect
 from bigbatch_ue.cli.commands import main
 from bigbatch_ue.files.formats import read_json, write_json
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.runtime.signals import EXIT_CODE
+from bigbatch_ue.runtime.signals import EXIT_INTERRUPTED
 from bigbatch_ue.sweeps import jobs as module
-from bigbatch_ue.sweeps.cells import OUTCOME, Outcome, cells
-from bigbatch_ue.sweeps.estimate import cell_table, estimate, planned
+from bigbatch_ue.sweeps.cells import OUTCOME, Outcome, sweep_cells
+from bigbatch_ue.sweeps.estimate import cell_table, estimate, plan_cell
 from bigbatch_ue.sweeps.jobs import run_sweep
-from bigbatch_ue.sweeps.progress import Scoreboard
-from bigbatch_ue.sweeps.spec import Batches, load_sweep
+from bigbatch_ue.sweeps.progress import SweepProgress
+from bigbatch_ue.sweeps.spec import BatchGrid, load_sweep
 from bigbatch_ue.sweeps.worker import Worker
 
 TINY = {
@@ -152,14 +152,14 @@ def test_cells_under_a_launcher_that_are_told_to_stop_go_on(tmp_path: Path) -> N
     launcher = Path(__file__).parents[2] / "launchers" / "accelerate" / "ddp.yaml"
     config = write_one_long_cell(tmp_path, launcher=str(launcher))
     process = start(config)
-    (cell,) = cells(load_sweep(config))
+    (cell,) = sweep_cells(load_sweep(config))
     metrics = cell.folder / "metrics.jsonl"
     while not metrics.exists():
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=100)
-    assert process.returncode == EXIT_CODE, said
+    assert process.returncode == EXIT_INTERRUPTED, said
     assert said.splitlines()[-1].startswith("error: stopped by ")
     (checkpoint,) = cell.folder.glob("checkpoints/*.safetensors")
     done = len(metrics.read_text().splitlines())
@@ -197,10 +197,10 @@ def test_nothing_works_on_when_the_sweep_is_killed(tmp_path: Path) -> None:
 
 def test_a_cell_that_another_job_has_just_done_is_not_done_again(tmp_path: Path) -> None:
     sweep = load_sweep(write(tmp_path))
-    cell = cells(sweep)[0]
-    lease = SoftFileLease(tmp_path / "claim.lock", lease_duration=module.LEASE)
+    cell = sweep_cells(sweep)[0]
+    lease = SoftFileLease(tmp_path / "claim.lock", lease_duration=module.LEASE_SECONDS)
     write_json(cell.folder / OUTCOME, {"outcome": vars(Outcome("finished", "", 1.0))})
-    with Worker() as worker, Scoreboard([cell], {cell.name: 1.0}) as board:
+    with Worker() as worker, SweepProgress([cell], {cell.name: 1.0}) as board:
         assert module._claim(cell, lease, None, sweep, worker, board)
     assert not (cell.folder / "log.txt").exists()
 
@@ -227,7 +227,7 @@ def test_a_failed_cell_is_recorded_and_does_not_stop_the_rest(tmp_path: Path) ->
 
 def test_what_kills_the_worker_fails_one_cell(tmp_path: Path) -> None:
     sweep = load_sweep(write(tmp_path, batches=[4], seeds=[0, 1]))
-    first, second = cells(sweep)
+    first, second = sweep_cells(sweep)
     for cell in (first, second):
         cell.config.save(cell.folder / "cell.yaml")
     killed: list[int] = []
@@ -251,7 +251,7 @@ def test_what_kills_the_worker_fails_one_cell(tmp_path: Path) -> None:
 
 
 def test_a_cell_that_another_job_took_over_is_let_go_of(tmp_path: Path) -> None:
-    cell = cells(load_sweep(write(tmp_path)))[0]
+    cell = sweep_cells(load_sweep(write(tmp_path)))[0]
     cell.config.save(cell.folder / "cell.yaml")
     with Worker() as worker:
         assert worker.do(cell.folder, lost=lambda: True) is None
@@ -260,21 +260,21 @@ def test_a_cell_that_another_job_took_over_is_let_go_of(tmp_path: Path) -> None:
 def test_a_cell_that_another_job_is_at_is_left_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 0.5)
-    monkeypatch.setattr(module, "POLL", 0.1)
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.1)
     sweep = load_sweep(write(tmp_path, batches=[4], seeds=[0]))
-    (cell,) = cells(sweep)
+    (cell,) = sweep_cells(sweep)
     claim = sweep.output / "claims" / f"{cell.name}.lock"
     claim.parent.mkdir(parents=True)
-    with SoftFileLease(claim, lease_duration=module.LEASE):
+    with SoftFileLease(claim, lease_duration=module.LEASE_SECONDS):
         assert [outcome for _, outcome in run_sweep(sweep)] == [None]
     assert not (cell.folder / OUTCOME).exists()
 
 
 def test_a_stale_claim_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LEASE", 1.0)
-    monkeypatch.setattr(module, "PATIENCE", 30.0)
-    monkeypatch.setattr(module, "POLL", 0.2)
+    monkeypatch.setattr(module, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 30.0)
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.2)
     done: list[str] = []
 
     def do(self: Worker, folder: Path, **_: Any) -> Outcome:
@@ -283,7 +283,7 @@ def test_a_stale_claim_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(Worker, "do", do)
     sweep = load_sweep(write(tmp_path, batches=[4], seeds=[0]))
-    (cell,) = cells(sweep)
+    (cell,) = sweep_cells(sweep)
     claim = sweep.output / "claims" / f"{cell.name}.lock"
     claim.parent.mkdir(parents=True)
     with SoftFileLease(claim, lease_duration=1.0):
@@ -299,17 +299,17 @@ def test_dry_run_lists_cells_with_their_cost_and_does_nothing(
     config = write(tmp_path)
     main(["sweep", "--config", str(config), "--dry-run"])
     printed = capsys.readouterr().out
-    for cell in cells(load_sweep(config)):
+    for cell in sweep_cells(load_sweep(config)):
         assert cell.name in printed
     assert printed.count("to do") == 5
     assert not (tmp_path / "sweep").exists()
 
 
 def test_cost_grows_with_the_batch_and_shared_work_counts_once(tmp_path: Path) -> None:
-    everything = cells(load_sweep(write(tmp_path, batches=[4, 4096], seeds=[0])))
+    everything = sweep_cells(load_sweep(write(tmp_path, batches=[4, 4096], seeds=[0])))
     costs = estimate(everything)
     small, large = (costs[cell.name] for cell in everything)
-    assert [planned(cell).passes for cell in everything] == [12, 12288]
+    assert [plan_cell(cell).passes for cell in everything] == [12, 12288]
     assert 0 < small < large
     turned = estimate(everything[::-1])
     assert turned[everything[0].name] < small
@@ -319,7 +319,7 @@ def test_cost_grows_with_the_batch_and_shared_work_counts_once(tmp_path: Path) -
 def test_cells_are_keyed_by_all_that_decides_their_answer(tmp_path: Path) -> None:
     def names(**settings: Any) -> set[str]:
         own = {"preset": "digits", "settings": settings}
-        return {cell.name for cell in cells(load_sweep(write(tmp_path, datasets=[own])))}
+        return {cell.name for cell in sweep_cells(load_sweep(write(tmp_path, datasets=[own])))}
 
     plain = names()
     assert len(plain) == 4
@@ -343,12 +343,12 @@ def test_cells_take_every_axis(tmp_path: Path) -> None:
             batches=["full", 4],
         )
     )
-    axes = [cell.axes for cell in cells(sweep)]
+    axes = [cell.axes for cell in sweep_cells(sweep)]
     assert len(axes) == 2 * 2 * 2 * 2 * 2
     assert {a["effective_batch"] for a in axes if a["scope"] == "all"} == {4, 120}
     assert {a["effective_batch"] for a in axes if a["scope"] == "cluster"} == {4, 40}
     assert {a["seed"] for a in axes[:16]} == {0}
-    first = cells(sweep)[0].config
+    first = sweep_cells(sweep)[0].config
     assert first.evaluation.seeds == (0,)
     assert first.batch.extend == "views"
 
@@ -364,7 +364,7 @@ def test_cells_take_every_axis(tmp_path: Path) -> None:
     ],
 )
 def test_batches(given: Any, sizes: list[int]) -> None:
-    assert Batches.model_validate(given).sizes(100) == sizes
+    assert BatchGrid.model_validate(given).sizes(100) == sizes
 
 
 @pytest.mark.parametrize(
@@ -404,10 +404,10 @@ def test_a_sweep_under_a_launcher_says_what_to_do(
 
 def test_a_torn_outcome_is_named(tmp_path: Path) -> None:
     sweep = load_sweep(write(tmp_path))
-    cell = cells(sweep)[0]
+    cell = sweep_cells(sweep)[0]
     write_json(cell.folder / OUTCOME, {"outcome": {"state": "finished"}})
     with pytest.raises(UserError, match=r"outcome\.json: no outcome of a cell"):
-        cell_table(cells(sweep))
+        cell_table(sweep_cells(sweep))
 
 
 def test_the_study_can_be_swept() -> None:

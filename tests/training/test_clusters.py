@@ -11,10 +11,10 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from bigbatch_ue.config import schema as config
+from bigbatch_ue.config.schema import ClustersConfig
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.training.clusters import Clusters, cluster, target_map
+from bigbatch_ue.training.clusters import Clusters, cluster_features, target_map
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def features() -> Tensor:
 
 
 def test_digits_fall_into_clusters_of_their_nearest_centre(features: Tensor) -> None:
-    clusters = cluster(features, config.Clusters(count=10), seed=0)
+    clusters = cluster_features(features, ClustersConfig(count=10), seed=0)
     assert clusters.assignment.shape == (500,)
     assert clusters.assignment.dtype == torch.int64
     assert clusters.centres.shape == (10, 64)
@@ -36,17 +36,17 @@ def test_digits_fall_into_clusters_of_their_nearest_centre(features: Tensor) -> 
 
 
 def test_target_is_the_centre_of_the_permuted_cluster(features: Tensor) -> None:
-    clusters = cluster(features, config.Clusters(count=4, target_map="shift"), seed=0)
+    clusters = cluster_features(features, ClustersConfig(count=4, target_map="shift"), seed=0)
     assert clusters.permutation.tolist() == [1, 2, 3, 0]
     assert torch.equal(clusters.targets[3], clusters.centres[0])
 
 
 @pytest.mark.parametrize("above", [50_000, 100])
 def test_seed_decides_clusters(features: Tensor, above: int) -> None:
-    settings = config.Clusters(count=8, n_init=2, minibatch_above=above)
+    settings = ClustersConfig(count=8, n_init=2, minibatch_above=above)
     torch.manual_seed(0)
     np.random.seed(0)
-    one, again, other = (cluster(features, settings, seed) for seed in (5, 5, 6))
+    one, again, other = (cluster_features(features, settings, seed) for seed in (5, 5, 6))
     for name in ("assignment", "centres", "permutation"):
         assert torch.equal(getattr(one, name), getattr(again, name))
     assert not torch.equal(one.assignment, other.assignment)
@@ -54,8 +54,8 @@ def test_seed_decides_clusters(features: Tensor, above: int) -> None:
 
 def test_many_images_are_clustered_by_minibatches(features: Tensor) -> None:
     settings = {"count": 8, "n_init": 2}
-    exact = cluster(features, config.Clusters(**settings, minibatch_above=500), seed=0)
-    cheap = cluster(features, config.Clusters(**settings, minibatch_above=499), seed=0)
+    exact = cluster_features(features, ClustersConfig(**settings, minibatch_above=500), seed=0)
+    cheap = cluster_features(features, ClustersConfig(**settings, minibatch_above=499), seed=0)
     assert not torch.equal(exact.centres, cheap.centres)
     assert inertia(features, cheap) < 1.3 * inertia(features, exact)
 
@@ -82,33 +82,33 @@ def test_derangements_are_uniform() -> None:
 
 def test_more_clusters_than_images_is_an_error(features: Tensor) -> None:
     with pytest.raises(UserError, match=r"clusters\.count=6 exceeds the 5 images"):
-        cluster(features[:5], config.Clusters(count=6), seed=0)
+        cluster_features(features[:5], ClustersConfig(count=6), seed=0)
 
 
 def test_too_few_distinct_images_is_an_error(features: Tensor) -> None:
     with pytest.raises(UserError, match=r"2 of 5 clusters are empty.*lower clusters\.count"):
-        cluster(features[:3].repeat(10, 1), config.Clusters(count=5), seed=0)
+        cluster_features(features[:3].repeat(10, 1), ClustersConfig(count=5), seed=0)
 
 
 def test_features_that_are_not_finite_are_an_error(features: Tensor) -> None:
     broken = features.clone()
     broken[3, 0] = math.nan
     with pytest.raises(UserError, match="not finite"):
-        cluster(broken, config.Clusters(count=2), seed=0)
+        cluster_features(broken, ClustersConfig(count=2), seed=0)
 
 
 def test_tiny_cluster_is_warned_of(features: Tensor) -> None:
     outlier = torch.cat([features[:50], torch.full((1, 64), 1e4)])
     with pytest.warns(UserWarning, match=r"1 of 3 clusters have very few images \(\[1\]\)"):
-        cluster(outlier, config.Clusters(count=3), seed=0)
+        cluster_features(outlier, ClustersConfig(count=3), seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        cluster(features[:200], config.Clusters(count=2), seed=0)
+        cluster_features(features[:200], ClustersConfig(count=2), seed=0)
 
 
 def test_file_round_trip(features: Tensor, tmp_path: Path) -> None:
     path = tmp_path / "clusters.safetensors"
-    clusters = cluster(features, config.Clusters(count=3), seed=0)
+    clusters = cluster_features(features, ClustersConfig(count=3), seed=0)
     clusters.save(path, {"seed": 0})
     loaded = Clusters.load(path)
     for name in ("assignment", "centres", "permutation"):

@@ -7,7 +7,7 @@ import torch
 from bigbatch_ue.batching.loader import MicroBatch
 from bigbatch_ue.batching.sampler import GlobalBatch
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.runtime.accelerator import launch
+from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.gradient import delta_step, engine_step
@@ -16,7 +16,7 @@ from tests.distributed.worker import Trainer
 
 @pytest.fixture(scope="module")
 def trainers() -> dict[str, Trainer]:
-    accelerator = launch()
+    accelerator = start_accelerator()
     return {path: Trainer(accelerator, f"40x17-{path}-sgd-1") for path in ("delta", "engine")}
 
 
@@ -91,9 +91,9 @@ def test_every_optimizer_moves_the_perturbations(name: str, trainers: dict[str, 
     settings = Config.model_validate({"optimizer": {"name": name}}).optimizer
     bank = trainer.engine().bank
     engine = Engine(trainer.accelerator, bank, settings, accumulation=1)
-    before = engine.perturbations_now()
+    before = engine.current_perturbations()
     delta_step(engine, trainer.loss, iter([whole(trainer, trainer.sampler.draw(0))]), lr=0.01)
-    assert not torch.equal(engine.perturbations_now(), before)
+    assert not torch.equal(engine.current_perturbations(), before)
 
 
 def test_norm_scaling_optimizers_are_refused_where_layers_are_cut(
@@ -101,6 +101,6 @@ def test_norm_scaling_optimizers_are_refused_where_layers_are_cut(
 ) -> None:
     trainer = trainers["delta"]
     settings = Config.model_validate({"optimizer": {"name": "lamb"}}).optimizer
-    monkeypatch.setattr("bigbatch_ue.training.engine.kind_of", lambda _: "zero2")
+    monkeypatch.setattr("bigbatch_ue.training.engine.engine_kind", lambda _: "zero2")
     with pytest.raises(UserError, match="adam, adamw, sgd"):
         Engine(trainer.accelerator, torch.nn.Linear(1, 1), settings, accumulation=1)

@@ -9,17 +9,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bigbatch_ue.config.schema import Generator
+from bigbatch_ue.config.schema import GeneratorConfig
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.runs.metrics_file import Moments
 from bigbatch_ue.training.noise import (
-    GROUPS,
-    Groups,
-    Pieces,
-    Smoothed,
-    estimates,
+    GRADIENT_PIECES,
+    DeltaNoise,
+    ParameterNoise,
+    SmoothedNoiseScale,
+    estimate_moments,
     parameter_sums,
-    summarise,
+    summarise_noise,
 )
 
 SHAPE = (2, 3, 8, 8)
@@ -50,7 +50,7 @@ def micros(counts: list[list[int]], random: torch.Generator) -> Iterator[Micro]:
 
 
 def delta_sums(counts: list[list[int]], random: torch.Generator) -> Tensor:
-    pieces, total = Pieces(BATCH), torch.zeros(SHAPE)
+    pieces, total = DeltaNoise(BATCH), torch.zeros(SHAPE)
     for gradient, count in micros(counts, random):
         pieces.add(gradient, count)
         total += gradient
@@ -68,7 +68,7 @@ def assert_unbiased(found: list[Moments], truth: Moments) -> None:
 
 def test_unequal_pieces_of_two_ranks_are_estimated_without_bias() -> None:
     random = torch.Generator().manual_seed(0)
-    found = [estimates(sum_of(delta_sums(r, random) for r in RANKS)) for _ in range(1500)]
+    found = [estimate_moments(sum_of(delta_sums(r, random) for r in RANKS)) for _ in range(1500)]
     assert_unbiased(found, Moments(TRACE, SIGNAL))
 
 
@@ -78,7 +78,7 @@ def sum_of(tensors: Iterator[Tensor]) -> Tensor:
 
 def test_equal_pieces_give_the_two_estimators_of_mccandlish() -> None:
     random = torch.Generator().manual_seed(1)
-    found = estimates(delta_sums([[5, 4]] * 4, random))
+    found = estimate_moments(delta_sums([[5, 4]] * 4, random))
     random.manual_seed(1)
     gradients = torch.stack([gradient for gradient, _ in micros([[5, 4]] * 4, random)]).double()
     for row, small in enumerate((5, 4)):
@@ -95,8 +95,8 @@ def test_equal_pieces_give_the_two_estimators_of_mccandlish() -> None:
 def test_ranks_add_up_by_degrees_of_freedom_and_by_images() -> None:
     random = torch.Generator().manual_seed(2)
     sums = [delta_sums(counts, random) for counts in RANKS]
-    first, second = (estimates(s) for s in sums)
-    both = estimates(sums[0] + sums[1])
+    first, second = (estimate_moments(s) for s in sums)
+    both = estimate_moments(sums[0] + sums[1])
     assert both.trace[0] == pytest.approx((2 * first.trace[0] + 1 * second.trace[0]) / 3)
     assert both.signal[0] == pytest.approx((12 * first.signal[0] + 11 * second.signal[0]) / 23)
     assert both.signal[1] == pytest.approx((10 * first.signal[1] + 10 * second.signal[1]) / 20)
@@ -106,16 +106,16 @@ def test_one_piece_of_a_row_gives_it_no_estimate_and_takes_none_from_others() ->
     random = torch.Generator().manual_seed(3)
     alone = delta_sums([[5, 0], [0, 6], [4, 0]], random)
     assert torch.equal(alone[1], torch.zeros(4, dtype=torch.float64))
-    found = estimates(alone)
+    found = estimate_moments(alone)
     assert np.isnan([found.trace[1], found.signal[1]]).all()
     assert np.isfinite([found.trace[0], found.signal[0]]).all()
     other = delta_sums(RANKS[0], random)
-    assert estimates(alone + other).trace[1] == estimates(other).trace[1]
+    assert estimate_moments(alone + other).trace[1] == estimate_moments(other).trace[1]
 
 
-@pytest.mark.parametrize("kind", [Pieces, lambda batch: Groups(batch, SHAPE)])
+@pytest.mark.parametrize("kind", [DeltaNoise, lambda batch: ParameterNoise(batch, SHAPE)])
 def test_what_is_kept_does_not_grow_with_the_micro_batches(
-    kind: Callable[[Tensor], Pieces | Groups],
+    kind: Callable[[Tensor], DeltaNoise | ParameterNoise],
 ) -> None:
     random = torch.Generator().manual_seed(4)
     held = kind(BATCH)
@@ -127,17 +127,19 @@ def test_what_is_kept_does_not_grow_with_the_micro_batches(
     for gradient, count in micros([[3, 2]] * 20, random):
         held.add(gradient, count)
     assert size() == before
-    assert before <= (4 * 2 if kind is Pieces else (GROUPS + 1) * (torch.Size(SHAPE).numel() + 2))
+    assert before <= (
+        4 * 2 if kind is DeltaNoise else (GRADIENT_PIECES + 1) * (torch.Size(SHAPE).numel() + 2)
+    )
 
 
 def test_sums_of_squares_keep_what_float32_would_cancel() -> None:
     """With |G|^2 at 1e7 times the scatter of pieces, the scatter is still right."""
     pieces = torch.full((2, 1, 1, 64, 64), 1.0)
     pieces[1] += 2**-12
-    held = Pieces(torch.ones(1))
+    held = DeltaNoise(torch.ones(1))
     for piece in pieces:
         held.add(piece, torch.tensor([1]))
-    found = estimates(held.sums(pieces.sum(0)))
+    found = estimate_moments(held.sums(pieces.sum(0)))
     assert found.trace[0] == pytest.approx(64 * 64 * 2**-24 / 2, rel=1e-6)
 
 
@@ -154,14 +156,16 @@ class _Linear(nn.Module):
 
 
 def linear_bank() -> GeneratorBank:
-    config = Generator(width=1, eps=1.0, bound="tanh")
+    config = GeneratorConfig(width=1, eps=1.0, bound="tanh")
     bank = GeneratorBank(SHAPE[0], SHAPE[1], SHAPE[2], config, seed=0)
     bank.generators = nn.ModuleList(_Linear() for _ in range(SHAPE[0]))
     return bank
 
 
-def grouped(counts: list[list[int]], random: torch.Generator, groups: int = GROUPS) -> Groups:
-    held = Groups(BATCH, SHAPE, groups)
+def grouped(
+    counts: list[list[int]], random: torch.Generator, groups: int = GRADIENT_PIECES
+) -> ParameterNoise:
+    held = ParameterNoise(BATCH, SHAPE, groups)
     for gradient, count in micros(counts, random):
         held.add(gradient, count)
     return held
@@ -171,7 +175,7 @@ def test_a_linear_bank_has_the_noise_of_its_matrix() -> None:
     """With delta = A theta: tr(A' Sigma A) and |A' G|^2, A made of the bank's input alone."""
     bank, random = linear_bank(), torch.Generator().manual_seed(5)
     found = [
-        estimates(parameter_sums(bank, grouped(RANKS[0] + RANKS[1], random), range(2)))
+        estimate_moments(parameter_sums(bank, grouped(RANKS[0] + RANKS[1], random), range(2)))
         for _ in range(600)
     ]
     inputs = torch.cat([bank.noise.flatten(2), torch.ones(2, 1, 64)], dim=1)  # of weights, bias
@@ -184,7 +188,7 @@ def test_a_linear_bank_has_the_noise_of_its_matrix() -> None:
 
 @pytest.fixture(params=["tanh", "clamp"])
 def bank(request: pytest.FixtureRequest) -> GeneratorBank:
-    config = Generator(width=4, eps=0.5, bound=request.param)
+    config = GeneratorConfig(width=4, eps=0.5, bound=request.param)
     return GeneratorBank(SHAPE[0], SHAPE[1], SHAPE[2], config, seed=6)
 
 
@@ -201,7 +205,7 @@ def test_parameter_space_is_that_of_one_backward_pass_per_image(bank: GeneratorB
                 parameters = list(bank.generators[row].parameters())
                 gradients = torch.autograd.grad(bank()[row], parameters, image)
                 alone[micro][row].append(torch.cat([g.flatten() for g in gradients]).double())
-    found = estimates(parameter_sums(bank, held, range(2)))
+    found = estimate_moments(parameter_sums(bank, held, range(2)))
     for row in range(2):
         groups = [[g for micro in group for g in alone[micro][row]] for group in pairs]
         means = [torch.stack(group).mean(0) for group in groups if group]
@@ -235,7 +239,7 @@ def test_single_micro_batches_of_ranks_fill_different_groups() -> None:
     random = torch.Generator().manual_seed(9)
     ranks = []
     for rank, (gradient, count) in enumerate(micros([[3, 2]] * 5, random)):
-        held = Groups(BATCH, SHAPE, first=rank)
+        held = ParameterNoise(BATCH, SHAPE, first=rank)
         held.add(gradient, count)
         ranks.append(held)
     counts = torch.stack([held.counts for held in ranks]).sum(0)
@@ -262,7 +266,7 @@ def steps(
 def test_the_interval_covers_the_truth(count: int, correlation: float) -> None:
     covered = 0
     for seed in range(100):
-        found = summarise(*steps(count, correlation, seed), seed=seed)
+        found = summarise_noise(*steps(count, correlation, seed), seed=seed)
         assert found is not None
         covered += found["low"] <= 200 and (found["high"] is None or found["high"] >= 200)
     assert 90 <= covered < 100
@@ -272,7 +276,7 @@ def test_a_run_is_the_ratio_of_sums_and_the_bank_the_median_cluster() -> None:
     trace, signal = steps(400, 0.0, 0, scales=(100.0, 5000.0, 200.0))
     trace[5:50, 1] = np.nan
     signal[5:50, 1] = np.nan
-    found = summarise(trace, signal)
+    found = summarise_noise(trace, signal)
     assert found is not None
     expected = np.nansum(trace, 0) / np.nansum(signal, 0)
     clusters = found["per_cluster"]
@@ -283,14 +287,14 @@ def test_a_run_is_the_ratio_of_sums_and_the_bank_the_median_cluster() -> None:
     assert all(c["low"] < c["value"] < c["high"] for c in [*clusters, found])
     assert clusters[2]["low"] <= found["low"]
     assert found["high"] <= clusters[1]["high"]
-    assert summarise(trace, signal) == found
-    assert summarise(trace, signal, seed=1) != found
+    assert summarise_noise(trace, signal) == found
+    assert summarise_noise(trace, signal, seed=1) != found
 
 
 def test_clusters_are_resampled_at_the_same_steps() -> None:
     """Three clusters with the same estimates: their median has the same interval as each."""
     trace, signal = (np.repeat(x, 3, axis=1) for x in steps(80, 0.0, 1))
-    found = summarise(trace, signal)
+    found = summarise_noise(trace, signal)
     assert found is not None
     assert {k: found[k] for k in ("value", "low", "high")} == found["per_cluster"][0]
     assert found["per_cluster"][0] == found["per_cluster"][2]
@@ -298,14 +302,14 @@ def test_clusters_are_resampled_at_the_same_steps() -> None:
 
 def test_both_moments_are_resampled_at_the_same_steps() -> None:
     _, signal = steps(80, 0.0, 1)
-    found = summarise(200 * (signal + 10), signal + 10)
+    found = summarise_noise(200 * (signal + 10), signal + 10)
     assert found is not None
     assert (found["low"], found["high"]) == (pytest.approx(200), pytest.approx(200))
 
 
 def test_correlated_steps_make_the_interval_wider() -> None:
     def width(correlation: float) -> float:
-        found = [summarise(*steps(200, correlation, seed)) for seed in range(20)]
+        found = [summarise_noise(*steps(200, correlation, seed)) for seed in range(20)]
         return float(np.median([np.log(f["high"] / f["low"]) for f in found if f is not None]))
 
     assert width(0.7) > 1.5 * width(0.0)
@@ -316,7 +320,7 @@ def test_noise_without_signal_is_unbounded() -> None:
     signal[:, 0] -= signal[:, 0].mean() + 0.01
     signal[:, 1] -= 10
     signal[:, 2] -= signal[:, 2].mean() - 0.1
-    found = summarise(trace, signal)
+    found = summarise_noise(trace, signal)
     assert found is not None
     near, never, hardly = found["per_cluster"]
     assert near["value"] is None
@@ -330,26 +334,26 @@ def test_noise_without_signal_is_unbounded() -> None:
 
 def test_steps_and_clusters_without_estimates_are_left_out() -> None:
     trace, signal = steps(60, 0.5, 3, scales=(200.0, 300.0))
-    plain = summarise(trace, signal)
+    plain = summarise_noise(trace, signal)
     gaps = np.full((180, 3), np.nan)
     holes = [gaps.copy(), gaps.copy()]
     for hole, values in zip(holes, (trace, signal), strict=True):
         hole[::3, :2] = values
-    found = summarise(*holes)
+    found = summarise_noise(*holes)
     assert plain is not None
     assert found is not None
     assert found["per_cluster"][:2] == plain["per_cluster"]
     assert found["per_cluster"][2] == {"value": None, "low": 0.0, "high": None}
     assert (found["value"], found["low"]) == (plain["value"], plain["low"])
     assert found["measurements"] == 60
-    assert summarise(gaps, gaps) is None
-    assert summarise(np.empty((0, 3)), np.empty((0, 3))) is None
+    assert summarise_noise(gaps, gaps) is None
+    assert summarise_noise(np.empty((0, 3)), np.empty((0, 3))) is None
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_few_steps_say_little(count: int) -> None:
     trace, signal = steps(count, 0.0, 4)
-    found = summarise(trace, signal + 10)
+    found = summarise_noise(trace, signal + 10)
     assert found is not None
     assert found["measurements"] == count
     if count == 1:
@@ -363,7 +367,7 @@ def test_smoothed_is_the_ratio_of_corrected_moving_averages() -> None:
     signal += 2
     trace[4:9, 1] = np.nan
     signal[4:9, 1] = np.nan
-    smoothed = Smoothed(decay=0.8)
+    smoothed = SmoothedNoiseScale(decay=0.8)
     for t in range(30):
         found = smoothed.update(trace[t].tolist(), signal[t].tolist())
         for row in range(2):
@@ -377,6 +381,6 @@ def test_smoothed_is_the_ratio_of_corrected_moving_averages() -> None:
 
 
 def test_smoothed_shows_nothing_without_estimate_or_signal() -> None:
-    smoothed = Smoothed()
+    smoothed = SmoothedNoiseScale()
     assert smoothed.update([float("nan"), 5.0], [float("nan"), -1.0]) == [None, None]
     assert smoothed.update([8.0, 5.0], [2.0, 1.0]) == [pytest.approx(4.0), pytest.approx(95.0)]

@@ -8,14 +8,14 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bigbatch_ue.config.schema import Generator, Optimizer
+from bigbatch_ue.config.schema import GeneratorConfig, OptimizerConfig
 from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.metrics_file import read_moments
-from bigbatch_ue.runtime.accelerator import launch
+from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.training.engine import Engine
-from bigbatch_ue.training.noise_monitor import Schedule
+from bigbatch_ue.training.noise_monitor import NoiseSchedule
 from bigbatch_ue.training.train import train
 from tests.training.test_train import perturbations, tiny
 
@@ -61,8 +61,13 @@ def test_one_micro_batch_tells_nothing(tmp_path: Path) -> None:
 
 
 def test_it_costs_a_hundredth_of_the_time() -> None:
-    engine = Engine(launch(), GeneratorBank(2, 3, 8, Generator(width=4), 0), Optimizer(), 1)
-    schedule = Schedule("auto", first=7)
+    engine = Engine(
+        start_accelerator(),
+        GeneratorBank(2, 3, 8, GeneratorConfig(width=4), 0),
+        OptimizerConfig(),
+        1,
+    )
+    schedule = NoiseSchedule("auto", first=7)
     assert [step for step in range(7, 20) if schedule.due(step)] == [7]
     schedule.took(9.0, 0.29, engine)
     assert not schedule.due(8)
@@ -73,13 +78,18 @@ def test_it_costs_a_hundredth_of_the_time() -> None:
 
 
 def test_no_measurement_needs_no_period() -> None:
-    schedule = Schedule("auto", first=0)
-    engine = Engine(launch(), GeneratorBank(2, 3, 8, Generator(width=4), 0), Optimizer(), 1)
+    schedule = NoiseSchedule("auto", first=0)
+    engine = Engine(
+        start_accelerator(),
+        GeneratorBank(2, 3, 8, GeneratorConfig(width=4), 0),
+        OptimizerConfig(),
+        1,
+    )
     schedule.took(1.0, 0.0, engine)
     assert not any(map(schedule.due, range(1, 9)))
 
 
 @pytest.mark.parametrize(("every", "measured"), [(0, []), (3, [6, 9])])
 def test_the_period_may_be_given(every: int, measured: list[int]) -> None:
-    schedule = Schedule(every, first=4)
+    schedule = NoiseSchedule(every, first=4)
     assert [step for step in range(4, 11) if schedule.due(step)] == measured

@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import pad
 
 from bigbatch_ue.batching.loader import MicroBatch
-from bigbatch_ue.config.schema import Augment, Objective
+from bigbatch_ue.config.schema import AugmentConfig, ObjectiveConfig
 from bigbatch_ue.data.views import apply_views, draw_views
 from bigbatch_ue.runtime.randomness import Purpose, draw
 from bigbatch_ue.training.objective import ClusterwiseLoss, distance
@@ -18,7 +18,7 @@ ROW = torch.tensor([0, 1, 1])
 
 @pytest.mark.parametrize("temperature", [1.0, 0.25])
 def test_kl_is_the_divergence_of_the_feature_from_the_centre(temperature: float) -> None:
-    found = distance(FEATURES, ROW, TARGETS, Objective(temperature=temperature))
+    found = distance(FEATURES, ROW, TARGETS, ObjectiveConfig(temperature=temperature))
     p = torch.softmax(TARGETS[ROW] / temperature, 1)
     q = torch.softmax(FEATURES / temperature, 1)
     assert torch.allclose(found, (p * (p / q).log()).sum(1), atol=1e-6)
@@ -29,23 +29,25 @@ def test_cosine_and_cross_entropy_written_out() -> None:
     centres = TARGETS / TARGETS.norm(dim=1, keepdim=True)
     similarity = norm @ centres.T
     chosen = similarity[torch.arange(3), ROW]
-    cosine = distance(FEATURES, ROW, TARGETS, Objective(name="cosine"))
+    cosine = distance(FEATURES, ROW, TARGETS, ObjectiveConfig(name="cosine"))
     assert torch.allclose(cosine, 1 - chosen, atol=1e-6)
-    entropy = distance(FEATURES, ROW, TARGETS, Objective(name="cross_entropy", temperature=0.5))
+    entropy = distance(
+        FEATURES, ROW, TARGETS, ObjectiveConfig(name="cross_entropy", temperature=0.5)
+    )
     expected = torch.logsumexp(similarity / 0.5, 1) - chosen / 0.5
     assert torch.allclose(entropy, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["kl", "cosine", "cross_entropy"])
 def test_distance_falls_towards_the_target(name: str) -> None:
-    objective = Objective.model_validate({"name": name})
+    objective = ObjectiveConfig.model_validate({"name": name})
     near = distance(TARGETS[ROW] + 0.01, ROW, TARGETS, objective)
     assert (near < distance(FEATURES, ROW, TARGETS, objective)).all()
     assert (near >= 0).all()
 
 
 def test_views_are_crops_of_the_padded_image_and_flips() -> None:
-    augment = Augment(pad=2, flip=True)
+    augment = AugmentConfig(pad=2, flip=True)
     images = torch.arange(40 * 2 * 6 * 6).view(40, 2, 6, 6).to(torch.uint8)
     views = draw_views(draw(0, Purpose.VIEWS), 40, augment)
     seen = apply_views(images, views, pad=2)
@@ -58,14 +60,14 @@ def test_views_are_crops_of_the_padded_image_and_flips() -> None:
 
 
 def test_no_padding_and_no_flip_change_nothing() -> None:
-    views = draw_views(draw(0, Purpose.VIEWS), 5, Augment())
+    views = draw_views(draw(0, Purpose.VIEWS), 5, AugmentConfig())
     images = torch.rand(5, 1, 4, 4)
     assert torch.equal(apply_views(images, views, pad=0), images)
 
 
 @pytest.mark.parametrize("perturb", ["before", "after"])
 def test_perturbation_moves_with_the_view_only_before_it(perturb: str) -> None:
-    augment = Augment.model_validate({"pad": 1, "flip": True, "perturb": perturb})
+    augment = AugmentConfig.model_validate({"pad": 1, "flip": True, "perturb": perturb})
     views = draw_views(draw(2, Purpose.VIEWS), 3, augment)
     images = np.full((3, 1, 4, 4), 100, dtype=np.uint8)
     delta = torch.linspace(-0.1, 0.1, 2 * 16).view(2, 1, 4, 4)
@@ -79,7 +81,7 @@ def test_perturbation_moves_with_the_view_only_before_it(perturb: str) -> None:
     loss = ClusterwiseLoss(
         surrogate,  # type: ignore[arg-type]
         TARGETS,
-        Objective(),
+        ObjectiveConfig(),
         augment,
     )
     loss(delta, micro)
@@ -89,11 +91,13 @@ def test_perturbation_moves_with_the_view_only_before_it(perturb: str) -> None:
 
 
 def test_gradient_is_scattered_back_by_row() -> None:
-    views = draw_views(draw(2, Purpose.VIEWS), 3, Augment())
+    views = draw_views(draw(2, Purpose.VIEWS), 3, AugmentConfig())
     images = torch.full((3, 1, 4, 4), 100, dtype=torch.uint8)
     micro = MicroBatch(images, ROW.numpy(), views, np.array([1, 0.5, 0.5], np.float32))
     delta = torch.zeros(3, 1, 4, 4, requires_grad=True)
-    loss = ClusterwiseLoss(torch.nn.Flatten(), torch.rand(3, 16), Objective(), Augment())
+    loss = ClusterwiseLoss(
+        torch.nn.Flatten(), torch.rand(3, 16), ObjectiveConfig(), AugmentConfig()
+    )
     loss(delta, micro).sum().backward()
     assert delta.grad is not None
     assert delta.grad[0].any()

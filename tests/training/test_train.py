@@ -13,7 +13,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bigbatch_ue.config.load import load
+from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.files.tensor_files import read_tensors
@@ -42,7 +42,7 @@ TINY = (
 
 def tiny(folder: Path, *overrides: str, name: str = "run") -> Config:
     places = [f"data.root={folder / 'data'}", f"output={folder / name}"]
-    return load("digits", overrides=[*TINY, *places, *overrides])
+    return load_config("digits", overrides=[*TINY, *places, *overrides])
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.networks.generator import GeneratorBank
-from bigbatch_ue.runtime.accelerator import launch
-from bigbatch_ue.runtime.memory import give_back_memory
+from bigbatch_ue.runtime.accelerator import start_accelerator
+from bigbatch_ue.runtime.memory import return_freed_memory
 from bigbatch_ue.training.engine import Engine
 
 
 def anonymous() -> float:
     """Anonymous memory of this process, in MiB."""
-    give_back_memory()
+    return_freed_memory()
     found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) / 1024
@@ -27,7 +27,7 @@ def anonymous() -> float:
 
 def main(generators: int) -> None:
     """Train two steps, and measure."""
-    accelerator = launch()
+    accelerator = start_accelerator()
     config = Config.model_validate({"generator": {"width": 64}})
     before = anonymous()
     bank = GeneratorBank(generators, 1, 16, config.generator, config.seed)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bigbatch_ue.config.schema import ArmName
-from bigbatch_ue.data.source import rows
+from bigbatch_ue.data.source import to_hwc
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.reporting.statistics import Summary
 
@@ -37,7 +37,7 @@ _WIDEST = 1000
 _WEBP = {"quality": 75, "method": 6}
 
 
-class Curve(NamedTuple):
+class SeedCurves(NamedTuple):
     """Test accuracies by epoch of the seeds of one arm."""
 
     name: str
@@ -45,7 +45,7 @@ class Curve(NamedTuple):
     runs: Sequence[Sequence[float]]
 
 
-class Trend(NamedTuple):
+class ProtectionTrend(NamedTuple):
     """Final accuracy by the share of the images that are protected: (share, accuracy) by share."""
 
     name: str
@@ -53,7 +53,7 @@ class Trend(NamedTuple):
     points: Sequence[tuple[float, Summary]]
 
 
-def learning_curves(curves: Sequence[Curve], chance: float) -> Figure:
+def learning_curves(curves: Sequence[SeedCurves], chance: float) -> Figure:
     """Mean of the seeds by epoch, over a band from the least to the greatest."""
     figure, axes = _chart("epoch", chance)
     for curve, style in zip(curves, _styles([curve.arm for curve in curves]), strict=True):
@@ -70,7 +70,7 @@ def learning_curves(curves: Sequence[Curve], chance: float) -> Figure:
     return figure
 
 
-def partial_protection(trends: Sequence[Trend], chance: float) -> Figure:
+def partial_protection(trends: Sequence[ProtectionTrend], chance: float) -> Figure:
     """Final accuracy, with its interval where there is one, by the share that is protected."""
     figure, axes = _chart("protected share of the train images, %", chance)
     styles = _styles([trend.arm for trend in trends])
@@ -106,11 +106,11 @@ def confusion_matrix(confusion: Sequence[Sequence[int]]) -> Figure:
     axes.set(xlabel="predicted class", ylabel="true class")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    figure.colorbar(axes.imshow(shares(confusion), cmap="Blues", vmin=0, vmax=1))
+    figure.colorbar(axes.imshow(row_fractions(confusion), cmap="Blues", vmin=0, vmax=1))
     return figure
 
 
-def shares(confusion: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+def row_fractions(confusion: Sequence[Sequence[int]]) -> NDArray[np.float64]:
     """Rows of counts as fractions of their sum; a class without images stays at 0."""
     counts = np.array(confusion, dtype=np.float64)
     sums = counts.sum(axis=1, keepdims=True)
@@ -165,7 +165,7 @@ def _styles(arms: Sequence[str]) -> list[str]:
 ROWS = ("clean", "protected", "difference")
 
 
-def examples(assignment: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+def first_of_each_group(assignment: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """Positions of up to `count` images, the first of each cluster, cluster by cluster."""
     _, first = np.unique(assignment, return_index=True)
     return first[:count].astype(np.int64)
@@ -198,7 +198,7 @@ def picture_grid(
     for row, (label, images) in enumerate(zip(ROWS, shown, strict=True)):
         for column, image in enumerate(images):
             axis = axes[row, column]
-            axis.imshow(rows(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axis.imshow(to_hwc(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
         axes[row, 0].set_ylabel(f"{label}\n(x {factor:.1f})" if row == 2 else label, fontsize=9)

@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from bigbatch_ue.config.schema import ArmName, Countermeasure
-from bigbatch_ue.evaluation.arms import NAMES, Arm
+from bigbatch_ue.evaluation.arms import ARM_NAMES, Arm
 from bigbatch_ue.evaluation.report.figures import (
     COLOURS,
-    Curve,
-    Trend,
+    ProtectionTrend,
+    SeedCurves,
     data_uri,
     learning_curves,
     partial_protection,
-    shares,
+    row_fractions,
 )
 from bigbatch_ue.reporting.statistics import Summary, summarise
 from bigbatch_ue.runtime.errors import UserError
@@ -51,7 +51,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Group:
+class SeedGroup:
     """Arms that differ in their seeds only."""
 
     arms: Sequence[Arm]
@@ -67,8 +67,8 @@ class Group:
         arm, fraction = ArmName(self.first.arm), self.first.fraction
         share = 1 - fraction if arm is ArmName.UNPROTECTED else fraction
         if share in (0, 1):
-            return NAMES[arm]
-        return f"{NAMES[arm]}, {100 * share:.3g}\N{NO-BREAK SPACE}%"
+            return ARM_NAMES[arm]
+        return f"{ARM_NAMES[arm]}, {100 * share:.3g}\N{NO-BREAK SPACE}%"
 
     @property
     def countermeasure(self) -> str:
@@ -125,20 +125,20 @@ class Group:
     def heat(self) -> dict[float, list[tuple[int, int]]]:
         """Cells (column, row) of all seeds' confusion matrix by their rounded share of the row."""
         total: list[list[int]] = np.sum([arm.confusion for arm in self.arms], axis=0).tolist()
-        levels = (np.rint(_STEPS * shares(total)) / _STEPS).tolist()
+        levels = (np.rint(_STEPS * row_fractions(total)) / _STEPS).tolist()
         cells = ((level, x, y) for y, row in enumerate(levels) for x, level in enumerate(row))
-        heat = by((cell for cell in cells if cell[0]), lambda cell: cell[0])
+        heat = group_by((cell for cell in cells if cell[0]), lambda cell: cell[0])
         return {level: [(x, y) for _, x, y in same] for level, same in heat.items()}
 
 
 @dataclass(frozen=True)
-class Countered:
+class CountermeasureRow:
     """A countermeasure on perturbed images; beside it, on clean ones, and not taken at all."""
 
     name: str
-    group: Group | None
-    clean: Group | None
-    without: Group | None
+    group: SeedGroup | None
+    clean: SeedGroup | None
+    without: SeedGroup | None
 
     @property
     def recovered(self) -> float | None:
@@ -149,14 +149,14 @@ class Countered:
 
 
 @dataclass(frozen=True)
-class Block:
+class TargetResults:
     """What one target's arms show on one data set."""
 
     target: str
-    groups: Sequence[Group]
+    groups: Sequence[SeedGroup]
 
     @cached_property
-    def main(self) -> list[Group]:
+    def main(self) -> list[SeedGroup]:
         """Arms under no countermeasure, with their own labels."""
         return [group for group in self.groups if group.is_main]
 
@@ -166,52 +166,53 @@ class Block:
         return any(group.first.effective_batch for group in self.groups)
 
     @cached_property
-    def headline(self) -> list[Group]:
+    def headline(self) -> list[SeedGroup]:
         """The perturbations that are judged, on as many of the images as were tried."""
         own = [group for group in self.main if group.is_own]
         most = max((group.first.fraction for group in own), default=0)
         return [group for group in own if group.first.fraction == most]
 
     @property
-    def relabelled(self) -> list[Group]:
+    def relabelled(self) -> list[SeedGroup]:
         """Arms with other labels."""
         return [group for group in self.groups if group.labels]
 
     @property
-    def charted(self) -> Iterator[tuple[str, list[tuple[str, Group]]]]:
+    def charted(self) -> Iterator[tuple[str, list[tuple[str, SeedGroup]]]]:
         """All groups by what they are called, below headings."""
         yield "", [(self.long_name(group), group) for group in self.main]
         countered = [group for group in reversed(self.groups) if group.countermeasure]
-        for name, groups in by(countered, lambda g: self._titled(g.name, g)).items():
+        for name, groups in group_by(countered, lambda g: self._titled(g.name, g)).items():
             yield f"{name}, under countermeasures", [(g.countermeasure, g) for g in groups[::-1]]
         if self.relabelled:
             yield "other labels", [(self.long_name(group), group) for group in self.relabelled]
 
-    def control(self, arm: str) -> Group | None:
+    def control(self, arm: str) -> SeedGroup | None:
         """One of the main arms."""
         return next((group for group in self.main if group.first.arm == arm), None)
 
-    def long_name(self, group: Group) -> str:
+    def long_name(self, group: SeedGroup) -> str:
         """A group's name among all others of this block."""
         parts = (self._titled(group.name, group), group.countermeasure, group.labels)
         return " · ".join(filter(None, parts))
 
-    def countered(self) -> list[Countered]:
+    def countered(self) -> list[CountermeasureRow]:
         """Countermeasure by countermeasure, every arm that it was tried on."""
         rows = []
         mine = [group for group in self.groups if group.countermeasure]
-        for name, groups in by(mine, lambda group: group.countermeasure).items():
+        for name, groups in group_by(mine, lambda group: group.countermeasure).items():
             clean = next((group for group in groups if group.first.arm == ArmName.CLEAN), None)
-            others: list[Group | None] = [group for group in groups if group is not clean]
+            others: list[SeedGroup | None] = [group for group in groups if group is not clean]
             for group in others or [None]:
-                rows.append(Countered(name, group, clean, self._without(group)))
+                rows.append(CountermeasureRow(name, group, clean, self._without(group)))
         return rows
 
     def curves(self) -> str:
         """The learning curves of whatever is not partial, as a picture."""
         whole = [group for group in self.main if group.first.fraction in (0, 1)]
         curves = [
-            Curve(self.long_name(g), g.first.arm, [arm.accuracies for arm in g.arms]) for g in whole
+            SeedCurves(self.long_name(g), g.first.arm, [arm.accuracies for arm in g.arms])
+            for g in whole
         ]
         return data_uri(learning_curves(curves, whole[0].chance)) if whole else ""
 
@@ -223,12 +224,12 @@ class Block:
         clean = self.control(ArmName.CLEAN)
         start = [(0.0, clean.final)] if clean else []
         trends = [
-            Trend(
-                self._titled(NAMES[ArmName(groups[0].first.arm)], groups[0]),
+            ProtectionTrend(
+                self._titled(ARM_NAMES[ArmName(groups[0].first.arm)], groups[0]),
                 groups[0].first.arm,
                 [*start, *((group.first.fraction, group.final) for group in groups)],
             )
-            for groups in by(parts, lambda g: (g.first.arm, g.first.effective_batch)).values()
+            for groups in group_by(parts, lambda g: (g.first.arm, g.first.effective_batch)).values()
         ]
         return data_uri(partial_protection(trends, parts[0].chance))
 
@@ -236,11 +237,11 @@ class Block:
     def _several_batches(self) -> bool:
         return len({g.first.effective_batch for g in self.groups if g.is_own}) > 1
 
-    def _titled(self, name: str, group: Group) -> str:
+    def _titled(self, name: str, group: SeedGroup) -> str:
         batch = group.first.effective_batch
         return f"{name}, B {batch:,}" if batch and self._several_batches else name
 
-    def _without(self, group: Group | None) -> Group | None:
+    def _without(self, group: SeedGroup | None) -> SeedGroup | None:
         """The group that differs from `group` only in that there is no countermeasure."""
         if group is None:
             return None
@@ -248,13 +249,16 @@ class Block:
         return next((other for other in self.main if other.first.group == key), None)
 
 
-def grouped(arms: Iterable[Arm]) -> list[Group]:
+def seed_groups(arms: Iterable[Arm]) -> list[SeedGroup]:
     """Arms that differ in their seeds only, together: controls first, then by what is protected.
 
     Raises:
         UserError: such arms have different numbers of classes.
     """
-    groups = [Group(same) for same in by(sorted(arms, key=_rank), lambda arm: arm.group).values()]
+    groups = [
+        SeedGroup(same)
+        for same in group_by(sorted(arms, key=_rank), lambda arm: arm.group).values()
+    ]
     for group in groups:
         if any(len(arm.confusion) != group.classes for arm in group.arms):
             raise UserError(f"{group.first.dataset}, {group.name}: seeds differ in their classes")
@@ -266,7 +270,7 @@ def distinct(arms: Iterable[Arm]) -> list[Arm]:
     return list({(arm.key, arm.run_seed, arm.inputs): arm for arm in arms}.values())
 
 
-def by(items: Iterable[Item], key: Callable[[Item], Any]) -> dict[Any, list[Item]]:
+def group_by(items: Iterable[Item], key: Callable[[Item], Any]) -> dict[Any, list[Item]]:
     """Items by their key, in the order in which they come."""
     together: dict[Any, list[Item]] = {}
     for item in items:

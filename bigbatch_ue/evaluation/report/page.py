@@ -13,10 +13,10 @@ from pydantic import BaseModel, ValidationError
 
 from bigbatch_ue.evaluation.arms import Arm, load_arms, save_arms
 from bigbatch_ue.evaluation.report.figures import picture_uri
-from bigbatch_ue.evaluation.report.groups import Block, by, distinct, grouped
+from bigbatch_ue.evaluation.report.groups import TargetResults, distinct, group_by, seed_groups
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.formats import read_json
-from bigbatch_ue.files.paths import regular
+from bigbatch_ue.files.paths import require_file
 from bigbatch_ue.protection.visibility import Visibility
 from bigbatch_ue.reporting.statistics import Summary
 from bigbatch_ue.runtime.errors import UserError
@@ -28,7 +28,7 @@ PICTURE = "differences.png"
 MOST_CLASSES = 20
 
 
-class About(BaseModel):
+class EvaluationMetadata(BaseModel):
     """What an evaluation folder tells of itself, `about.json`."""
 
     dataset: str
@@ -42,32 +42,32 @@ class About(BaseModel):
 
 
 @dataclass(frozen=True)
-class Folder:
+class EvaluationFolder:
     """An evaluation folder, read."""
 
-    about: About
+    about: EvaluationMetadata
     arms: list[Arm]
     picture: Image.Image
 
 
 @dataclass(frozen=True)
-class Section:
+class DatasetSection:
     """Everything about one data set."""
 
     name: str
-    folders: Sequence[Folder]
+    folders: Sequence[EvaluationFolder]
     arms: Sequence[Arm]
 
     @cached_property
-    def blocks(self) -> list[Block]:
+    def blocks(self) -> list[TargetResults]:
         """Target by target."""
         return [
-            Block(target, grouped(arms))
-            for target, arms in by(self.arms, lambda arm: arm.target).items()
+            TargetResults(target, seed_groups(arms))
+            for target, arms in group_by(self.arms, lambda arm: arm.target).items()
         ]
 
     @property
-    def about(self) -> About:
+    def about(self) -> EvaluationMetadata:
         """Of the first folder."""
         return self.folders[0].about
 
@@ -114,8 +114,8 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         raise UserError(f"{out}: one of the evaluations; its results would be overwritten")
     read = [read_folder(folder) for folder in dict.fromkeys(places)]
     sections = [
-        Section(name, same, distinct(arm for folder in same for arm in folder.arms))
-        for name, same in by(read, lambda folder: folder.about.dataset).items()
+        DatasetSection(name, same, distinct(arm for folder in same for arm in folder.arms))
+        for name, same in group_by(read, lambda folder: folder.about.dataset).items()
     ]
     text = _environment().get_template(PAGE).render(sections=sections, most_classes=MOST_CLASSES)
     if not inside:
@@ -126,7 +126,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     return page
 
 
-def read_folder(folder: Path) -> Folder:
+def read_folder(folder: Path) -> EvaluationFolder:
     """Read an evaluation folder.
 
     Raises:
@@ -134,14 +134,14 @@ def read_folder(folder: Path) -> Folder:
     """
     path = folder / ABOUT
     try:
-        about = About.model_validate(read_json(path))
+        about = EvaluationMetadata.model_validate(read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(
             f"{path}: not what an evaluation writes ({where}: {first['msg']})"
         ) from None
-    return Folder(about, load_arms(folder / RESULTS), _picture(folder / PICTURE))
+    return EvaluationFolder(about, load_arms(folder / RESULTS), _picture(folder / PICTURE))
 
 
 def percent(value: float | None) -> str:
@@ -176,7 +176,7 @@ def _yaml(content: Any) -> str:
 
 def _picture(path: Path) -> Image.Image:
     try:
-        with Image.open(regular(path), formats=["PNG"]) as picture:
+        with Image.open(require_file(path), formats=["PNG"]) as picture:
             return picture.convert("RGB")
     except UserError:
         raise

@@ -26,7 +26,7 @@ METRICS = ("final_accuracy", "peak_accuracy", "tail_std", "auc", "balanced_accur
 _LONGEST = 200
 
 
-def write_board(folder: Path, arms: Sequence[Arm]) -> None:
+def write_tensorboard(folder: Path, arms: Sequence[Arm]) -> None:
     """Write TensorBoard's files of `arms`, in the place of whatever `folder` held.
 
     Each arm has a run named after it: test accuracy and train loss by epoch, the confusion matrix,

@@ -6,14 +6,14 @@ from rich import box
 from rich.table import Table
 
 from bigbatch_ue.evaluation.arms import Arm
-from bigbatch_ue.evaluation.report.groups import Group, by, distinct, grouped
+from bigbatch_ue.evaluation.report.groups import SeedGroup, distinct, group_by, seed_groups
 from bigbatch_ue.evaluation.report.page import interval, percent
 
 
 def arms_table(arms: Sequence[Arm]) -> Table:
     """A table of the arms that fits in 80 columns, a row for those that differ in seeds only."""
-    groups = grouped(distinct(arms))
-    places = by(groups, lambda group: f"{group.first.dataset}, {group.first.target}")
+    groups = seed_groups(distinct(arms))
+    places = group_by(groups, lambda group: f"{group.first.dataset}, {group.first.target}")
     countered = any(group.countermeasure for group in groups)
     batches = any(group.first.effective_batch for group in groups)
     table = Table(
@@ -39,7 +39,7 @@ def arms_table(arms: Sequence[Arm]) -> Table:
     return table
 
 
-def _cells(group: Group, *, countered: bool, batches: bool) -> list[str]:
+def _cells(group: SeedGroup, *, countered: bool, batches: bool) -> list[str]:
     """A row of the terminal's table."""
     batch = group.first.effective_batch
     countermeasure = str(group.first.countermeasure) if group.countermeasure else "-"

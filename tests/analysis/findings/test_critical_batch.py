@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from analysis.cli import main
 from analysis.findings.critical_batch import span, statements
-from analysis.findings.findings import Finding, Findings, find, sizes, write_findings
+from analysis.findings.findings import Finding, Findings, analyse, sizes, write_findings
 from analysis.table.collect import Collection
 from analysis.table.table import (
     CRITICAL,
@@ -27,7 +27,7 @@ from analysis.table.table import (
 )
 from analysis.views.plot import curves_figure
 from analysis.views.report import write_report
-from analysis.views.tensorboard import write_board
+from analysis.views.tensorboard import write_tensorboard
 from tests.analysis.findings.test_findings import a_curve, a_finding, a_fit, a_table
 from tests.conftest import cli_of
 
@@ -55,7 +55,7 @@ def table() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def findings(table: pd.DataFrame) -> Findings:
-    return find(table, draws=100)
+    return analyse(table, draws=100)
 
 
 def test_the_median_and_the_middle_80_percent_of_runs() -> None:
@@ -305,9 +305,9 @@ def test_the_page_has_the_sentence_the_column_and_what_it_means(
 def test_nothing_is_told_where_nothing_was_measured(table: pd.DataFrame, tmp_path: Path) -> None:
     bare = table.assign(**dict.fromkeys(CRITICAL, math.nan))
     mixed = pd.concat([bare, a_measured_table().replace({"dataset": {"digits": "blood8"}})])
-    for text in a_report(tmp_path, bare, find(bare, draws=100)):
+    for text in a_report(tmp_path, bare, analyse(bare, draws=100)):
         assert "ritical" not in text
-    _, markdown = a_report(tmp_path, mixed, find(mixed, draws=100))
+    _, markdown = a_report(tmp_path, mixed, analyse(mixed, draws=100))
     assert "blood8: gradient noise" in markdown
     assert "digits: gradient noise" not in markdown
     assert markdown.count("critical B (80 %)") == 2
@@ -319,7 +319,7 @@ def test_tensorboard_and_the_command_tell_of_it(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write_board(table, findings, tmp_path / "board")
+    write_tensorboard(table, findings, tmp_path / "board")
     (steps,) = (tmp_path / "board" / "curves").glob("*steps*")
     found = EventAccumulator(str(steps)).Reload().Scalars("critical_batch/predicted")
     assert {event.step: event.value for event in found} == {b: 30.0 * b for b in BATCHES}

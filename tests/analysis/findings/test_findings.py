@@ -13,7 +13,7 @@ import pytest
 from analysis.findings.findings import (
     Finding,
     Findings,
-    find,
+    analyse,
     label,
     manner,
     recommendation,
@@ -167,7 +167,7 @@ def table() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def findings(table: pd.DataFrame) -> Findings:
-    return find(table, draws=200)
+    return analyse(table, draws=200)
 
 
 def test_every_curve_is_fitted_and_both_budgets_are_compared(findings: Findings) -> None:
@@ -198,7 +198,7 @@ def test_the_simulated_optimum_is_found(findings: Findings) -> None:
 
 def test_what_cannot_be_fitted_is_said_and_the_rest_is_kept() -> None:
     table = pd.concat([a_table(("digits",), seeds=1), a_table(("blood8",), budgets=("steps",))])
-    found = find(table, draws=100)
+    found = analyse(table, draws=100)
     blood, *digits = found.findings
     assert blood.mean is not None
     for finding in digits:
@@ -211,7 +211,7 @@ def test_what_cannot_be_fitted_is_said_and_the_rest_is_kept() -> None:
 
 def test_a_curve_whose_every_run_failed_has_a_problem() -> None:
     everything = tuple(("digits", batch, seed) for batch in BATCHES for seed in range(5))
-    (finding,) = find(a_table(("digits",), budgets=("epochs",), failures=everything)).findings
+    (finding,) = analyse(a_table(("digits",), budgets=("epochs",), failures=everything)).findings
     assert finding.mean is None
     assert "40 of 40 runs failed" in recommendation(finding)
 

@@ -24,8 +24,8 @@ from analysis.scaling.table import (
     workloads,
     write_scaling,
 )
-from analysis.scaling.views import plot_scaling, printed, scaling_figure
-from analysis.views.tensorboard import write_scaling_board
+from analysis.scaling.views import plot_scaling, scaling_figure, terminal_table
+from analysis.views.tensorboard import write_scaling_tensorboard
 from bigbatch_ue.runtime.errors import UserError
 from tests.conftest import cli_of
 
@@ -254,7 +254,7 @@ def test_of_several_micro_batches_the_fastest_is_drawn(tmp_path: Path) -> None:
     ((title, rows),) = workloads(table)
     lines = scaling_figure(title, rows).axes[0].lines
     assert [np.asarray(line.get_ydata()).tolist() for line in lines] == [[30], [25]]
-    write_scaling_board(table, tmp_path / "board")
+    write_scaling_tensorboard(table, tmp_path / "board")
     (curve,) = (tmp_path / "board").glob("*/*")
     found = EventAccumulator(str(curve)).Reload().Scalars("speed/images_per_second")
     assert [(event.step, event.value) for event in found] == [(256, 30), (512, 25)]
@@ -325,7 +325,7 @@ def test_figures_have_the_same_bytes_every_time(table: pd.DataFrame, tmp_path: P
 
 
 def test_curves_for_tensorboard_have_batches_as_steps(table: pd.DataFrame, tmp_path: Path) -> None:
-    write_scaling_board(table, tmp_path / "board")
+    write_scaling_tensorboard(table, tmp_path / "board")
     workload = tmp_path / "board" / "resnet50-224-px-10-clusters-on-amd-epyc-2-cores"
     assert len(list((tmp_path / "board").iterdir())) == 2
     assert len(list(workload.iterdir())) == 18
@@ -346,7 +346,7 @@ def test_curves_for_tensorboard_have_batches_as_steps(table: pd.DataFrame, tmp_p
 def lines_of(title: str, rows: pd.DataFrame) -> list[str]:
     console = Console(width=80, no_color=True)
     with console.capture() as capture:
-        console.print(printed(title, rows))
+        console.print(terminal_table(title, rows))
     return capture.get().splitlines()
 
 

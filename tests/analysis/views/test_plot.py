@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from analysis.findings.findings import Finding, Findings, find
+from analysis.findings.findings import Finding, Findings, analyse
 from analysis.views.plot import (
     curves_figure,
     data_uri,
@@ -150,7 +150,7 @@ def test_a_curve_whose_every_run_failed_is_drawn() -> None:
     table = a_table(("digits",), batches=(2, 4, 8), seeds=2, failures=everything)
     for column in ("optimizer_steps", "full_batch", "chance"):
         table[column] = table[column].where(~table["failed"], 0)
-    epochs, steps = find(table, draws=100).findings
+    epochs, steps = analyse(table, draws=100).findings
     for figure in (curves_figure([epochs, steps]), steps_figure([(epochs, steps)])):
         figure.draw_without_rendering()
 

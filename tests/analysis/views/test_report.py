@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.findings.findings import Findings, find, recommendation
+from analysis.findings.findings import Findings, analyse, recommendation
 from analysis.table.collect import Collection, Problem
 from analysis.views.plot import ALL, file_names
 from analysis.views.report import number, percent, write_report
@@ -55,7 +55,7 @@ def table() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def findings(table: pd.DataFrame) -> Findings:
-    return find(table, draws=100)
+    return analyse(table, draws=100)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_failed_and_left_out_runs_are_listed_with_reasons(page: str, markdown: s
 
 def test_one_budget_without_fits_or_failures_makes_a_report(tmp_path: Path) -> None:
     table = a_table(("digits",), seeds=1, budgets=("steps",))
-    found = find(table, draws=100)
+    found = analyse(table, draws=100)
     page = write_report(Collection(table, ()), found, tmp_path).read_text()
     markdown = (tmp_path / "report.md").read_text()
     for text in (page, markdown):

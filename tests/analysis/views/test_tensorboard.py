@@ -8,8 +8,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from analysis.findings.findings import Findings, find, sizes
-from analysis.views.tensorboard import METRICS, SETTINGS, write_board
+from analysis.findings.findings import Findings, analyse, sizes
+from analysis.views.tensorboard import METRICS, SETTINGS, write_tensorboard
 from tests.analysis.findings.test_findings import a_table
 
 BATCHES = (2, 8, 32, 128)
@@ -24,7 +24,7 @@ def table() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def findings(table: pd.DataFrame) -> Findings:
-    return find(table, draws=100)
+    return analyse(table, draws=100)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def board(
 ) -> Path:
     folder = tmp_path_factory.mktemp("board") / "tensorboard"
     (folder / "old").mkdir(parents=True)
-    write_board(table, findings, folder)
+    write_tensorboard(table, findings, folder)
     return folder
 
 
@@ -113,7 +113,7 @@ def test_runs_whose_names_come_out_alike_have_folders_of_their_own(tmp_path: Pat
     table = pd.concat(
         [t.assign(dataset=f"My{mark}set") for t, mark in zip(tables, "?!", strict=True)]
     )
-    write_board(table, find(table), tmp_path / "board")
+    write_tensorboard(table, analyse(table), tmp_path / "board")
     names = sorted(path.name for path in (tmp_path / "board" / "runs").iterdir())
     stem = "my-set-protected-steps-none-cluster-0123456789abcdef-b2-s0"
     assert names == [stem, f"{stem}-2"]
