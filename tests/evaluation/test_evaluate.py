@@ -14,7 +14,7 @@ from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bigbatch_ue.config.load import load_config
-from bigbatch_ue.evaluation import evaluate as module
+from bigbatch_ue.evaluation import arm_store
 from bigbatch_ue.evaluation.arms import Arm, ArmSpec
 from bigbatch_ue.evaluation.evaluate import evaluate, evaluate_external
 from bigbatch_ue.evaluation.subject import protected_part
@@ -50,7 +50,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(case.arm)
         return train_arm(case, *rest, **more)
 
-    monkeypatch.setattr(module, "train_arm", counting)
+    monkeypatch.setattr(arm_store, "train_arm", counting)
     return names
 
 
@@ -103,7 +103,7 @@ def test_arms_are_resumed_one_by_one(
     tmp_path: Path, trainings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path, *QUICK)
-    through = module.train_arm
+    through = arm_store.train_arm
 
     def interrupted(case: ArmSpec, *rest: Any, **more: Any) -> Arm:
         if case.arm == "uc":
@@ -111,7 +111,7 @@ def test_arms_are_resumed_one_by_one(
         return through(case, *rest, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "train_arm", interrupted)
+        patch.setattr(arm_store, "train_arm", interrupted)
         with pytest.raises(KeyboardInterrupt):
             evaluate(run)
     results = run / "evaluation" / "results.json"

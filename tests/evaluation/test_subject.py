@@ -11,7 +11,7 @@ import torch
 from bigbatch_ue.config.load import revise_evaluation
 from bigbatch_ue.config.schema import ArmName, Countermeasure
 from bigbatch_ue.data.decoded import prepare_dataset
-from bigbatch_ue.evaluation import subject as module
+from bigbatch_ue.evaluation import train_arm as module
 from bigbatch_ue.evaluation.arms import Arm, ArmSpec
 from bigbatch_ue.evaluation.subject import Subject, protected_part, random_noise
 from bigbatch_ue.evaluation.train_arm import train_arm
