@@ -118,8 +118,8 @@ def scaling(
 ) -> None:
     """Speed, memory and traffic against B: a table (CSV), plots, and curves for TensorBoard."""
     from analysis.scaling.table import read_records, scaling_table, workloads, write_scaling
+    from analysis.scaling.tensorboard import write_scaling_tensorboard
     from analysis.scaling.views import plot_scaling, terminal_table
-    from analysis.views.tensorboard import write_scaling_tensorboard
 
     records, notes = read_records(folders)
     out = out or folders[0] / "scaling"

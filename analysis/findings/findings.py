@@ -17,7 +17,7 @@ from analysis.fits.confound import Separation, separate
 from analysis.fits.instability import InstabilityFit, Kind, fit_instability
 from analysis.fits.mean import MeanFit, fit_mean
 from analysis.table.table import CRITICAL, CURVE, Critical, Curve, critical_of, curves
-from bigbatch_ue.config.schema import ArmName
+from bigbatch_ue.config.names import ArmName
 from bigbatch_ue.evaluation.arms import ARM_NAMES
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.formats import write_json

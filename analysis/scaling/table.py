@@ -3,19 +3,19 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated
 
 import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
+from bigbatch_ue.config.names import GradientPath
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.ranks import EngineName
 
 RECORDS, TABLE = "records.jsonl", "scaling.csv"
 
-EngineName = Literal["single", "ddp", "fsdp2", "zero0", "zero1", "zero2", "zero3"]
-PathName = Literal["baseline", "engine", "delta"]
-ENGINES, PATHS = get_args(EngineName), get_args(PathName)
+ENGINES, PATHS = tuple(EngineName), tuple(GradientPath)[::-1]
 
 WORKLOAD = ("device", "model", "size", "clusters", "generator_width")
 """What rows of one table or figure have in common."""
@@ -69,7 +69,7 @@ class Record(BaseModel):
     device: str
     engine: EngineName
     ranks: Count
-    path: PathName
+    path: GradientPath
     model: str
     size: Count
     clusters: Count

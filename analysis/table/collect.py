@@ -15,7 +15,9 @@ from safetensors import SafetensorError, safe_open
 
 from analysis.table.table import COLUMNS, CRITICAL, CURVE, read_table, write_table
 from bigbatch_ue.batching.plan import make_plan
-from bigbatch_ue.config.schema import ArmName, Config, Countermeasure, DataConfig
+from bigbatch_ue.config.names import ArmName, Countermeasure
+from bigbatch_ue.config.schema import Config
+from bigbatch_ue.config.sections import DataConfig
 from bigbatch_ue.evaluation.arms import RUN_ARMS, Arm, ArmSpec, arm_specs, arm_title, load_arms
 from bigbatch_ue.files.formats import digest, parse_json, read_json, read_yaml, write_json
 from bigbatch_ue.files.paths import hide_home, require_file

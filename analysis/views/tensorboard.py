@@ -17,19 +17,11 @@ from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from analysis.findings.findings import Finding, Findings, sizes, slugs
-from analysis.scaling import table as scaling
 from analysis.table.table import CURVE
 from bigbatch_ue.files.atomic import atomic_folder
 
 SETTINGS = ("dataset", "arm", "effective_batch", "seed", "budget", "lr_rule", "scope", "settings")
 METRICS = ("final_accuracy", "peak_accuracy", "oscillation")
-_SCALING = {
-    "speed/images_per_second": "images_per_s",
-    "speed/seconds_per_step": "step_s",
-    "speed/mfu": "mfu",
-    "memory/peak_mib": "peak_memory_mib",
-    "traffic/bytes_per_step": "bytes_per_step",
-}
 
 Series = Mapping[int, float]
 
@@ -49,25 +41,6 @@ def write_tensorboard(table: pd.DataFrame, findings: Findings, folder: Path) -> 
         for name, run in zip(slugs(map(_run_name, runs)), runs, strict=True):
             metrics = {} if run["failed"] else {name: {0: run[name]} for name in METRICS}
             _write(temporary / "runs" / name, metrics, _session(run))
-
-
-def write_scaling_tensorboard(table: pd.DataFrame, folder: Path) -> None:
-    """Write TensorBoard's files of a table of `scaling.scaling_table`, in the place of `folder`.
-
-    There is a run for each curve of each workload, whose scalars have B as their step; of several
-    micro-batches the fastest counts.
-    """
-    found = list(scaling.workloads(scaling.fastest(table)))
-    names = slugs(title for title, _ in found)
-    with atomic_folder(folder) as temporary:
-        for workload, (_, rows) in zip(names, found, strict=True):
-            for curve, same in rows.groupby(list(scaling.CURVE), sort=False):
-                batches = same["effective_batch"].tolist()
-                scalars = {
-                    tag: dict(zip(batches, same[name].tolist(), strict=True))
-                    for tag, name in _SCALING.items()
-                }
-                _write(temporary / workload / "-".join(map(str, curve)), scalars)
 
 
 def _scalars(finding: Finding, table: pd.DataFrame) -> dict[str, Series]:

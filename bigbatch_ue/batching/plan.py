@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from bigbatch_ue.config.schema import Config, OptimizerConfig
+from bigbatch_ue.config.schema import Config
+from bigbatch_ue.config.sections import OptimizerConfig
 
 DEFAULT_MICRO_BATCH = {"cpu": 128, "cuda": 1024}
 """Where a device is so busy that a larger micro-batch would bring nothing: `auto` begins there."""
@@ -13,6 +14,12 @@ DEFAULT_MICRO_BATCH = {"cpu": 128, "cuda": 1024}
 def even_slice(total: int, parts: int, part: int) -> slice:
     """The `part`-th of `parts` slices of `range(total)`, whose sizes differ by at most one."""
     return slice(total * part // parts, total * (part + 1) // parts)
+
+
+def even_sizes(total: int, parts: int) -> list[int]:
+    """Return the sizes of `parts` slices of `range(total)`, which differ by at most one."""
+    slices = (even_slice(total, parts, part) for part in range(parts))
+    return [each.stop - each.start for each in slices]
 
 
 @dataclass(frozen=True)

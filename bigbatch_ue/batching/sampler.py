@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from bigbatch_ue.config.schema import AugmentConfig, BatchConfig
+from bigbatch_ue.config.sections import AugmentConfig, BatchConfig
 from bigbatch_ue.data.views import Views, draw_views
 from bigbatch_ue.runtime.randomness import Purpose, draw
 

@@ -32,11 +32,13 @@ from bigbatch_ue.benchmark.baseline import Files, baseline_step, unfrozen
 from bigbatch_ue.benchmark.energy import energy
 from bigbatch_ue.benchmark.traffic import count_traffic
 from bigbatch_ue.config.load import resolve
-from bigbatch_ue.config.schema import Config, GradientPath
-from bigbatch_ue.networks.backbone import build_model
+from bigbatch_ue.config.names import GradientPath
+from bigbatch_ue.config.schema import Config
+from bigbatch_ue.networks.backbone import build_network
 from bigbatch_ue.networks.frozen import allow_tf32, compute_mode
 from bigbatch_ue.networks.generator import GeneratorBank
-from bigbatch_ue.runtime.accelerator import engine_kind, start_accelerator
+from bigbatch_ue.networks.surrogate import surrogate_spec
+from bigbatch_ue.runtime.accelerator import engine_name, start_accelerator
 from bigbatch_ue.runtime.console import progress_bar
 from bigbatch_ue.runtime.device import device_name, has_bf16, matmul_peak, synchronise
 from bigbatch_ue.runtime.memory import (
@@ -129,14 +131,8 @@ class Session:
         shape = (_PER_CLUSTER * p, channels, size, size)
         self.images: NDArray[np.uint8] = random.integers(256, size=shape, dtype=np.uint8)
         torch.manual_seed(0)
-        surrogate = build_model(
-            config.surrogate.model,
-            channels=channels,
-            classes=0,
-            size=size,
-            args=config.surrogate.args,
-            stem=config.surrogate.stem,
-        ).to(self.device)
+        spec = surrogate_spec(config.surrogate, channels, size)
+        surrogate = build_network(spec, 0).to(self.device)
         with torch.inference_mode():
             features = surrogate.eval()(torch.rand(2, channels, size, size, device=self.device))
         self.clusters = Clusters(
@@ -188,7 +184,7 @@ class Session:
         return {
             "session": uuid.uuid4().hex[:8],
             "device": device_name(self.device),
-            "engine": engine_kind(self.accelerator),
+            "engine": engine_name(self.accelerator),
             "ranks": self.accelerator.num_processes,
             "model": config.surrogate.model,
             "size": config.data.size,

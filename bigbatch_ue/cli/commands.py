@@ -12,10 +12,10 @@ from rich.table import Column, Table
 
 from bigbatch_ue.cli.runner import run
 from bigbatch_ue.config.load import load_config, revise_evaluation
-from bigbatch_ue.config.schema import PRESETS, TARGETS, ArmName, GradientPath
+from bigbatch_ue.config.names import PRESETS, TARGETS, ArmName, GradientPath
 from bigbatch_ue.files.paths import hide_home
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.runtime.ranks import is_main_process
+from bigbatch_ue.runtime.ranks import EngineName, is_main_process
 
 app = typer.Typer(
     add_completion=False,
@@ -61,9 +61,9 @@ def plan(
         int | None, typer.Option(min=1, help="train images (default: count the data set's)")
     ] = None,
     engine: Annotated[
-        Literal["single", "ddp", "fsdp2", "zero0", "zero1", "zero2", "zero3"],
+        EngineName,
         typer.Option(help="engine, for the expected memory"),
-    ] = "single",
+    ] = EngineName.SINGLE,
     download: Download = False,
 ) -> None:
     """Print how the effective batch would be made, without training."""

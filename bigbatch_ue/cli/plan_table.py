@@ -2,14 +2,24 @@
 
 from rich.table import Table
 
-from bigbatch_ue.batching.plan import make_plan
+from bigbatch_ue.batching.plan import even_sizes, make_plan
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import prepare_dataset
+from bigbatch_ue.runtime.ranks import EngineName
 from bigbatch_ue.training.requirements import expected_memory
+
+_PARTS = {
+    "generator_parameters": "generators: parameters",
+    "generator_gradients": "generators: gradients",
+    "optimizer_state": "generators: optimizer",
+    "generator_activations": "generators: activations",
+    "surrogate_weights": "surrogate: weights",
+    "surrogate_activations": "surrogate: activations",
+}
 
 
 def plan_table(
-    config: Config, ranks: int, images: int | None, engine: str, download: bool
+    config: Config, ranks: int, images: int | None, engine: EngineName, download: bool
 ) -> Table:
     """The batch plan of `config` on `ranks` ranks, with clusters of equal size, as a table.
 
@@ -25,10 +35,10 @@ def plan_table(
         train = prepare_dataset(config.data, download=download).train
         images, channels = len(train), train.images.shape[1]
     p = config.clusters.count
-    plan = make_plan(config, [images * (c + 1) // p - images * c // p for c in range(p)], ranks)
+    plan = make_plan(config, even_sizes(images, p), ranks)
     shares = [plan.rank_slice(rank) for rank in range(ranks)]
     micro = plan.largest_micro
-    memory = expected_memory(config, channels, micro, ranks, engine)
+    needs = expected_memory(config, channels, micro, ranks, engine)
     table = Table(show_header=False, title=f"{config.data.name}: {images:,} train images")
     rows = {
         "effective batch": f"{plan.effective:,} (requested {plan.requested:,})",
@@ -40,8 +50,8 @@ def plan_table(
         "steps per epoch": f"{plan.steps_per_epoch:,}",
         "total steps": f"{plan.steps:,} (budget: {config.budget.kind})",
         "learning rate": plan.lr_reason,
-        "expected memory": f"{sum(memory.values()):,.0f} MiB a rank under {engine}",
-        **{f"  {name}": f"{mib:,.1f} MiB" for name, mib in memory.items()},
+        "expected memory": f"{needs.total:,.0f} MiB a rank under {engine}",
+        **{f"  {label}": f"{getattr(needs, part):,.1f} MiB" for part, label in _PARTS.items()},
     }
     for name, value in rows.items():
         table.add_row(name, value)

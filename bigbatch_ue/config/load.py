@@ -9,7 +9,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from bigbatch_ue.config.schema import DATASETS, MEDMNIST_2D, PRESETS, TARGETS, Config
+from bigbatch_ue.config.names import DATASETS, MEDMNIST_2D, PRESETS, TARGETS
+from bigbatch_ue.config.schema import Config
 from bigbatch_ue.files.formats import parse_yaml, read_yaml
 from bigbatch_ue.runtime.errors import UserError
 

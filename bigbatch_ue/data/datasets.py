@@ -10,7 +10,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from bigbatch_ue.config.schema import DATASETS, MEDMNIST_2D, DataConfig
+from bigbatch_ue.config.names import DATASETS, MEDMNIST_2D
+from bigbatch_ue.config.sections import DataConfig
 from bigbatch_ue.data.image_files import ImageFiles, open_folder
 from bigbatch_ue.data.npz import Npz
 from bigbatch_ue.data.source import PARTS, Part, Source, Split

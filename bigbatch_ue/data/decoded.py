@@ -17,7 +17,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
-from bigbatch_ue.config.schema import DataConfig
+from bigbatch_ue.config.sections import DataConfig
 from bigbatch_ue.data.datasets import (
     open_source,
 )

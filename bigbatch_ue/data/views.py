@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bigbatch_ue.config.schema import AugmentConfig
+from bigbatch_ue.config.sections import AugmentConfig
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from bigbatch_ue.evaluation.arms import Arm, ArmSpec, load_arms, save_arms
 from bigbatch_ue.evaluation.report.page import RESULTS
 from bigbatch_ue.evaluation.subject import Subject
 from bigbatch_ue.evaluation.train_arm import train_arm
-from bigbatch_ue.runtime.accelerator import engine_kind
+from bigbatch_ue.runtime.accelerator import engine_name
 from bigbatch_ue.runtime.errors import UserError
 
 
@@ -40,7 +40,7 @@ def train_together(
     mine: Sequence[ArmSpec], subject: Subject, folder: Path, accelerator: Accelerator
 ) -> None:
     """Train arm after arm, all ranks the same one."""
-    if engine_kind(accelerator) != "ddp":
+    if engine_name(accelerator) != "ddp":
         raise UserError(
             "evaluation.share=batches needs launchers/accelerate/ddp.yaml; or use share=arms"
         )

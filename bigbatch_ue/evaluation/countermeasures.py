@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as T
 
-from bigbatch_ue.config.schema import Countermeasure
+from bigbatch_ue.config.names import Countermeasure
 from bigbatch_ue.data.source import to_hwc
 
 Images = NDArray[np.uint8]

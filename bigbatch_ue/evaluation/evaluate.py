@@ -16,7 +16,8 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from bigbatch_ue.config.load import revise_evaluation
-from bigbatch_ue.config.schema import ArmName, Config
+from bigbatch_ue.config.names import ArmName
+from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet, prepare_dataset
 from bigbatch_ue.evaluation.arm_store import finished_arm, train_apart, train_together
 from bigbatch_ue.evaluation.arms import Arm, ArmSpec, arm_specs

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from bigbatch_ue.config.schema import DataConfig
+from bigbatch_ue.config.sections import DataConfig
 from bigbatch_ue.data.decoded import DataSet, resize
 from bigbatch_ue.data.image_files import ImageFiles, image_files
 from bigbatch_ue.data.npz import Npz

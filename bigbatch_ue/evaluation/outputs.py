@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from bigbatch_ue import __version__
-from bigbatch_ue.config.schema import ArmName
+from bigbatch_ue.config.names import ArmName
 from bigbatch_ue.evaluation.arms import Arm, load_arms, save_arms
 from bigbatch_ue.evaluation.report.figures import first_of_each_group, picture_grid
 from bigbatch_ue.evaluation.report.page import ABOUT, PICTURE, RESULTS, write_report

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigbatch_ue.config.schema import ArmName, Config, Countermeasure
+from bigbatch_ue.config.names import ArmName, Countermeasure
+from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet
 from bigbatch_ue.evaluation.arms import RUN_ARMS, Arm, ArmSpec
 from bigbatch_ue.evaluation.relabel import relabel

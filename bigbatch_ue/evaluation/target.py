@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bigbatch_ue.config.schema import AugmentConfig, TargetConfig
+from bigbatch_ue.config.sections import AugmentConfig, TargetConfig
 from bigbatch_ue.files.paths import expand_path
-from bigbatch_ue.networks.backbone import build_model
+from bigbatch_ue.networks.backbone import NetworkSpec, build_network
 from bigbatch_ue.networks.simclr import train_simclr
 from bigbatch_ue.networks.weights import load_body
 
@@ -67,19 +67,19 @@ def build_target(
         A module, float [M, C, H, W] in [0, 1] to logits [M, classes].
 
     Raises:
-        UserError: as for `build_model`, `load_body` and `train_simclr`.
+        UserError: as for `build_network`, `load_body` and `train_simclr`.
     """
     _, channels, size, _ = images.shape
     kind, _, file = config.weights.partition(":")
-    known = {"channels": channels, "size": size, "args": config.args}
+    spec = NetworkSpec(config.model, channels, size, config.args)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         if kind == "scratch":
-            return build_model(config.model, classes=classes, **known)
+            return build_network(spec, classes)
         if kind == "file":
-            body, _ = load_body(expand_path(file), config.model, **known)
+            body, _ = load_body(expand_path(file), spec)
         else:
-            body = build_model(config.model, classes=0, pretrained=kind == "pretrained", **known)
+            body = build_network(spec, 0, pretrained=kind == "pretrained")
         features = int(body.eval()(torch.zeros(1, channels, size, size)).shape[1])
         target = WithLinearHead(body, features, classes, frozen=kind == "simclr")
     if kind == "simclr":

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from bigbatch_ue.config.schema import Config, Countermeasure
+from bigbatch_ue.config.names import Countermeasure
+from bigbatch_ue.config.schema import Config
 from bigbatch_ue.evaluation.arms import Arm, ArmSpec, arm_title
 from bigbatch_ue.evaluation.countermeasures import batch_transform, pgd, preprocess_images
 from bigbatch_ue.evaluation.metrics import measure, tail_statistics

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import timm
@@ -16,6 +17,31 @@ SMALL = 64
 _LOADS = {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
 SMALL_PATCH = 4
 STEM_POOLS = ("maxpool", "stem.pool", "features.pool0")
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A timm network, and the images that it is for.
+
+    Attributes:
+        name: any timm model name.
+        channels: 1 or 3.
+        size: height and width of the images, pixels.
+        args: more arguments for `timm.create_model`.
+        stem: `small` keeps the resolution in the first convolution, `standard` does not, `auto` is
+            `small` below 64 pixels.
+    """
+
+    name: str
+    channels: int
+    size: int
+    args: Mapping[str, Any] = field(default_factory=dict)
+    stem: Stem = "auto"
+
+    @property
+    def has_small_stem(self) -> bool:
+        """Whether the network gets the stem for small images."""
+        return self.stem == "small" or (self.stem == "auto" and self.size < SMALL)
 
 
 class Normalised(nn.Module):
@@ -38,118 +64,115 @@ class Normalised(nn.Module):
         return output
 
 
-def build_model(
-    name: str,
-    *,
-    channels: int,
-    classes: int,
-    size: int,
-    args: Mapping[str, Any],
-    stem: Stem = "auto",
-    pretrained: bool = False,
-) -> Normalised:
-    """Build a timm network for images in [0, 1] of `channels` and `size` x `size` pixels.
+def build_network(spec: NetworkSpec, classes: int, *, pretrained: bool = False) -> Normalised:
+    """Build the network of `spec` for images in [0, 1].
 
     Weights are drawn from torch's global random numbers, or come from the hub if `pretrained`.
-    With a small-image stem (`small`, or `auto` below 64 pixels) the first convolution keeps the
-    resolution, as 3x3 unless `pretrained`, and the pooling after it is gone (the CIFAR stem of
-    He et al., arXiv 1512.03385, section 4.2). A vision transformer is made for images of `size`,
-    with patches of 4 pixels in place of that stem; `args` may say otherwise.
+    With the stem for small images the first convolution keeps the resolution, as 3x3 unless
+    `pretrained`, and the pooling after it is left out (the CIFAR stem of He et al., arXiv
+    1512.03385, section 4.2). A vision transformer is built for images of `spec.size`, with patches
+    of 4 pixels in place of that stem, unless `spec.args` says otherwise.
 
     Args:
-        name: any timm model name.
-        channels: 1 or 3.
-        classes: outputs; 0 for the pooled features before the classifier.
-        size: height and width of the images.
-        args: more arguments for `timm.create_model`.
-        stem: which stem.
+        spec: the network, and the images that it is for.
+        classes: number of outputs; 0 for the pooled features before the classifier.
         pretrained: load the weights that timm publishes.
 
     Returns:
         A module, float [M, channels, size, size] to [M, classes or d].
 
     Raises:
-        UserError: no such model, arguments or size that it does not take, weights that cannot be
-            fetched.
+        UserError: an unknown model, arguments or a size that it does not take, or weights that
+            cannot be downloaded.
     """
-    args = {**_input_args(name, size, stem), **args}
-    net = create_network(name, channels, classes, args, hub=pretrained)
+    fitted = replace(spec, args={**_input_args(spec), **spec.args})
+    net = create_network(fitted, classes, hub=pretrained)
     if pretrained:
-        net = _fetch(name, channels, classes, args)
-    if has_small_stem(stem, size):
+        net = _download_pretrained(fitted, classes)
+    if spec.has_small_stem:
         shrink_stem(net, keep_kernel=pretrained)
-    return check_output(Normalised(net, channels), name, channels, size)
+    return check_output(Normalised(net, spec.channels), spec)
 
 
-def create_network(
-    name: str, channels: int, classes: int, args: Mapping[str, Any], *, hub: bool = False
-) -> nn.Module:
-    """A timm network as timm makes it; an unknown name or argument is a `UserError`.
+def create_network(spec: NetworkSpec, classes: int, *, hub: bool = False) -> nn.Module:
+    """Create the network as timm does, with random weights and timm's own stem.
 
-    Only with `hub` may the name be of another hub or of a folder, such as `hf-hub:user/model`.
+    Args:
+        spec: the network, and the images that it is for.
+        classes: number of outputs; 0 for the pooled features.
+        hub: allow a name of another hub or of a folder, such as `hf-hub:user/model`.
+
+    Raises:
+        UserError: an unknown name or argument.
     """
+    name = spec.name
     if ":" in name and not hub:
-        raise UserError(f"{name}: goes with weights=pretrained only; else give timm's own name")
+        raise UserError(f"{name}: needs weights=pretrained; otherwise use one of timm's own names")
     base = name.partition(".")[0]
     if ":" not in name and not timm.is_model(base):
         close = difflib.get_close_matches(base, timm.list_models()) or ["timm.list_models()"]
         raise UserError(f"unknown model {name!r}; did you mean {', '.join(close)}?")
-    unsafe = sorted(_LOADS & args.keys())
+    unsafe = sorted(_LOADS & spec.args.keys())
     if unsafe:
-        raise UserError(f"{name}: args.{unsafe[0]} is not taken; weights are set by `weights`")
+        raise UserError(f"{name}: args.{unsafe[0]} is not allowed; set `weights` instead")
     try:
-        net: nn.Module = timm.create_model(name, in_chans=channels, num_classes=classes, **args)
+        net: nn.Module = timm.create_model(
+            name, in_chans=spec.channels, num_classes=classes, **spec.args
+        )
     except Exception as error:
-        given = f" with args {dict(args)}" if args else ""
+        given = f" with args {dict(spec.args)}" if spec.args else ""
         raise UserError(f"timm cannot build {name}{given}: {first_line(error)}") from None
     return net
 
 
-def _input_args(name: str, size: int, stem: Stem) -> dict[str, int]:
-    """What tells a network of fixed input size the size of the images, and of its patches."""
-    if ":" in name or not timm.is_model(name.partition(".")[0]):
+def _input_args(spec: NetworkSpec) -> dict[str, int]:
+    """Arguments that tell a network of fixed input size the size of images and patches."""
+    if ":" in spec.name or not timm.is_model(spec.name.partition(".")[0]):
         return {}
-    known = timm.get_pretrained_cfg(name)
+    known = timm.get_pretrained_cfg(spec.name)
     if not getattr(known, "fixed_input_size", False):
         return {}
-    patches = known.first_conv == "patch_embed.proj" and has_small_stem(stem, size)
-    return {"img_size": size} | ({"patch_size": SMALL_PATCH} if patches else {})
+    patches = known.first_conv == "patch_embed.proj" and spec.has_small_stem
+    return {"img_size": spec.size} | ({"patch_size": SMALL_PATCH} if patches else {})
 
 
-def _fetch(name: str, channels: int, classes: int, args: Mapping[str, Any]) -> nn.Module:
+def _download_pretrained(spec: NetworkSpec, classes: int) -> nn.Module:
+    name = spec.name
     try:
         net: nn.Module = timm.create_model(
-            name, pretrained=True, in_chans=channels, num_classes=classes, **args
+            name, pretrained=True, in_chans=spec.channels, num_classes=classes, **spec.args
         )
     except Exception as error:
         raise UserError(
-            f"no pretrained weights for {name} ({first_line(error)}); where there is a network, "
-            f"save timm.create_model({name!r}, pretrained=True).state_dict() with "
-            "safetensors.torch.save_file(..., PATH), copy it here and set "
-            "its weights to file:PATH"
+            f"{name}: cannot download pretrained weights ({first_line(error)}); on a machine with "
+            f"a network save timm.create_model({name!r}, pretrained=True).state_dict() with "
+            "safetensors.torch.save_file(..., PATH), copy the file here and set "
+            "weights to file:PATH"
         ) from None
     return net
 
 
-def check_output(model: Normalised, name: str, channels: int, size: int) -> Normalised:
-    """Raise a `UserError` unless `model` maps images of this kind to one row each."""
+def check_output(model: Normalised, spec: NetworkSpec) -> Normalised:
+    """Return `model` if it maps images of this kind to one row each.
+
+    Raises:
+        UserError: it does not take such images, or gives something else.
+    """
     training = model.training
     try:
         with torch.inference_mode():
-            shape = tuple(model.eval()(torch.zeros(1, channels, size, size)).shape)
+            shape = tuple(model.eval()(torch.zeros(1, spec.channels, spec.size, spec.size)).shape)
     except Exception as error:
         raise UserError(
-            f"{name} does not take {size} pixel images ({first_line(error)}); change data.size, or "
-            "args such as img_size and patch_size"
+            f"{spec.name} does not take {spec.size} pixel images ({first_line(error)}); change "
+            "data.size, or args such as img_size and patch_size"
         ) from None
     if len(shape) != 2:
-        raise UserError(f"{name} gives features of shape {shape}, not one row for each image")
+        raise UserError(
+            f"{spec.name} gives features of shape {shape}, not one row for each image; "
+            "choose another model"
+        )
     return model.train(training)
-
-
-def has_small_stem(stem: Stem, size: int) -> bool:
-    """Whether images of `size` pixels get the small-image stem."""
-    return stem == "small" or (stem == "auto" and size < SMALL)
 
 
 def first_convolutions(net: nn.Module) -> list[str]:

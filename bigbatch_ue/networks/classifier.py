@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bigbatch_ue.config.schema import AugmentConfig, TrainingRecipe
+from bigbatch_ue.config.sections import AugmentConfig, TrainingRecipe
 from bigbatch_ue.data.source import Labels, Pixels
 from bigbatch_ue.data.views import apply_views, draw_views
 from bigbatch_ue.networks.inference import accuracy, autocast, to_channels_last, to_device, to_float

@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node, symbolic_trace
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
 
-from bigbatch_ue.config.schema import ComputeConfig
+from bigbatch_ue.config.sections import ComputeConfig
 from bigbatch_ue.runtime.device import has_bf16
 
 

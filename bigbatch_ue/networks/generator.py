@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from bigbatch_ue.config.schema import GeneratorConfig
+from bigbatch_ue.config.sections import GeneratorConfig
 from bigbatch_ue.runtime.randomness import Purpose, torch_seed
 
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
-from bigbatch_ue.config.schema import TrainingRecipe
+from bigbatch_ue.batching.plan import even_slice
+from bigbatch_ue.config.sections import TrainingRecipe
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.randomness import Purpose, draw, torch_seed
 
@@ -118,8 +119,7 @@ def rank_slice(count: int, ranks: Accelerator | None) -> slice:
     """This rank's part of a batch of `count` images."""
     if ranks is None:
         return slice(count)
-    cuts = [count * rank // ranks.num_processes for rank in range(ranks.num_processes + 1)]
-    return slice(*cuts[ranks.process_index : ranks.process_index + 2])
+    return even_slice(count, ranks.num_processes, ranks.process_index)
 
 
 @contextmanager

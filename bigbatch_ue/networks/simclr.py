@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from bigbatch_ue.config.schema import AugmentConfig, TrainingRecipe
+from bigbatch_ue.config.sections import AugmentConfig, TrainingRecipe
 from bigbatch_ue.data.source import Pixels
 from bigbatch_ue.networks.inference import autocast, output_width, to_channels_last, to_device
 from bigbatch_ue.networks.recipe import reproducible, train_epochs

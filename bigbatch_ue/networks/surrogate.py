@@ -1,4 +1,4 @@
-"""The frozen network whose features are clustered and misled, and how any timm network is built."""
+"""The surrogate: the frozen network whose features are clustered and misled."""
 
 import sys
 from pathlib import Path
@@ -10,12 +10,13 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bigbatch_ue.config.schema import AugmentConfig, Config, SurrogateConfig
+from bigbatch_ue.config.schema import Config
+from bigbatch_ue.config.sections import AugmentConfig, SurrogateConfig
 from bigbatch_ue.data.decoded import DataSet
 from bigbatch_ue.files.formats import digest
 from bigbatch_ue.files.paths import expand_path
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
-from bigbatch_ue.networks.backbone import Normalised, build_model
+from bigbatch_ue.networks.backbone import NetworkSpec, Normalised, build_network
 from bigbatch_ue.networks.classifier import train_classifier
 from bigbatch_ue.networks.inference import accuracy, output_width, to_device, to_float
 from bigbatch_ue.networks.simclr import train_simclr
@@ -54,22 +55,22 @@ def prepare_surrogate(
         pooled features [M, d].
 
     Raises:
-        UserError: as for `build_model`; a weights file that does not hold this very network.
+        UserError: as for `build_network`; a weights file that does not hold this very network.
     """
     kind, _, file = config.weights.partition(":")
     if kind == "pretrained":
-        model = _build(config, data, classes=0, pretrained=True)
+        model = build_network(_spec(config, data), 0, pretrained=True)
         _say(f"surrogate {config.model}: {_count(model)} pretrained tensors from timm's hub")
     elif kind == "random":
         model = _seeded(config, data, seed, classes=0)
         _say(f"surrogate {config.model}: {_count(model)} random tensors (control), seed {seed}")
     elif kind == "fit":
         path = _trained_file(config, data, augment, seed, cache, device)
-        model, count = _load(config, data, path)
+        model, count = load_body(path, _spec(config, data))
         note = read_tensors(path)[1]["accuracy"]
         _say(f"surrogate {config.model}: {count} fitted tensors from {path}; {note}")
     else:
-        model, count = _load(config, data, expand_path(file))
+        model, count = load_body(expand_path(file), _spec(config, data))
         _say(f"surrogate {config.model}: {count} tensors from {file}")
     frozen: Normalised = model.eval().requires_grad_(False).to(device)
     return frozen.to(memory_format=torch.channels_last)
@@ -87,26 +88,21 @@ def extract_features(
     return features
 
 
-def _build(
-    config: SurrogateConfig, data: DataSet, *, classes: int, pretrained: bool = False
-) -> Normalised:
+def surrogate_spec(config: SurrogateConfig, channels: int, size: int) -> NetworkSpec:
+    """Describe the surrogate of `config` for images [channels, size, size]."""
+    return NetworkSpec(config.model, channels, size, config.args, config.stem)
+
+
+def _spec(config: SurrogateConfig, data: DataSet) -> NetworkSpec:
     _, channels, size, _ = data.train.images.shape
-    return build_model(
-        config.model,
-        channels=channels,
-        classes=classes,
-        size=size,
-        args=config.args,
-        stem=config.stem,
-        pretrained=pretrained,
-    )
+    return surrogate_spec(config, channels, size)
 
 
 def _seeded(config: SurrogateConfig, data: DataSet, seed: int, *, classes: int) -> Normalised:
     """A network whose initial weights depend on the seed only."""
     with torch.random.fork_rng([]):
         torch.manual_seed(torch_seed(seed, Purpose.CONTROL))
-        return _build(config, data, classes=classes)
+        return build_network(_spec(config, data), classes)
 
 
 def _trained_file(
@@ -173,13 +169,6 @@ def _train(
     train = accuracy(model, images, labels, device)
     test = accuracy(model, data.test.images, data.test.labels, device)
     return model.net, f"accuracy {train:.3f} on train, {test:.3f} on test images"
-
-
-def _load(config: SurrogateConfig, data: DataSet, path: Path) -> tuple[Normalised, int]:
-    _, channels, size, _ = data.train.images.shape
-    return load_body(
-        path, config.model, channels=channels, size=size, args=config.args, stem=config.stem
-    )
 
 
 def _count(model: Normalised) -> int:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import torch
 from timm.models import adapt_input_conv
@@ -12,13 +11,12 @@ from torch import Tensor, nn
 from bigbatch_ue.files.paths import require_file
 from bigbatch_ue.files.tensor_files import read_tensors
 from bigbatch_ue.networks.backbone import (
+    NetworkSpec,
     Normalised,
-    Stem,
     check_output,
     create_network,
     first_convolutions,
     first_line,
-    has_small_stem,
     shrink_stem,
 )
 from bigbatch_ue.runtime.errors import UserError
@@ -26,41 +24,30 @@ from bigbatch_ue.runtime.errors import UserError
 _SHOWN = 3
 
 
-def load_body(
-    path: Path,
-    name: str,
-    *,
-    channels: int,
-    size: int,
-    args: Mapping[str, Any],
-    stem: Stem = "auto",
-) -> tuple[Normalised, int]:
-    """The timm network `name` without its classifier, with the weights of a file.
+def load_body(path: Path, spec: NetworkSpec) -> tuple[Normalised, int]:
+    """Build the network of `spec` without its classifier, with the weights of a file.
 
     Args:
         path: safetensors, or a state dict that torch saved; must hold exactly the network's body.
-        name: any timm model name.
-        channels: 1 or 3; a colour network's first kernels are folded for grey images.
-        size: height and width of the images.
-        args: more arguments for `timm.create_model`.
-        stem: as for `build_model`; a first kernel in the file is kept as large as it is.
+        spec: the network, and the images that it is for. A colour network's first kernels are
+            folded for grey images; a first kernel in the file keeps its size.
 
     Returns:
-        A module, float [M, channels, size, size] in [0, 1] to features [M, d], and how many tensors
-        were loaded.
+        A module, float [M, channels, size, size] in [0, 1] to features [M, d], and the number of
+        tensors that were loaded.
 
     Raises:
         UserError: a file that is missing, unsafe or of another network.
     """
-    net = create_network(name, channels, 0, args)
+    net = create_network(spec, 0)
     state = _state(path)
     first = first_convolutions(net)
-    if has_small_stem(stem, size):
+    if spec.has_small_stem:
         shrink_stem(net, keep_kernel=_same_kernels(net, state, first))
     for convolution in first:
-        _match_channels(state, f"{convolution}.weight", channels)
-    count = _fill(net, state, path, name)
-    return check_output(Normalised(net, channels), name, channels, size), count
+        _match_channels(state, f"{convolution}.weight", spec.channels)
+    count = _fill(net, state, path, spec.name)
+    return check_output(Normalised(net, spec.channels), spec), count
 
 
 def _state(path: Path) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from accelerate.utils import (
 from torch import Tensor
 
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.runtime.ranks import world_size
+from bigbatch_ue.runtime.ranks import EngineName, world_size
 
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
 
@@ -64,30 +64,30 @@ def start_accelerator() -> Accelerator:
     return accelerator
 
 
-def engine_kind(accelerator: Accelerator) -> str:
-    """Name of the engine: `single`, `ddp`, `fsdp2` or `zero0` ... `zero3`.
+def engine_name(accelerator: Accelerator) -> EngineName:
+    """Identify the engine.
 
     Raises:
-        UserError: the engine is none of these, or not what the launcher asked for.
+        UserError: the engine is not supported, or is not what the launcher asked for.
     """
     match accelerator.distributed_type:
         case DistributedType.DEEPSPEED:
-            kind = f"zero{accelerator.state.deepspeed_plugin.zero_stage}"
+            name = EngineName(f"zero{accelerator.state.deepspeed_plugin.zero_stage}")
         case DistributedType.FSDP if accelerator.state.fsdp_plugin.fsdp_version == 2:
-            kind = "fsdp2"
+            name = EngineName.FSDP2
         case DistributedType.FSDP:
             raise UserError("FSDP1 is not supported: set fsdp_version: 2 in the launcher's config")
         case DistributedType.MULTI_CPU | DistributedType.MULTI_GPU:
-            kind = "ddp"
+            name = EngineName.DDP
         case DistributedType.NO:
-            kind = "single"
+            name = EngineName.SINGLE
         case other:
             raise UserError(f"{other} is not supported: use DDP, FSDP2 or DeepSpeed")
-    if _asked_for("DEEPSPEED") != kind.startswith("zero"):
-        raise UserError(f"the launcher asked for DeepSpeed, but the engine is {kind}")
-    if _asked_for("FSDP") and accelerator.num_processes > 1 and kind != "fsdp2":
-        raise UserError(f"the launcher asked for FSDP, but the engine is {kind}")
-    return kind
+    if _asked_for("DEEPSPEED") != name.is_zero:
+        raise UserError(f"the launcher asked for DeepSpeed, but the engine is {name}")
+    if _asked_for("FSDP") and accelerator.num_processes > 1 and name is not EngineName.FSDP2:
+        raise UserError(f"the launcher asked for FSDP, but the engine is {name}")
+    return name
 
 
 def min_over_ranks(accelerator: Accelerator, value: int) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-_MIB = 2**20
+MIB = 2**20
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
@@ -50,10 +50,10 @@ def peak_memory(device: torch.device) -> float:
     Where the system cannot forget, it is the peak since the process began.
     """
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / _MIB
+        return torch.cuda.max_memory_allocated(device) / MIB
     if _STATUS.exists():
         peak = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())
         if peak:
             return int(peak[1]) / 1024
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return largest / (_MIB if sys.platform == "darwin" else 1024)
+    return largest / (MIB if sys.platform == "darwin" else 1024)

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from rich.table import Column, Table
 from torch import nn
 
-from bigbatch_ue.batching.plan import BatchPlan, even_slice, make_plan
-from bigbatch_ue.config.schema import ArmName, Config
+from bigbatch_ue.batching.plan import BatchPlan, even_sizes, make_plan
+from bigbatch_ue.config.names import ArmName
+from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet
-from bigbatch_ue.networks.backbone import build_model
+from bigbatch_ue.networks.backbone import NetworkSpec, build_network
 from bigbatch_ue.networks.frozen import FrozenNetwork, compute_mode
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.sweeps.cells import Cell
@@ -63,8 +64,7 @@ def estimate(cells: Sequence[Cell]) -> dict[str, float]:
 def plan_cell(cell: Cell) -> BatchPlan:
     """The batch plan of a cell in one process, with clusters of equal size."""
     images, p = len(cell.data.train), cell.config.clusters.count
-    parts = (even_slice(images, p, cluster) for cluster in range(p))
-    return make_plan(cell.config, [part.stop - part.start for part in parts], 1)
+    return make_plan(cell.config, even_sizes(images, p), 1)
 
 
 def measure_rates(config: Config, data: DataSet) -> Rates:
@@ -75,7 +75,7 @@ def measure_rates(config: Config, data: DataSet) -> Rates:
     p = config.clusters.count
     bank = GeneratorBank(p, channels, size, config.generator, config.seed).to(device)
     surrogate, fitted, target = (
-        build_model(part.model, channels=channels, classes=heads, size=size, args=part.args)
+        build_network(NetworkSpec(part.model, channels, size, part.args), heads)
         .to(device)
         .to(memory_format=torch.channels_last)
         for part, heads in (

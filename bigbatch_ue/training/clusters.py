@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
-from bigbatch_ue.config.schema import ClustersConfig
+from bigbatch_ue.config.sections import ClustersConfig
 from bigbatch_ue.files.tensor_files import read_tensors, require_tensors, write_tensors
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.randomness import Purpose, draw

@@ -19,10 +19,11 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from bigbatch_ue.config.schema import OptimizerConfig
+from bigbatch_ue.config.sections import OptimizerConfig
 from bigbatch_ue.networks.generator import GeneratorBank
-from bigbatch_ue.runtime.accelerator import engine_kind
+from bigbatch_ue.runtime.accelerator import engine_name
 from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.ranks import EngineName
 
 _OPTIMIZERS: dict[str, Any] = {
     "adam": torch.optim.Adam,
@@ -58,22 +59,29 @@ class Engine:
         accumulation: int,
     ) -> None:
         self.accelerator = accelerator
-        self.kind = engine_kind(accelerator)
+        self.name = engine_name(accelerator)
         self.accumulation = accumulation
-        if optimizer.name in ("lars", "lamb") and self.kind not in ("single", "ddp"):
+        if optimizer.name in ("lars", "lamb") and self.name not in (
+            EngineName.SINGLE,
+            EngineName.DDP,
+        ):
             raise UserError(
-                f"optimizer.name={optimizer.name} scales each layer by its norm, which {self.kind} "
+                f"optimizer.name={optimizer.name} scales each layer by its norm, which {self.name} "
                 "cuts into shards: use one process or DDP, or adam, adamw, sgd"
             )
         accelerator.gradient_accumulation_steps = accumulation
         accelerator.step = 0  # Accelerate counts passes from here to know a step's last one
-        if self.kind.startswith("zero"):
+        if self.name.is_zero:
             self._fill_deepspeed_config()
         made = _OPTIMIZERS[optimizer.name](
             bank.parameters(), lr=optimizer.lr, weight_decay=optimizer.weight_decay
         )
         self.shape = tuple(bank.noise.shape)
-        self._shell = copy.deepcopy(bank).to("meta") if self.kind in ("zero3", "fsdp2") else None
+        self._shell = (
+            copy.deepcopy(bank).to("meta")
+            if self.name in (EngineName.ZERO3, EngineName.FSDP2)
+            else None
+        )
         self.bank, self.optimizer = accelerator.prepare(bank, made)
         self._check_wrapped()
 
@@ -87,17 +95,17 @@ class Engine:
 
     def _check_wrapped(self) -> None:
         expected: type = nn.Module
-        if self.kind == "ddp":
+        if self.name is EngineName.DDP:
             expected = DistributedDataParallel
-        elif self.kind == "fsdp2":
+        elif self.name is EngineName.FSDP2:
             expected = FSDPModule
-        elif self.kind.startswith("zero"):
+        elif self.name.is_zero:
             from deepspeed import DeepSpeedEngine
 
             expected = DeepSpeedEngine
         if not isinstance(self.bank, expected):
             raise UserError(
-                f"the engine should be {self.kind}, but the bank is a {type(self.bank).__name__}"
+                f"the engine should be {self.name}, but the bank is a {type(self.bank).__name__}"
             )
 
     def perturbations(self) -> Tensor:
@@ -200,7 +208,7 @@ class Engine:
         return sorted(k for k, v in entry.items() if isinstance(v, Tensor) and v.ndim > 0)
 
     def _shards_optimizer(self) -> bool:
-        return self.kind in ("zero1", "zero2", "zero3")
+        return self.name in (EngineName.ZERO1, EngineName.ZERO2, EngineName.ZERO3)
 
     def _gather(self, parameter: Any, key: str | None = None) -> Tensor:
         """The whole parameter, or the whole of its optimizer state `key`."""
@@ -219,7 +227,7 @@ class Engine:
     def _scatter(self, parameter: Any, key: str, whole: Tensor) -> None:
         """Set the optimizer state `key` of `parameter` from the whole of it."""
         whole = whole.to(self.accelerator.device)
-        if self.kind == "zero3":
+        if self.name is EngineName.ZERO3:
             from deepspeed.utils import safe_set_local_optimizer_state
 
             # DeepSpeed's setter of the whole forgets that the last rank's shard is padded.

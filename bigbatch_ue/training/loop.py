@@ -17,8 +17,8 @@ from bigbatch_ue.batching.micro_batch import (
 )
 from bigbatch_ue.batching.plan import BatchPlan, lr_at
 from bigbatch_ue.batching.sampler import GlobalBatch, Sampler
-from bigbatch_ue.config.schema import CheckpointConfig as CheckpointConfig
 from bigbatch_ue.config.schema import Config
+from bigbatch_ue.config.sections import CheckpointConfig
 from bigbatch_ue.runs.checkpoints import Checkpoint, save_checkpoint
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.metrics_file import Moments

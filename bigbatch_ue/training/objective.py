@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bigbatch_ue.batching.loader import MicroBatch
-from bigbatch_ue.config.schema import AugmentConfig, ObjectiveConfig
+from bigbatch_ue.config.sections import AugmentConfig, ObjectiveConfig
 from bigbatch_ue.data.views import apply_views
 
 

@@ -1,5 +1,6 @@
-"""Floating-point operations that a step needs, counted on shapes alone."""
+"""Operations and memory that an optimizer step needs, counted on shapes alone."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -7,9 +8,20 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.networks.backbone import build_model
+from bigbatch_ue.networks.backbone import build_network
 from bigbatch_ue.networks.generator import GeneratorBank
-from bigbatch_ue.runtime.memory import _MIB
+from bigbatch_ue.networks.surrogate import surrogate_spec
+from bigbatch_ue.runtime.memory import MIB
+from bigbatch_ue.runtime.ranks import EngineName
+
+_FLOAT32 = 4
+_STATES_PER_PARAMETER = {"adam": 2, "adamw": 2, "lamb": 2, "lars": 1, "sgd": 0}
+_SHARDED = {
+    EngineName.ZERO1: {"optimizer"},
+    EngineName.ZERO2: {"optimizer", "gradients"},
+    EngineName.ZERO3: {"optimizer", "gradients", "parameters"},
+    EngineName.FSDP2: {"optimizer", "gradients", "parameters"},
+}
 
 
 @dataclass(frozen=True)
@@ -29,14 +41,7 @@ def weightless(config: Config, channels: int) -> tuple[nn.Module, GeneratorBank,
     """Surrogate in evaluation mode, frozen, generator bank and one image, on the meta device."""
     size = config.data.size
     with torch.device("meta"):
-        surrogate = build_model(
-            config.surrogate.model,
-            channels=channels,
-            classes=0,
-            size=size,
-            args=config.surrogate.args,
-            stem=config.surrogate.stem,
-        )
+        surrogate = build_network(surrogate_spec(config.surrogate, channels, size), 0)
         bank = GeneratorBank(config.clusters.count, channels, size, config.generator, config.seed)
         image = torch.empty(1, channels, size, size)
     return surrogate.eval().requires_grad_(False), bank, image
@@ -53,20 +58,27 @@ def count_flops(config: Config, channels: int) -> Flops:
     return Flops(of_image.get_total_flops(), of_bank.get_total_flops() // config.clusters.count)
 
 
-_FLOAT = 4
-_STATES = {"adam": 2, "adamw": 2, "lamb": 2, "lars": 1, "sgd": 0}
-_SHARDED = {
-    "zero1": {"optimizer"},
-    "zero2": {"optimizer", "gradients"},
-    "zero3": {"optimizer", "gradients", "parameters"},
-    "fsdp2": {"optimizer", "gradients", "parameters"},
-}
+@dataclass(frozen=True)
+class MemoryNeeds:
+    """Expected memory of one rank during an optimizer step, MiB by part."""
+
+    generator_parameters: float
+    generator_gradients: float
+    optimizer_state: float
+    generator_activations: float
+    surrogate_weights: float
+    surrogate_activations: float
+
+    @property
+    def total(self) -> float:
+        """Sum of all parts, MiB."""
+        return math.fsum(vars(self).values())
 
 
 def expected_memory(
-    config: Config, channels: int, micro: int, ranks: int, engine: str
-) -> dict[str, float]:
-    """Expected memory of one rank during a step, in MiB by part.
+    config: Config, channels: int, micro: int, ranks: int, engine: EngineName
+) -> MemoryNeeds:
+    """Count the memory that one rank needs during a step.
 
     The parts are counted, not measured: float32 tensors that live at the same time, no workspace of
     the kernels, no fragmentation. None of them depends on the effective batch.
@@ -76,25 +88,24 @@ def expected_memory(
         channels: C of the images.
         micro: images in the largest micro-batch of a rank.
         ranks: number of ranks.
-        engine: `single`, `ddp`, `fsdp2` or `zero0` ... `zero3`.
+        engine: the engine, which decides what is sharded.
     """
     surrogate, bank, image = weightless(config, channels)
-    activations, generator_activations = _activations(surrogate, image), _activations(bank)
     parameters = sum(p.numel() for p in bank.parameters())
-    bank_parts = {
-        "parameters": parameters,
-        "gradients": parameters,
-        "optimizer": parameters * _STATES[config.optimizer.name],
-    }
-    sharded = _SHARDED.get(engine, set())
-    numbers = {
-        f"generators: {name}": count / (ranks if name in sharded else 1)
-        for name, count in bank_parts.items()
-    }
-    numbers["generators: activations"] = generator_activations
-    numbers["surrogate: weights"] = sum(p.numel() for p in surrogate.parameters())
-    numbers["surrogate: activations"] = activations * micro
-    return {name: count * _FLOAT / _MIB for name, count in numbers.items()}
+    states = _STATES_PER_PARAMETER[config.optimizer.name]
+
+    def held(part: str, elements: int) -> float:
+        shards = ranks if part in _SHARDED.get(engine, ()) else 1
+        return elements / shards * _FLOAT32 / MIB
+
+    return MemoryNeeds(
+        generator_parameters=held("parameters", parameters),
+        generator_gradients=held("gradients", parameters),
+        optimizer_state=held("optimizer", parameters * states),
+        generator_activations=held("activations", _activations(bank)),
+        surrogate_weights=held("weights", sum(p.numel() for p in surrogate.parameters())),
+        surrogate_activations=held("activations", micro * _activations(surrogate, image)),
+    )
 
 
 def _activations(module: nn.Module, *inputs: Tensor) -> int:

@@ -25,6 +25,8 @@ from bigbatch_ue.networks.surrogate import extract_features, surrogate_of_run
 from bigbatch_ue.runs.checkpoints import NEW, Checkpoint
 from bigbatch_ue.runs.folder import Run, create_run
 from bigbatch_ue.runtime.accelerator import min_over_ranks
+from bigbatch_ue.runtime.memory import MIB
+from bigbatch_ue.runtime.ranks import EngineName
 from bigbatch_ue.training.cluster_groups import SINGLE_GROUP, RankGroup
 from bigbatch_ue.training.clusters import Clusters, cluster_features
 from bigbatch_ue.training.engine import Engine, bank_parameters
@@ -94,8 +96,8 @@ def choose_micro_batch(job: TrainingJob, accelerator: Accelerator) -> TrainingJo
     if config.batch.micro != "auto":
         return job
     _, *shape = job.loader.images.shape
-    expected = expected_memory(config, channels=shape[0], micro=1, ranks=1, engine="single")
-    bytes_per_image = round(expected["surrogate: activations"] * 2**20)
+    needs = expected_memory(config, shape[0], micro=1, ranks=1, engine=EngineName.SINGLE)
+    bytes_per_image = round(needs.surrogate_activations * MIB)
     plan = plan.with_micro(
         min_over_ranks(accelerator, initial_micro_batch(config, bytes_per_image, device))
     )

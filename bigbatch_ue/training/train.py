@@ -145,7 +145,7 @@ def write_result(
         "final_loss": [x if math.isfinite(x) else None for x in trained.losses.tolist()],
         "skipped_steps": trained.skipped,
         "noise_scale": noise_scale([(run, len(trained.delta))]),
-        "engine": engine.kind,
+        "engine": engine.name,
         "world_size": plan.world_size,
         "cluster_groups": 1,
         "micro_batch": plan.largest_micro,

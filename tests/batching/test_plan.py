@@ -5,7 +5,8 @@ import math
 import pytest
 
 from bigbatch_ue.batching.plan import lr_at, make_plan, scaled_lr
-from bigbatch_ue.config.schema import Config, OptimizerConfig
+from bigbatch_ue.config.schema import Config
+from bigbatch_ue.config.sections import OptimizerConfig
 
 
 def config_of(effective: int, **batch: object) -> Config:

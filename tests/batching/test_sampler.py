@@ -5,7 +5,7 @@ import pytest
 
 from bigbatch_ue.batching.plan import even_slice, make_plan
 from bigbatch_ue.batching.sampler import Sampler
-from bigbatch_ue.config.schema import AugmentConfig
+from bigbatch_ue.config.sections import AugmentConfig
 from tests.batching.test_plan import config_of
 
 ASSIGNMENT = np.repeat([0, 1, 2], [50, 30, 21])

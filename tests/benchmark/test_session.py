@@ -15,7 +15,7 @@ from bigbatch_ue.benchmark.baseline import Files, baseline_step, unfrozen
 from bigbatch_ue.benchmark.energy import _of_packages
 from bigbatch_ue.benchmark.session import RECORDS
 from bigbatch_ue.cli.commands import main
-from bigbatch_ue.config.schema import ObjectiveConfig
+from bigbatch_ue.config.sections import ObjectiveConfig
 from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.runtime.device import device_name, matmul_peak
 from bigbatch_ue.training.objective import ClusterwiseLoss

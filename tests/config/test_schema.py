@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from bigbatch_ue.config.load import load_config
-from bigbatch_ue.config.schema import PRESETS, Config
+from bigbatch_ue.config.names import PRESETS
+from bigbatch_ue.config.schema import Config
 from bigbatch_ue.runtime.errors import UserError
 
 

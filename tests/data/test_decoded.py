@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigbatch_ue.config.schema import DATASETS, DataConfig
+from bigbatch_ue.config.names import DATASETS
+from bigbatch_ue.config.sections import DataConfig
 from bigbatch_ue.data.datasets import catalogue
 from bigbatch_ue.data.decoded import DataSet, prepare_dataset, resize
 from bigbatch_ue.runtime.errors import UserError

@@ -18,7 +18,8 @@ from scipy.io import savemat
 from sklearn.datasets import load_digits
 from torchvision.datasets import Flowers102
 
-from bigbatch_ue.config.schema import MEDMNIST_2D, DataConfig
+from bigbatch_ue.config.names import MEDMNIST_2D
+from bigbatch_ue.config.sections import DataConfig
 from bigbatch_ue.data.datasets import open_source
 from bigbatch_ue.data.image_files import decode
 from bigbatch_ue.data.npz import Npz

@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 
 from bigbatch_ue.config.load import revise_evaluation
-from bigbatch_ue.config.schema import ArmName
+from bigbatch_ue.config.names import ArmName
 from bigbatch_ue.data.decoded import prepare_dataset
 from bigbatch_ue.evaluation.evaluate import run_evaluation
 from bigbatch_ue.evaluation.metrics import measure
 from bigbatch_ue.evaluation.subject import Subject
 from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
-from bigbatch_ue.networks.backbone import build_model
+from bigbatch_ue.networks.backbone import NetworkSpec, build_network
 from bigbatch_ue.networks.inference import predict
 from bigbatch_ue.protection.perturbations import load_perturbations
 from bigbatch_ue.runs.folder import load_run
@@ -39,7 +39,7 @@ TRANSFORMER = (  # no batch norm, so that a rank's part of a batch is like the w
 
 def network() -> torch.nn.Module:
     """A target with batch norm, untrained."""
-    return build_model("resnet18", channels=1, classes=10, size=8, args=NARROW)
+    return build_network(NetworkSpec("resnet18", 1, 8, NARROW), 10)
 
 
 def main(run_folder: Path, weights: Path, out: Path) -> None:

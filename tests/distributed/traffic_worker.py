@@ -20,7 +20,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 from bigbatch_ue.batching.loader import MicroBatch
 from bigbatch_ue.benchmark.traffic import count_traffic
-from bigbatch_ue.config.schema import GeneratorConfig, OptimizerConfig
+from bigbatch_ue.config.sections import GeneratorConfig, OptimizerConfig
 from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.runtime.accelerator import start_accelerator
@@ -88,7 +88,7 @@ def count(path: str, passes: tuple[int, ...], bank: GeneratorBank) -> list[dict[
         after = sent_by_sockets()
         records.append(
             {
-                "engine": engine.kind,
+                "engine": engine.name,
                 "path": path,
                 "micro_batches": micro_batches,
                 "parameters": 4 * parameters,

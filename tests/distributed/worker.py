@@ -160,7 +160,7 @@ def run_case(accelerator: Accelerator, case: str, out: Path) -> None:
     }
     tensors = {"delta": delta, "losses": losses, **moved}
     facts = {
-        "kind": engine.kind,
+        "kind": engine.name,
         "bank": type(engine.bank).__name__,
         "world_size": accelerator.num_processes,
         "micro_batches": trainer.plan.micro_batches,

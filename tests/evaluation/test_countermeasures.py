@@ -9,7 +9,7 @@ from sklearn.datasets import load_sample_images
 from sklearn.linear_model import RidgeClassifier
 from torch import Tensor, nn
 
-from bigbatch_ue.config.schema import Countermeasure
+from bigbatch_ue.config.names import Countermeasure
 from bigbatch_ue.evaluation.countermeasures import applies, batch_transform, pgd, preprocess_images
 
 pytestmark = [

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bigbatch_ue.config.load import revise_evaluation
-from bigbatch_ue.config.schema import ArmName, Countermeasure
+from bigbatch_ue.config.names import ArmName, Countermeasure
 from bigbatch_ue.data.decoded import prepare_dataset
 from bigbatch_ue.evaluation import train_arm as module
 from bigbatch_ue.evaluation.arms import Arm, ArmSpec

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bigbatch_ue.config.load import load_config, revise_evaluation
-from bigbatch_ue.config.schema import TARGETS, AugmentConfig, TargetConfig
+from bigbatch_ue.config.names import TARGETS
+from bigbatch_ue.config.sections import AugmentConfig, TargetConfig
 from bigbatch_ue.evaluation.target import WithLinearHead, build_target
 from bigbatch_ue.networks.classifier import train_classifier
 from bigbatch_ue.runtime.errors import UserError

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
-from bigbatch_ue.config.schema import AugmentConfig, TrainingRecipe
+from bigbatch_ue.config.sections import AugmentConfig, TrainingRecipe
 from bigbatch_ue.networks.classifier import train_classifier
 from bigbatch_ue.networks.inference import accuracy, predict, to_float
 from bigbatch_ue.networks.recipe import cut_into_batches, one_cycle

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from bigbatch_ue.config.load import load_config
-from bigbatch_ue.config.schema import ComputeConfig
+from bigbatch_ue.config.sections import ComputeConfig
 from bigbatch_ue.data.decoded import DataSet, prepare_dataset
-from bigbatch_ue.networks.backbone import build_model
+from bigbatch_ue.networks.backbone import NetworkSpec, build_network
 from bigbatch_ue.networks.frozen import (
     ComputeMode,
     FrozenNetwork,
@@ -115,7 +115,7 @@ def test_features_are_float32_whatever_computes_them(digits: tuple[nn.Module, Da
 )
 def test_every_batch_norm_after_a_convolution_is_folded(name: str, args: dict[str, object]) -> None:
     torch.manual_seed(0)
-    net = build_model(name, channels=3, classes=0, size=32, args=args)
+    net = build_network(NetworkSpec(name, 3, 32, args), 0)
     with torch.no_grad():
         for _ in range(3):
             net.train()(torch.rand(8, 3, 32, 32))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bigbatch_ue.config.schema import GeneratorConfig
+from bigbatch_ue.config.sections import GeneratorConfig
 from bigbatch_ue.networks.generator import GeneratorBank, ResNetGenerator
 
 

@@ -17,12 +17,12 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from bigbatch_ue.config.schema import AugmentConfig, SurrogateConfig, TrainingRecipe
+from bigbatch_ue.config.sections import AugmentConfig, SurrogateConfig, TrainingRecipe
 from bigbatch_ue.data.decoded import DataSet, ImageSet
 from bigbatch_ue.files.tensor_files import read_tensors
 from bigbatch_ue.networks import backbone, surrogate
 from bigbatch_ue.networks import classifier as fit
-from bigbatch_ue.networks.backbone import Normalised, build_model
+from bigbatch_ue.networks.backbone import NetworkSpec, Normalised, build_network
 from bigbatch_ue.networks.surrogate import extract_features, prepare_surrogate
 from bigbatch_ue.runtime.errors import UserError
 
@@ -72,8 +72,8 @@ def prepared(
 
 
 def built(name: str = "resnet18", **more: Any) -> Normalised:
-    settings: dict[str, Any] = {"channels": 1, "classes": 0, "size": 8, "args": {}, **more}
-    return build_model(name, **settings)
+    kind = {"classes": more.pop("classes", 0), "pretrained": more.pop("pretrained", False)}
+    return build_network(NetworkSpec(name, **{"channels": 1, "size": 8, **more}), **kind)
 
 
 def convolution(model: Normalised, name: str = "conv1") -> nn.Conv2d:
@@ -194,7 +194,7 @@ def test_pretrained_kernel_is_kept_for_small_images(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     published = timm.create_model("resnet18", in_chans=1, num_classes=0)
-    monkeypatch.setattr(backbone, "_fetch", lambda *_: published)
+    monkeypatch.setattr(backbone, "_download_pretrained", lambda *_: published)
     model = prepared("pretrained", tmp_path, args={})
     first = convolution(model)
     assert (first.kernel_size, first.stride) == ((7, 7), (1, 1))

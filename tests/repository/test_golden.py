@@ -35,7 +35,9 @@ from bigbatch_ue.cli.commands import app
 from bigbatch_ue.cli.demo import demo
 from bigbatch_ue.cli.launcher import main
 from bigbatch_ue.config.load import load_config, revise_evaluation
-from bigbatch_ue.config.schema import DATASETS, PRESETS, TARGETS, ArmName, Config, DataConfig
+from bigbatch_ue.config.names import DATASETS, PRESETS, TARGETS, ArmName
+from bigbatch_ue.config.schema import Config
+from bigbatch_ue.config.sections import DataConfig
 from bigbatch_ue.data.decoded import DataSet, prepare_dataset
 from bigbatch_ue.evaluation.arms import arm_specs
 from bigbatch_ue.evaluation.subject import Subject

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigbatch_ue.config.schema import DataConfig
+from bigbatch_ue.config.sections import DataConfig
 from bigbatch_ue.data.datasets import open_source
 from bigbatch_ue.data.decoded import prepare_dataset
 from bigbatch_ue.data.npz import Npz

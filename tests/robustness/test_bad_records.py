@@ -8,13 +8,13 @@ from PIL import Image
 
 from bigbatch_ue.cli.commands import main
 from bigbatch_ue.config.load import load_config
-from bigbatch_ue.config.schema import DataConfig
+from bigbatch_ue.config.sections import DataConfig
 from bigbatch_ue.data.decoded import prepare_dataset
 from bigbatch_ue.data.image_files import decode, image_files
 from bigbatch_ue.evaluation.arms import Arm, load_arms
 from bigbatch_ue.evaluation.report.groups import seed_groups
 from bigbatch_ue.files.formats import write_json
-from bigbatch_ue.networks.backbone import create_network
+from bigbatch_ue.networks.backbone import NetworkSpec, create_network
 from bigbatch_ue.protection.protect import _hash
 from bigbatch_ue.runtime.errors import UserError, user_message
 from tests.conftest import cli_of
@@ -57,8 +57,8 @@ def test_names_are_no_markup_of_the_terminal(
 
 @pytest.mark.parametrize("name", ["hf-hub:user/model", "local-dir:elsewhere"])
 def test_only_pretrained_networks_come_from_a_hub(name: str) -> None:
-    with pytest.raises(UserError, match="pretrained only"):
-        create_network(name, 3, 0, {})
+    with pytest.raises(UserError, match="needs weights=pretrained"):
+        create_network(NetworkSpec(name, 3, 8), 0)
 
 
 def test_postscript_is_no_image(tmp_path: Path) -> None:

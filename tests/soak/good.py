@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from analysis.cli import main as analysis
 from bigbatch_ue.cli.commands import main
-from bigbatch_ue.networks.backbone import create_network
+from bigbatch_ue.networks.backbone import NetworkSpec, create_network
 from bigbatch_ue.training.step_log import StepLog
 from tests.soak.damage import places
 
@@ -108,7 +108,7 @@ def _images(folder: Path, change: int = 0) -> None:
 
 
 def _weights() -> None:
-    state = create_network("resnet18", 1, 0, _NET).state_dict()
+    state = create_network(NetworkSpec("resnet18", 1, 8, _NET), 0).state_dict()
     save_file(state, "weights.safetensors")
     torch.save(state, "weights.pt")
 

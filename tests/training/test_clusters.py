@@ -11,7 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from bigbatch_ue.config.schema import ClustersConfig
+from bigbatch_ue.config.sections import ClustersConfig
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.training.clusters import Clusters, cluster_features, target_map

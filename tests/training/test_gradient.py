@@ -9,6 +9,7 @@ from bigbatch_ue.batching.sampler import GlobalBatch
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.ranks import EngineName
 from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.gradient import delta_step, engine_step
 from tests.distributed.worker import Trainer
@@ -101,6 +102,6 @@ def test_norm_scaling_optimizers_are_refused_where_layers_are_cut(
 ) -> None:
     trainer = trainers["delta"]
     settings = Config.model_validate({"optimizer": {"name": "lamb"}}).optimizer
-    monkeypatch.setattr("bigbatch_ue.training.engine.engine_kind", lambda _: "zero2")
+    monkeypatch.setattr("bigbatch_ue.training.engine.engine_name", lambda _: EngineName.ZERO2)
     with pytest.raises(UserError, match="adam, adamw, sgd"):
         Engine(trainer.accelerator, torch.nn.Linear(1, 1), settings, accumulation=1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bigbatch_ue.config.schema import GeneratorConfig, OptimizerConfig
+from bigbatch_ue.config.sections import GeneratorConfig, OptimizerConfig
 from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.runs.folder import Run

@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import pad
 
 from bigbatch_ue.batching.loader import MicroBatch
-from bigbatch_ue.config.schema import AugmentConfig, ObjectiveConfig
+from bigbatch_ue.config.sections import AugmentConfig, ObjectiveConfig
 from bigbatch_ue.data.views import apply_views, draw_views
 from bigbatch_ue.runtime.randomness import Purpose, draw
 from bigbatch_ue.training.objective import ClusterwiseLoss, distance

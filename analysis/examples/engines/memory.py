@@ -43,7 +43,7 @@ def main(generators: int) -> None:
     if accelerator.is_main_process:
         ranks = f"{accelerator.num_processes} rank(s)"
         each = f"{held * 2**20 / parameters:.1f} bytes a parameter"
-        print(f"{engine.kind}, {ranks}, p = {generators}: {held:,.0f} MiB, {each}")
+        print(f"{engine.name}, {ranks}, p = {generators}: {held:,.0f} MiB, {each}")
     accelerator.end_training()
 
 

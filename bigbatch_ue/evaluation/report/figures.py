@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from bigbatch_ue.config.schema import ArmName
+from bigbatch_ue.config.names import ArmName
 from bigbatch_ue.data.source import to_hwc
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.reporting.statistics import Summary

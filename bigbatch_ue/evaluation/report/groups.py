@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from bigbatch_ue.config.schema import ArmName, Countermeasure
+from bigbatch_ue.config.names import ArmName, Countermeasure
 from bigbatch_ue.evaluation.arms import ARM_NAMES, Arm
 from bigbatch_ue.evaluation.report.figures import (
     COLOURS,

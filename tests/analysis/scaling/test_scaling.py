@@ -24,8 +24,8 @@ from analysis.scaling.table import (
     workloads,
     write_scaling,
 )
+from analysis.scaling.tensorboard import write_scaling_tensorboard
 from analysis.scaling.views import plot_scaling, scaling_figure, terminal_table
-from analysis.views.tensorboard import write_scaling_tensorboard
 from bigbatch_ue.runtime.errors import UserError
 from tests.conftest import cli_of
 

@@ -1,0 +1,67 @@
+"""Names that the configuration and the command line know: data sets, presets, engines, arms."""
+
+from enum import StrEnum
+
+MEDMNIST_2D = (
+    "pathmnist",
+    "chestmnist",
+    "dermamnist",
+    "octmnist",
+    "pneumoniamnist",
+    "retinamnist",
+    "breastmnist",
+    "bloodmnist",
+    "tissuemnist",
+    "organamnist",
+    "organcmnist",
+    "organsmnist",
+)
+DATASETS = ("digits", "pets", "flowers102", *(n for n in MEDMNIST_2D if n != "chestmnist"))
+PRESETS = ("small", *DATASETS)
+TARGETS = (
+    "resnet18",
+    "resnet50",
+    "efficientnet_b1",
+    "regnetx_016",
+    "densenet121",
+    "vit_small",
+)
+
+
+class GradientPath(StrEnum):
+    """How the gradient of an effective batch is made; the baseline is for measurements only."""
+
+    DELTA = "delta"
+    ENGINE = "engine"
+    BASELINE = "baseline"
+
+
+class ArmName(StrEnum):
+    """What a target network's train images were."""
+
+    CLEAN = "clean"
+    RANDOM_NOISE = "random_noise"
+    SHUFFLED = "shuffled"
+    RANDOM_SURROGATE = "random_surrogate"
+    UNPROTECTED = "unprotected"
+    UC = "uc"
+    PROTECTED = "protected"
+
+
+class Countermeasure(StrEnum):
+    """What a scraper does against perturbations, before or while training."""
+
+    NONE = "none"
+    CUTOUT = "cutout"
+    MIXUP = "mixup"
+    CUTMIX = "cutmix"
+    RANDAUGMENT = "randaugment"
+    JPEG75 = "jpeg75"
+    JPEG10 = "jpeg10"
+    GREY = "grey"
+    BLUR = "blur"
+    BIT_DEPTH = "bit_depth"
+    LOW_PASS = "low_pass"
+    ADVERSARIAL = "adversarial"
+    CLUSTER_AVERAGE = "cluster_average"
+    PROJECTION = "projection"
