@@ -21,12 +21,12 @@ from bigbatch_ue.config.sections import DataConfig
 from bigbatch_ue.evaluation.arms import RUN_ARMS, Arm, ArmSpec, arm_specs, arm_title, load_arms
 from bigbatch_ue.files.formats import digest, parse_json, read_json, read_yaml, write_json
 from bigbatch_ue.files.paths import hide_home, require_file
+from bigbatch_ue.reporting.statistics import last_quarter
+from bigbatch_ue.runs.folder import RunFiles
+from bigbatch_ue.runs.result import TrainingResult, read_result
 from bigbatch_ue.runtime.errors import UserError
 
-_CONFIG, _CELL, _OUTCOME = "config.yaml", "cell.yaml", "outcome.json"
 ABOUT = "about.json"
-_CONTROLS = "controls"
-_TAIL = 4
 _OF_ANOTHER_KIND = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
 
 
@@ -69,7 +69,7 @@ def collect(folders: Sequence[Path]) -> Collection:
     Raises:
         UserError: there is no run at all.
     """
-    found = sorted({run for folder in folders for run in _runs(folder)})
+    found = sorted({run for folder in folders for run in _runs(folder)}, key=lambda r: r.folder)
     if not found:
         raise UserError(f"{', '.join(map(str, folders))}: no run folders here")
     rows: dict[str, list[dict[str, Any]]] = {}
@@ -79,13 +79,14 @@ def collect(folders: Sequence[Path]) -> Collection:
     for run in track(found, "collecting", transient=True):
         try:
             config = _configuration(run)
-            rows[run.name] = _rows_of(run, config)
+            rows[run.folder.name] = _rows_of(run, config)
             settings.setdefault(config.data.title, shared_settings(config))
-            versions |= _recorded(run).get("versions", {})
+            if (result := _result(run)) is not None:
+                versions |= result.versions
         except UserError as error:
-            problems.append(Problem(run.name, str(error)))
+            problems.append(Problem(run.folder.name, str(error)))
         except _OF_ANOTHER_KIND as error:
-            problems.append(_strange(run.name, error))
+            problems.append(_strange(run.folder.name, error))
     whole, strange = _table(rows)
     problems += strange
     table, twice = _once(whole)
@@ -152,16 +153,17 @@ def _strange(run: str, error: Exception) -> Problem:
     return Problem(run, f"records of another kind ({type(error).__name__}: {error})")
 
 
-def _runs(folder: Path) -> Iterator[Path]:
+def _runs(folder: Path) -> Iterator[RunFiles]:
     """Folders below that hold a run or a cell of a sweep, controls of runs excepted."""
-    for name in (_CONFIG, _CELL):
+    names = RunFiles(folder)
+    for name in (names.config.name, names.cell.name):
         for path in folder.rglob(name):
-            if _CONTROLS not in path.parent.relative_to(folder).parts:
-                yield path.parent
+            if names.controls.name not in path.parent.relative_to(folder).parts:
+                yield RunFiles(path.parent)
 
 
-def _configuration(run: Path) -> Config:
-    path = next(path for name in (_CONFIG, _CELL) if (path := run / name).exists())
+def _configuration(run: RunFiles) -> Config:
+    path = run.config if run.config.exists() else run.cell
     try:
         return Config.model_validate(read_yaml(path))
     except ValidationError as error:
@@ -171,25 +173,24 @@ def _configuration(run: Path) -> Config:
         ) from None
 
 
-def _rows_of(run: Path, config: Config) -> list[dict[str, Any]]:
+def _rows_of(run: RunFiles, config: Config) -> list[dict[str, Any]]:
     """The table's rows of one run.
 
     Raises:
         UserError: why it has none.
     """
-    outcome = read_json(run / _OUTCOME, dict) if (run / _OUTCOME).exists() else None
+    outcome = read_json(run.outcome, dict) if run.outcome.exists() else None
     if outcome is not None:
-        _agree(outcome["cell"], config.axes, _OUTCOME)
+        _agree(outcome["cell"], config.axes, run.outcome.name)
         if outcome["outcome"]["state"] == "failed":
             return [_failed_row(run, config, outcome, case) for case in _wanted(config)]
-    if not (run / "result.json").exists():
+    result = _result(run)
+    if result is None:
         raise UserError("training is not finished")
-    result = _recorded(run)
     sizes = _check(run, config, result)
-    results = run / "evaluation" / "results.json"
-    if not results.exists():
+    if not run.evaluation_results.exists():
         raise UserError("not evaluated: bigbatch-ue evaluate")
-    arms = load_arms(results)
+    arms = load_arms(run.evaluation_results)
     own = [arm for arm in arms if arm.arm in RUN_ARMS]
     if not own:
         raise UserError("no protected arm was evaluated")
@@ -198,33 +199,33 @@ def _rows_of(run: Path, config: Config) -> list[dict[str, Any]]:
     return [_row(run, config, result, sizes, arm, arms) for arm in own]
 
 
-def _check(run: Path, config: Config, result: Mapping[str, Any]) -> list[int]:
+def _check(run: RunFiles, config: Config, result: TrainingResult) -> list[int]:
     """Compare whatever the folder records of the run; images in each cluster are returned.
 
     Raises:
         UserError: the first contradiction.
     """
-    state = read_json(run / "run.json", dict)
+    state = read_json(run.state, dict)
     if state.get("answer") != digest([config.answer(), state.get("data")]):
         raise UserError("config.yaml or the data set is not what the run was made with")
-    assignment, about = _tensor(run / "clusters.safetensors", "assignment")
-    _agree(about, {"answer": state["answer"]}, "clusters.safetensors")
+    assignment, about = _tensor(run.clusters, "assignment")
+    _agree(about, {"answer": state["answer"]}, run.clusters.name)
     sizes = [int(n) for n in np.bincount(assignment, minlength=config.clusters.count)]
-    plan = make_plan(config, sizes, int(result["world_size"]))
+    plan = make_plan(config, sizes, result.world_size)
     expected = {
         "dataset": config.data.title,
         "seed": config.seed,
         "scope": config.batch.scope,
         "requested_batch": config.batch.effective,
         "effective_batch": plan.effective,
-        "effective_batch_per_generator": list(plan.per_generator),
+        "effective_batch_per_generator": plan.per_generator,
         "optimizer_steps": plan.steps,
         "images_seen": plan.passes * plan.steps,
     }
-    title = DataConfig(name=str(result.get("dataset"))).title  # its place depends on the user
-    _agree({**result, "dataset": title}, expected, "result.json")
-    _, about = _tensor(run / "perturbations.safetensors")
-    _agree(about, {"answer": state["answer"], "steps": plan.steps}, "perturbations.safetensors")
+    title = DataConfig(name=result.dataset).title  # its place depends on the user
+    _agree({**vars(result), "dataset": title}, expected, run.result.name)
+    _, about = _tensor(run.perturbations)
+    _agree(about, {"answer": state["answer"], "steps": plan.steps}, run.perturbations.name)
     _agree(_logged(run), {"steps": plan.steps, "images_seen": expected["images_seen"]}, "metrics")
     if set(plan.per_generator) != {config.batch.effective}:
         raise UserError(
@@ -241,24 +242,26 @@ def _agree(found: Mapping[str, Any], expected: Mapping[str, Any], where: str) ->
             raise UserError(f"{where} says {key} = {found.get(key)}, the run says {value}")
 
 
-def _facts(config: Config, result: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(config: Config, result: TrainingResult) -> dict[str, Any]:
     """What the records of an evaluation have of its run."""
-    facts = {key: result[key] for key in ("effective_batch", "optimizer_steps")}
+    facts = {key: getattr(result, key) for key in ("effective_batch", "optimizer_steps")}
     return {"dataset": config.data.title, "run_seed": config.seed, **facts}
 
 
-def _recorded(run: Path) -> dict[str, Any]:
-    path = run / "result.json"
-    result: dict[str, Any] = read_json(path, dict) if path.exists() else {}
-    return result
+def _result(run: RunFiles) -> TrainingResult | None:
+    return read_result(run.result) if run.finished else None
 
 
-def _logged(run: Path) -> dict[str, int]:
-    """Steps and images as `metrics.jsonl` has them."""
+def _logged(run: RunFiles) -> dict[str, int]:
+    """Count steps and images in the metrics; each group of ranks has a file of its own."""
+    parts = [run.metrics] if run.metrics.exists() else sorted(run.groups.glob("*/metrics.jsonl"))
     try:
-        lines = require_file(run / "metrics.jsonl").read_bytes().splitlines()
-        last = parse_json(lines[-1]) if lines else {}
-        return {"steps": len(lines), "images_seen": last["images_seen"]}
+        logs = [require_file(part).read_bytes().splitlines() for part in parts or [run.metrics]]
+        last = [parse_json(lines[-1]) if lines else {} for lines in logs]
+        return {
+            "steps": max(map(len, logs)),
+            "images_seen": sum(line["images_seen"] for line in last),
+        }
     except (UserError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"metrics.jsonl: not readable ({error})") from None
 
@@ -276,9 +279,9 @@ def _tensor(path: Path, name: str | None = None) -> tuple[Any, dict[str, Any]]:
 
 
 def _row(
-    run: Path,
+    run: RunFiles,
     config: Config,
-    result: Mapping[str, Any],
+    result: TrainingResult,
     sizes: Sequence[int],
     arm: Arm,
     arms: Sequence[Arm],
@@ -286,9 +289,9 @@ def _row(
     return {
         **_names(run, config, arm_title(arm)),
         "target_seed": arm.seed,
-        "optimizer_steps": result["optimizer_steps"],
-        "learning_rate": result["learning_rate"],
-        "images_seen": result["images_seen"],
+        "optimizer_steps": result.optimizer_steps,
+        "learning_rate": result.learning_rate,
+        "images_seen": result.images_seen,
         "full_batch": config.full_batch(sum(sizes)),
         "final_accuracy": arm.final_accuracy,
         "peak_accuracy": arm.peak_accuracy,
@@ -298,19 +301,19 @@ def _row(
         "noise_accuracy": _control(ArmName.RANDOM_NOISE, arm, arms),
         "chance": 1 / len(arm.confusion),
         "test_images": int(np.sum(arm.confusion)),
-        "tail_epochs": math.ceil(len(arm.accuracies) / _TAIL),
-        "images_per_second": result["images_per_second"],
-        "peak_memory_mib": result.get("peak_memory_mib", math.nan),
+        "tail_epochs": last_quarter(len(arm.accuracies)),
+        "images_per_second": result.images_per_second,
+        "peak_memory_mib": result.peak_memory_mib,
         **_critical(result),
         "failed": False,
         "reason": "",
     }
 
 
-def _critical(result: Mapping[str, Any]) -> dict[str, float]:
+def _critical(result: TrainingResult) -> dict[str, float]:
     """The noise scale of the generators' parameters; null in it is unbounded."""
     try:
-        measured = (result.get("noise_scale") or {}).get("parameters")
+        measured = result.noise_scale.get("parameters")
         if measured is None:
             return dict.fromkeys(CRITICAL, math.nan)
         found = [measured[name] for name in ("value", "low", "high")]
@@ -321,10 +324,10 @@ def _critical(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _failed_row(
-    run: Path, config: Config, outcome: Mapping[str, Any], case: ArmSpec
+    run: RunFiles, config: Config, outcome: Mapping[str, Any], case: ArmSpec
 ) -> dict[str, Any]:
     """A row of a run that failed: what it was to be, and why there is no more."""
-    result = _recorded(run)
+    result = _result(run)
     unknown = {name: math.nan for name, kind in COLUMNS.items() if kind == "float64"}
     counts = {name: 0 for name, kind in COLUMNS.items() if kind == "int64"}
     return {
@@ -332,19 +335,19 @@ def _failed_row(
         **counts,
         **_names(run, config, arm_title(case)),
         "target_seed": case.seed,
-        "optimizer_steps": result.get("optimizer_steps", 0),
+        "optimizer_steps": result.optimizer_steps if result else 0,
         "full_batch": outcome["cell"].get("full", 0),
         "failed": True,
         "reason": hide_home(outcome["outcome"]["reason"]),
     }
 
 
-def _names(run: Path, config: Config, arm: str) -> dict[str, Any]:
+def _names(run: RunFiles, config: Config, arm: str) -> dict[str, Any]:
     return {
         **config.axes,
         "arm": arm,
         "settings": digest(shared_settings(config)),
-        "run": run.name,
+        "run": run.folder.name,
     }
 
 
@@ -379,4 +382,4 @@ def _command(folder: Path) -> str:
     sweep = folder / "sweep.yaml"
     if sweep.exists():
         return f"bigbatch-ue sweep --config {sweep.as_posix()}"
-    return f"bigbatch-ue train --config {folder.as_posix()}/RUN/{_CONFIG}"
+    return f"bigbatch-ue train --config {folder.as_posix()}/RUN/config.yaml"

@@ -50,7 +50,7 @@ def demo(folder: Path = Path("runs/demo"), *, seed: int = 0, overrides: Sequence
         if batch == PROTECTED:
             console.print(str(protect(run.folder, form="png", at="training")))
         arms += [arm for arm in evaluate(run.folder, overrides=_protocol(seed)) if arm not in arms]
-        evaluations.append(run.folder / "evaluation")
+        evaluations.append(run.evaluation)
     summary = folder / SUMMARY
     write_json(summary, _summary(arms, seed))
     console.print(arms_table(arms))

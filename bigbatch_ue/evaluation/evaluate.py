@@ -25,10 +25,10 @@ from bigbatch_ue.evaluation.countermeasures import applies
 from bigbatch_ue.evaluation.external_images import load_external_images
 from bigbatch_ue.evaluation.outputs import write_outputs
 from bigbatch_ue.evaluation.subject import Subject
-from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.networks.surrogate import extract_features, surrogate_of_run
 from bigbatch_ue.protection.perturbations import Perturbations, load_perturbations
-from bigbatch_ue.runs.folder import Run, load_run
+from bigbatch_ue.runs.folder import Run, RunFiles, load_run
+from bigbatch_ue.runs.result import read_result
 from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.training.train import train_on
@@ -68,7 +68,7 @@ def evaluate(
     accelerator = start_accelerator()
     try:
         subject = _subject_of_run(config, run, accelerator, download)
-        return run_evaluation(subject, run.folder / "evaluation", shard, accelerator, command)
+        return run_evaluation(subject, run.evaluation, shard, accelerator, command)
     finally:
         accelerator.end_training()
 
@@ -112,7 +112,7 @@ def evaluate_external(
             lambda: _flat(data.train.images),
         )
         name = f"{config.data.title}-{Path(place.partition(':')[2] or place).stem}"
-        folder = (config.output or Path("runs") / name) / "evaluation"
+        folder = RunFiles(config.output or Path("runs") / name).evaluation
         return run_evaluation(subject, folder, shard, accelerator, command)
     finally:
         accelerator.end_training()
@@ -149,7 +149,7 @@ def run_evaluation(
 def _subject_of_run(config: Config, run: Run, accelerator: Accelerator, download: bool) -> Subject:
     data = prepare_dataset(config.data, download=download)
     learnt = load_perturbations(config, run, data)
-    result = read_json(run.result, dict)
+    result = read_result(run.result)
 
     def features() -> NDArray[np.float32]:
         surrogate = surrogate_of_run(config, data, accelerator.device)
@@ -161,8 +161,8 @@ def _subject_of_run(config: Config, run: Run, accelerator: Accelerator, download
         control = _random_surrogate(config, run, data, accelerator)
     facts = {
         "run_seed": config.seed,
-        "effective_batch": result["effective_batch"],
-        "optimizer_steps": result["optimizer_steps"],
+        "effective_batch": result.effective_batch,
+        "optimizer_steps": result.optimizer_steps,
     }
     return Subject(ArmName.UC, config, data, learnt, learnt.assignment, features, control, facts)
 
@@ -171,7 +171,7 @@ def _random_surrogate(
     config: Config, run: Run, data: DataSet, accelerator: Accelerator
 ) -> Perturbations:
     """The perturbations of the same run with a surrogate of random weights, trained if need be."""
-    output = run.folder / "controls" / ArmName.RANDOM_SURROGATE
+    output = run.controls / ArmName.RANDOM_SURROGATE
     surrogate = config.surrogate.model_copy(update={"weights": "random"})
     config = config.model_copy(update={"output": output, "surrogate": surrogate})
     output.parent.mkdir(exist_ok=True)

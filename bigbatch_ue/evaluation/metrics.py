@@ -1,6 +1,5 @@
 """What is measured of predictions on a test set, and how numbers of several runs are summed up."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
@@ -16,7 +15,7 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-_TAIL = 4
+from bigbatch_ue.reporting.statistics import last_quarter
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def tail_statistics(accuracies: Sequence[float]) -> tuple[float, float]:
     Raises:
         ValueError: there are no accuracies.
     """
-    last = accuracies[-math.ceil(len(accuracies) / _TAIL) :]
+    last = accuracies[-last_quarter(len(accuracies)) :]
     return fmean(last), pstdev(last)
 
 

@@ -25,6 +25,7 @@ from bigbatch_ue.files.paths import hide_home
 from bigbatch_ue.protection.perturbations import protected_images
 from bigbatch_ue.protection.protect import MANIFEST
 from bigbatch_ue.protection.visibility import Visibility, measure_visibility
+from bigbatch_ue.runs.folder import RunFiles
 from bigbatch_ue.runtime.errors import UserError
 
 PICTURES = 10
@@ -62,7 +63,7 @@ def write_outputs(
 
 def _visibility(folder: Path, subject: Subject) -> dict[str, Any]:
     """How much the images were changed: as measured on the written files, if there are any."""
-    manifest = folder.parent / "protected" / MANIFEST
+    manifest = RunFiles(folder.parent).protected / MANIFEST
     if manifest.exists():
         try:
             measured = read_json(manifest, dict)["report"]["visibility"]

@@ -91,7 +91,7 @@ def protect(
     """
     config, run = load_run(run_folder)
     source = open_source(config.data, download)
-    out = out or run_folder / "protected"
+    out = out or run.protected
     _require_apart(out, source)
     form = form or ("png" if isinstance(source, ImageFiles) else "npz")
     data = prepare_dataset(config.data, download=download)

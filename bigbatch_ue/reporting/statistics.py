@@ -41,3 +41,8 @@ def summarise(values: Sequence[float]) -> Summary:
     std = stdev(values)
     half = float(student.ppf((1 + _LEVEL) / 2, count - 1)) * std / math.sqrt(count)
     return Summary(count, mean, std, mean - half, mean + half)
+
+
+def last_quarter(epochs: int) -> int:
+    """Return the number of epochs in the last quarter of training, rounded up."""
+    return math.ceil(epochs / 4)

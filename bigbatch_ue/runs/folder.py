@@ -17,11 +17,20 @@ from bigbatch_ue.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
-class Run:
-    """The folder of a run, and the digest of what decides its answer."""
+class RunFiles:
+    """Names of the files in the folder of a run, of a sweep's cell, and of a run's evaluation."""
 
     folder: Path
-    answer: str
+
+    @property
+    def config(self) -> Path:
+        """YAML: the resolved configuration."""
+        return self.folder / "config.yaml"
+
+    @property
+    def state(self) -> Path:
+        """JSON: digests of what decides the answer, and of the data set."""
+        return self.folder / "run.json"
 
     @property
     def clusters(self) -> Path:
@@ -34,16 +43,6 @@ class Run:
         return self.folder / "perturbations.safetensors"
 
     @property
-    def result(self) -> Path:
-        """JSON: what was done; exists once the run has finished."""
-        return self.folder / "result.json"
-
-    @property
-    def finished(self) -> bool:
-        """Whether training came to its end."""
-        return self.result.exists()
-
-    @property
     def metrics(self) -> Path:
         """JSON lines, one per optimizer step (`metrics_file`)."""
         return self.folder / "metrics.jsonl"
@@ -53,12 +52,74 @@ class Run:
         """Folder of the training states of an unfinished run (`checkpoints`)."""
         return self.folder / "checkpoints"
 
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard events of the training."""
+        return self.folder / "tensorboard"
+
+    @property
+    def result(self) -> Path:
+        """JSON: a `TrainingResult`; exists once the run has finished."""
+        return self.folder / "result.json"
+
+    @property
+    def protected(self) -> Path:
+        """Folder of the protected data set, unless `protect --out` names another."""
+        return self.folder / "protected"
+
+    @property
+    def evaluation(self) -> Path:
+        """Folder of the evaluation."""
+        return self.folder / "evaluation"
+
+    @property
+    def evaluation_results(self) -> Path:
+        """JSON: a list of `Arm`."""
+        return self.evaluation / "results.json"
+
+    @property
+    def controls(self) -> Path:
+        """Folder of control runs, such as with a random surrogate."""
+        return self.folder / "controls"
+
+    @property
+    def groups(self) -> Path:
+        """Folder of the parts of a run that groups of ranks train (`compute.cluster_groups`)."""
+        return self.folder / "groups"
+
+    @property
+    def cell(self) -> Path:
+        """YAML: the configuration of a sweep's cell."""
+        return self.folder / "cell.yaml"
+
+    @property
+    def outcome(self) -> Path:
+        """JSON: whether a cell finished or failed, and why."""
+        return self.folder / "outcome.json"
+
+    @property
+    def log(self) -> Path:
+        """Text: what a cell printed."""
+        return self.folder / "log.txt"
+
+    @property
+    def finished(self) -> bool:
+        """Whether training has finished."""
+        return self.result.exists()
+
+
+@dataclass(frozen=True)
+class Run(RunFiles):
+    """A run: its folder, and the digest of everything that decides its answer."""
+
+    answer: str
+
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Be the only process that trains this run.
+    def exclusive(self) -> Iterator[None]:
+        """Hold an exclusive lock on the run.
 
         Raises:
-            UserError: another one is at it.
+            UserError: another process is training it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / "training.lock", blocking=False)
@@ -83,17 +144,16 @@ def open_run(config: Config, fingerprint: str, *, resume: bool) -> Run:
     """
     folder = config.run_folder
     run = Run(folder, digest([config.answer(), fingerprint]))
-    saved = folder / "config.yaml"
-    if not saved.exists():
+    if not run.config.exists():
         return run
-    before = load_config(file=saved)
+    before = load_config(file=run.config)
     changed = sorted(_differences(before.answer(), config.answer()))
     if changed:
         raise UserError(
             f"{folder} holds a run with other settings ({', '.join(changed)}): "
             "choose another folder with output=..., or remove it"
         )
-    state = read_json(folder / "run.json", dict)
+    state = read_json(run.state, dict)
     if state.get("answer") != run.answer:
         raise UserError(f"{folder}: its data set has changed since; choose another output=...")
     if not run.finished and not resume:
@@ -103,9 +163,9 @@ def open_run(config: Config, fingerprint: str, *, resume: bool) -> Run:
 
 def create_run(run: Run, config: Config, fingerprint: str) -> None:
     """Make the run's folder, with the resolved configuration."""
-    if not (run.folder / "config.yaml").exists():
-        write_json(run.folder / "run.json", {"answer": run.answer, "data": fingerprint})
-        config.save(run.folder / "config.yaml")
+    if not run.config.exists():
+        write_json(run.state, {"answer": run.answer, "data": fingerprint})
+        config.save(run.config)
 
 
 def load_run(folder: Path) -> tuple[Config, Run]:
@@ -114,12 +174,11 @@ def load_run(folder: Path) -> tuple[Config, Run]:
     Raises:
         UserError: there is no finished run in `folder`.
     """
-    if not (folder / "config.yaml").exists():
+    files = RunFiles(folder)
+    if not files.config.exists():
         raise UserError(f"{folder}: no run here (no config.yaml)")
-    config = load_config(
-        file=folder / "config.yaml", overrides=[f"output={json.dumps(str(folder))}"]
-    )
-    run = Run(folder, str(read_json(folder / "run.json", dict).get("answer")))
+    config = load_config(file=files.config, overrides=[f"output={json.dumps(str(folder))}"])
+    run = Run(folder, str(read_json(files.state, dict).get("answer")))
     if not run.finished:
         raise UserError(f"{folder}: training is not finished; continue it with --resume")
     return config, run

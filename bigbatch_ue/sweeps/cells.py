@@ -10,10 +10,9 @@ from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet, prepare_dataset
 from bigbatch_ue.files.formats import digest, read_json
+from bigbatch_ue.runs.folder import RunFiles
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.sweeps.spec import SweepDataset, SweepSpec
-
-CONFIG, OUTCOME, LOG = "cell.yaml", "outcome.json", "log.txt"
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,14 @@ class Cell:
     data: DataSet
 
     @property
-    def folder(self) -> Path:
+    def files(self) -> RunFiles:
         """The run's folder."""
-        return self.config.run_folder
+        return RunFiles(self.config.run_folder)
 
     @property
     def name(self) -> str:
         """The folder's name."""
-        return self.folder.name
+        return self.files.folder.name
 
     @property
     def axes(self) -> dict[str, Any]:
@@ -64,7 +63,7 @@ class Cell:
         Raises:
             UserError: a file that is torn or of another kind.
         """
-        path = self.folder / OUTCOME
+        path = self.files.outcome
         if not path.exists():
             return None
         try:

@@ -16,7 +16,7 @@ from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.ranks import world_size
-from bigbatch_ue.sweeps.cells import CONFIG, OUTCOME, Cell, Outcome, sweep_cells
+from bigbatch_ue.sweeps.cells import Cell, Outcome, sweep_cells
 from bigbatch_ue.sweeps.estimate import estimate
 from bigbatch_ue.sweeps.progress import SweepProgress
 from bigbatch_ue.sweeps.spec import SweepSpec
@@ -125,16 +125,16 @@ def _is_open(outcome: Outcome | None, before: Outcome | None) -> bool:
 
 def _do(cell: Cell, sweep: SweepSpec, worker: Worker, lease: SoftFileLease) -> bool:
     """Have the worker do a cell, and write down what it came to, unless it was taken from us."""
-    cell.config.save(cell.folder / CONFIG)
+    cell.config.save(cell.files.cell)
     outcome = worker.do(
-        cell.folder,
+        cell.files.folder,
         launcher=sweep.launcher,
         protect=sweep.protect,
         lost=lambda: lease.compromise is not None,
     )
     if outcome is None:
         return False
-    write_json(cell.folder / OUTCOME, {"cell": cell.axes, "outcome": vars(outcome)})
+    write_json(cell.files.outcome, {"cell": cell.axes, "outcome": vars(outcome)})
     return True
 
 

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import psutil
 
+from bigbatch_ue.runs.folder import RunFiles
 from bigbatch_ue.runtime.errors import UserError, user_message
 from bigbatch_ue.runtime.signals import (
     EXIT_INTERRUPTED,
@@ -25,7 +26,7 @@ from bigbatch_ue.runtime.signals import (
     handling_signals,
     raising_on_signals,
 )
-from bigbatch_ue.sweeps.cells import CONFIG, LOG, Outcome
+from bigbatch_ue.sweeps.cells import Outcome
 
 _POLL = 0.5
 _GRACE = 100.0
@@ -125,7 +126,7 @@ def _death(code: int | None, folder: Path) -> str:
         name = signal.Signals(-code).name
         memory = " (out of memory?)" if name == "SIGKILL" else ""
         return f"its process was ended by {name}{memory}"
-    return f"its process ended with exit code {code}; see {folder.name}/{LOG}"
+    return f"its process ended with exit code {code}; see {folder.name}/{RunFiles(folder).log.name}"
 
 
 def _serve(connection: "Connection[Any, Any]") -> None:
@@ -167,7 +168,7 @@ def _kill_with_children(pid: int) -> None:
 
 def _attempt(folder: Path, launcher: str | None, protect: bool) -> tuple[str, bool]:
     """Do a cell: why it failed, if it did, and whether this process is fit for another one."""
-    with (folder / LOG).open("a", buffering=1) as log:
+    with RunFiles(folder).log.open("a", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:
@@ -188,7 +189,7 @@ def _do_cell(folder: Path, launcher: str | None, protect: bool) -> None:
     from bigbatch_ue.protection.protect import protect as write_protected
     from bigbatch_ue.training.train import train
 
-    settings = folder / CONFIG
+    settings = RunFiles(folder).cell
     if launcher is not None:
         _launch(launcher, settings)
     run = train(load_config(file=settings), resume=True)

@@ -1,9 +1,7 @@
 """Cluster-parallel training: groups of ranks own clusters, and never talk to each other."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from filelock import FileLock
@@ -11,9 +9,9 @@ from torch.distributed.distributed_c10d import PrefixStore, Store, init_process_
 from torch.distributed.rendezvous import rendezvous
 
 from bigbatch_ue.batching.plan import even_slice
-from bigbatch_ue.files.formats import read_json, write_json
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from bigbatch_ue.runs.folder import Run
+from bigbatch_ue.runs.result import merge_results, read_result
 from bigbatch_ue.runtime.accelerator import COLLECTIVE_TIMEOUT
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.ranks import RANK_GROUP_VARIABLE
@@ -40,7 +38,7 @@ class RankGroup:
         """Where this group keeps its metrics, checkpoints and result."""
         if self.groups == 1:
             return run
-        return replace(run, folder=run.folder / "groups" / f"{self.group + 1}-of-{self.groups}")
+        return replace(run, folder=run.groups / f"{self.group + 1}-of-{self.groups}")
 
     def meet(self) -> None:
         """Wait for the ranks of all groups."""
@@ -101,26 +99,7 @@ def merge_groups(run: Run, share: RankGroup) -> None:
         tensors, metadata = zip(*(read_tensors(part.perturbations) for part in parts), strict=True)
         whole = torch.cat([part["perturbations"] for part in tensors])
         write_tensors(run.perturbations, {"perturbations": whole}, metadata[0])
-        write_json(run.result, _together([read_json(part.result) for part in parts], parts))
-
-
-def _together(results: Sequence[dict[str, Any]], parts: Sequence[Run]) -> dict[str, Any]:
-    """One result: sums of what groups did, the slowest's time, the largest's memory."""
-    images = sum(result["images_seen"] for result in results)
-    rows = [len(result["final_loss"]) for result in results]
-    return {
-        **results[0],
-        **{
-            key: [value for result in results for value in result[key]]
-            for key in ("final_loss", "effective_batch_per_generator")
-        },
-        **{
-            key: max(result[key] for result in results)
-            for key in ("seconds", "peak_memory_mib", "micro_batch", "micro_batches")
-        },
-        "images_seen": images,
-        "images_per_second": round(sum(result["images_per_second"] for result in results), 1),
-        "world_size": sum(result["world_size"] for result in results),
-        "cluster_groups": len(results),
-        "noise_scale": noise_scale(list(zip(parts, rows, strict=True))),
-    }
+        results = [read_result(part.result) for part in parts]
+        sizes = [len(result.final_loss) for result in results]
+        noise = noise_scale(list(zip(parts, sizes, strict=True)))
+        merge_results(results, noise).write(run.result)

@@ -29,7 +29,7 @@ class StepLog:
         self.passes = passes
         self.smoothed: defaultdict[str, SmoothedNoiseScale] = defaultdict(SmoothedNoiseScale)
         self.lines = run.metrics.open("a", buffering=1)
-        self.board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=start)
+        self.board = SummaryWriter(str(run.tensorboard), purge_step=start)
 
     def step(
         self,

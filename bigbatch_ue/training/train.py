@@ -13,11 +13,11 @@ from bigbatch_ue import __version__
 from bigbatch_ue.batching.plan import BatchPlan
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import prepare_dataset
-from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.files.tensor_files import write_tensors
 from bigbatch_ue.networks.frozen import allow_tf32, compute_mode
 from bigbatch_ue.runs.checkpoints import Checkpoint, delete_checkpoints, load_checkpoint
 from bigbatch_ue.runs.folder import Run, open_run
+from bigbatch_ue.runs.result import TrainingResult
 from bigbatch_ue.runtime.accelerator import max_over_ranks, min_over_ranks, start_accelerator
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.memory import keep_freed_memory, peak_memory, reset_peak_memory
@@ -104,7 +104,7 @@ def train_job(
     allow_tf32(compute_mode(job.config.compute, accelerator.device))
     keep_freed_memory()
     main = accelerator.is_main_process
-    with run.held() if main else nullcontext(), stop.listening():
+    with run.exclusive() if main else nullcontext(), stop.listening():
         start = load_checkpoint(run)
         if min_over_ranks(accelerator, start.step) != max_over_ranks(accelerator, start.step):
             raise UserError(f"{run.checkpoints}: not the same for all ranks; is the folder shared?")
@@ -132,35 +132,35 @@ def write_result(
     """Write the perturbations and the result: the run is finished."""
     config, plan = job.config, job.plan
     metadata = {"answer": run.answer, "eps": config.generator.eps, "steps": plan.steps}
-    result = {
-        "dataset": dataset,
-        "seed": config.seed,
-        "scope": config.batch.scope,
-        "requested_batch": plan.requested,
-        "effective_batch": plan.effective,
-        "effective_batch_per_generator": plan.per_generator,
-        "optimizer_steps": plan.steps,
-        "images_seen": plan.passes * plan.steps,
-        "learning_rate": plan.lr,
-        "final_loss": [x if math.isfinite(x) else None for x in trained.losses.tolist()],
-        "skipped_steps": trained.skipped,
-        "noise_scale": noise_scale([(run, len(trained.delta))]),
-        "engine": engine.name,
-        "world_size": plan.world_size,
-        "cluster_groups": 1,
-        "micro_batch": plan.largest_micro,
-        "micro_batches": plan.micro_batches,
-        "accumulation": config.batch.accumulation,
-        "compute": asdict(compute_mode(config.compute, engine.accelerator.device)),
-        "device": engine.accelerator.device.type,
-        "resumed_at": start.step,
-        "seconds": round(seconds, 3),
-        "peak_memory_mib": round(peak_memory(engine.accelerator.device), 1),
-        "images_per_second": round(plan.passes * (plan.steps - start.step) / seconds, 1),
-        "versions": {"bigbatch_ue": __version__, "torch": torch.__version__},
-    }
+    result = TrainingResult(
+        dataset=dataset,
+        seed=config.seed,
+        scope=config.batch.scope,
+        requested_batch=plan.requested,
+        effective_batch=plan.effective,
+        effective_batch_per_generator=plan.per_generator,
+        optimizer_steps=plan.steps,
+        images_seen=plan.passes * plan.steps,
+        learning_rate=plan.lr,
+        final_loss=tuple(x if math.isfinite(x) else None for x in trained.losses.tolist()),
+        skipped_steps=trained.skipped,
+        noise_scale=noise_scale([(run, len(trained.delta))]),
+        engine=engine.name,
+        world_size=plan.world_size,
+        cluster_groups=1,
+        micro_batch=plan.largest_micro,
+        micro_batches=plan.micro_batches,
+        accumulation=config.batch.accumulation,
+        compute=asdict(compute_mode(config.compute, engine.accelerator.device)),
+        device=engine.accelerator.device.type,
+        resumed_at=start.step,
+        seconds=round(seconds, 3),
+        peak_memory_mib=round(peak_memory(engine.accelerator.device), 1),
+        images_per_second=round(plan.passes * (plan.steps - start.step) / seconds, 1),
+        versions={"bigbatch_ue": __version__, "torch": torch.__version__},
+    )
     write_tensors(run.perturbations, {"perturbations": trained.delta}, metadata)
-    write_json(run.result, result)
+    result.write(run.result)
     delete_checkpoints(run)
 
 

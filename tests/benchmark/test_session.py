@@ -25,7 +25,7 @@ from tests.distributed.worker import CLUSTERS, Trainer
 TINY = (
     "data.size=8",
     "clusters.count=2",
-    "surrogate.args={channels: [4, 4, 8, 8], layers: [1, 1, 1, 1]}",
+    "surrogate.args={channels: [8, 8, 16, 16], layers: [1, 1, 1, 1]}",
     "generator.width=4",
 )
 

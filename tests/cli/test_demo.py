@@ -19,11 +19,11 @@ def tiny(root: Path) -> list[str]:
         "data.size=8",
         "data.limit=150",
         "clusters.count=3",
-        "surrogate.args={channels: [4, 4, 8, 8]}",
+        "surrogate.args={channels: [8, 8, 16, 16]}",
         "surrogate.fit={epochs: 2, batch: 64, lr: 0.05}",
         "generator.width=4",
         "budget.steps=2",
-        "target.args={channels: [4, 4, 8, 8]}",
+        "target.args={channels: [8, 8, 16, 16]}",
         "target.fit={epochs: 2, batch: 64, lr: 0.05}",
     ]
 

@@ -23,7 +23,7 @@ from bigbatch_ue.protection.perturbations import load_perturbations
 from bigbatch_ue.runs.folder import load_run
 from bigbatch_ue.runtime.accelerator import start_accelerator
 
-NARROW = {"channels": [4, 4, 8, 8]}
+NARROW = {"channels": [8, 8, 16, 16]}
 TRANSFORMER = (  # no batch norm, so that a rank's part of a batch is like the whole of it
     "target.model=vit_tiny_patch16_224",
     "target.args={depth: 1, embed_dim: 32, num_heads: 2}",

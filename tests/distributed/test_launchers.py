@@ -139,14 +139,14 @@ def test_slurm_queues_a_sweep_again_until_it_is_done(tmp_path: Path) -> None:
     job = start(
         *("sbatch", "--array=1-1", SWEEP, "--config", str(config)),
         CLUSTER=str(tmp_path),
-        WARN_AT=str(cell.folder / "metrics.jsonl"),
+        WARN_AT=str(cell.files.folder / "metrics.jsonl"),
     )
     code, out, err = finish(job)
     assert code == 0, err
     assert "SIGUSR1" in err
     assert calls(tmp_path)[1:] == [["scontrol", "requeue", "123457"]]
     assert out.count("1 cells: 1 finished") == 1
-    assert 0 < read_json(cell.folder / "result.json")["resumed_at"] < 100
+    assert 0 < read_json(cell.files.folder / "result.json")["resumed_at"] < 100
 
 
 def test_each_task_of_an_array_has_its_own_shard(tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def test_arm_that_another_job_is_at_is_waited_for(tmp_path: Path, trainings: lis
 def test_random_surrogate_is_trained_once_with_the_runs_own_settings(tmp_path: Path) -> None:
     overrides = (*QUICK, "clusters.count=3", "generator.width=4", "budget.kind=steps")
     overrides += ("budget.steps=1", "surrogate.model=resnet18", "batch.effective=8")
-    run = make_run(tmp_path, *overrides, "surrogate.args={channels: [4, 4, 4, 4]}")
+    run = make_run(tmp_path, *overrides, "surrogate.args={channels: [8, 8, 8, 8]}")
     arms = evaluate(run, overrides=["evaluation.arms=[uc, random_surrogate]"])
     assert [arm.arm for arm in arms] == ["random_surrogate", "uc"]
     assert arms[0].accuracies != arms[1].accuracies

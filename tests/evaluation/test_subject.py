@@ -33,7 +33,7 @@ SMALL = (
     "data.size=8",
     "data.limit=160",
     "target.model=resnet18",
-    "target.args={channels: [4, 4, 8, 8]}",
+    "target.args={channels: [8, 8, 16, 16]}",
     "target.fit={epochs: 2, batch: 32, lr: 0.05}",
     "augment={pad: 1}",
 )

@@ -18,7 +18,7 @@ from bigbatch_ue.networks.classifier import train_classifier
 from bigbatch_ue.runtime.errors import UserError
 
 CPU = torch.device("cpu")
-NARROW = {"channels": [4, 4, 8, 8]}
+NARROW = {"channels": [8, 8, 16, 16]}
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,7 @@ from bigbatch_ue.networks.surrogate import extract_features, prepare_surrogate
 from bigbatch_ue.runtime.errors import UserError
 
 CPU = torch.device("cpu")
-ARGS = {"channels": [4, 8, 16, 32]}
+ARGS = {"channels": [8, 8, 16, 32]}
 
 
 @pytest.fixture(autouse=True)
@@ -186,7 +186,7 @@ def test_size_that_does_not_fit_is_an_error() -> None:
 def test_hub_out_of_reach_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"no pretrained weights for resnet18 .*file:PATH"):
+    with pytest.raises(UserError, match=r"resnet18: cannot download pretrained weights .*file:PATH"):
         prepared("pretrained", tmp_path, args={})
 
 

@@ -208,7 +208,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         arrays[f"{part}_labels"] = np.arange(count) % 2
     np.savez(home / "mine.npz", **arrays)
     run, table = home / "runs" / "mine", home / "analysis"
-    network = "{channels: [4, 4, 8, 8], layers: [1, 1, 1, 1]}"
+    network = "{channels: [8, 8, 16, 16], layers: [1, 1, 1, 1]}"
     settings = [
         *TINY,
         f"data.name=npz:{home / 'mine.npz'}",

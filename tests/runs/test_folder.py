@@ -11,12 +11,12 @@ from bigbatch_ue.runtime.errors import UserError
 
 def test_one_process_at_a_time_trains_a_run(tmp_path: Path) -> None:
     with (
-        Run(tmp_path, "answer").held(),
+        Run(tmp_path, "answer").exclusive(),
         pytest.raises(UserError, match="another process is training this run"),
-        Run(tmp_path, "answer").held(),
+        Run(tmp_path, "answer").exclusive(),
     ):
         pass
-    with Run(tmp_path, "answer").held():
+    with Run(tmp_path, "answer").exclusive():
         pass
 
 

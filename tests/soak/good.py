@@ -21,7 +21,7 @@ from bigbatch_ue.networks.backbone import NetworkSpec, create_network
 from bigbatch_ue.training.step_log import StepLog
 from tests.soak.damage import places
 
-_NET = {"channels": [4, 4, 8, 8], "layers": [1, 1, 1, 1]}
+_NET = {"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1]}
 SETTINGS: MappingProxyType[str, Any] = MappingProxyType(
     {
         "data": {"name": "npz:set.npz", "size": 8, "root": "data"},

@@ -48,7 +48,7 @@ COMMANDS = {
 }
 """Which command does a stage of a run."""
 
-_NET = {"channels": [4, 4, 8, 8], "layers": [1, 1, 1, 1]}
+_NET = {"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1]}
 _SETTINGS: dict[str, Any] = {
     "data": {"size": 8},
     "clusters": {"count": 3, "n_init": 1},

@@ -21,7 +21,7 @@ from bigbatch_ue.files.formats import read_json, write_json
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.signals import EXIT_INTERRUPTED
 from bigbatch_ue.sweeps import jobs as module
-from bigbatch_ue.sweeps.cells import OUTCOME, Outcome, sweep_cells
+from bigbatch_ue.sweeps.cells import Outcome, sweep_cells
 from bigbatch_ue.sweeps.estimate import cell_table, estimate, plan_cell
 from bigbatch_ue.sweeps.jobs import run_sweep
 from bigbatch_ue.sweeps.progress import SweepProgress
@@ -32,7 +32,7 @@ TINY = {
     "data": {"size": 8, "limit": 120},
     "clusters": {"count": 3, "n_init": 1},
     "surrogate": {
-        "args": {"channels": [4, 4, 8, 8], "layers": [1, 1, 1, 1]},
+        "args": {"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1]},
         "weights": "random",
     },
     "generator": {"width": 4},
@@ -40,7 +40,7 @@ TINY = {
     "budget": {"steps": 4, "epochs": 1},
     "checkpoint": {"every": 2},
     "target": {
-        "args": {"channels": [4, 4, 8, 8], "layers": [1, 1, 1, 1]},
+        "args": {"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1]},
         "fit": {"epochs": 2},
     },
 }
@@ -91,7 +91,7 @@ def table(config: Path) -> pd.DataFrame:
 
 
 def outcomes(config: Path) -> list[Path]:
-    return sorted((config.parent / "sweep" / "cells").glob(f"*/{OUTCOME}"))
+    return sorted((config.parent / "sweep" / "cells").glob("*/outcome.json"))
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_cells_under_a_launcher_that_are_told_to_stop_go_on(tmp_path: Path) -> N
     config = write_one_long_cell(tmp_path, launcher=str(launcher))
     process = start(config)
     (cell,) = sweep_cells(load_sweep(config))
-    metrics = cell.folder / "metrics.jsonl"
+    metrics = cell.files.folder / "metrics.jsonl"
     while not metrics.exists():
         assert process.poll() is None
         time.sleep(0.02)
@@ -161,7 +161,7 @@ def test_cells_under_a_launcher_that_are_told_to_stop_go_on(tmp_path: Path) -> N
     _, said = process.communicate(timeout=100)
     assert process.returncode == EXIT_INTERRUPTED, said
     assert said.splitlines()[-1].startswith("error: stopped by ")
-    (checkpoint,) = cell.folder.glob("checkpoints/*.safetensors")
+    (checkpoint,) = cell.files.folder.glob("checkpoints/*.safetensors")
     done = len(metrics.read_text().splitlines())
     assert checkpoint.stem == f"step-{done:08d}"
     assert not outcomes(config)
@@ -170,11 +170,11 @@ def test_cells_under_a_launcher_that_are_told_to_stop_go_on(tmp_path: Path) -> N
 
     ((cell, outcome),) = run_sweep(load_sweep(config))
     assert outcome is not None
-    assert outcome.finished, (cell.folder / "log.txt").read_text()
-    result = read_json(cell.folder / "result.json")
+    assert outcome.finished, (cell.files.folder / "log.txt").read_text()
+    result = read_json(cell.files.folder / "result.json")
     assert result["resumed_at"] == done
     assert (result["engine"], result["world_size"]) == ("ddp", 2)
-    assert not (cell.folder / "protected").exists()
+    assert not (cell.files.folder / "protected").exists()
 
 
 def test_nothing_works_on_when_the_sweep_is_killed(tmp_path: Path) -> None:
@@ -199,10 +199,10 @@ def test_a_cell_that_another_job_has_just_done_is_not_done_again(tmp_path: Path)
     sweep = load_sweep(write(tmp_path))
     cell = sweep_cells(sweep)[0]
     lease = SoftFileLease(tmp_path / "claim.lock", lease_duration=module.LEASE_SECONDS)
-    write_json(cell.folder / OUTCOME, {"outcome": vars(Outcome("finished", "", 1.0))})
+    write_json(cell.files.outcome, {"outcome": vars(Outcome("finished", "", 1.0))})
     with Worker() as worker, SweepProgress([cell], {cell.name: 1.0}) as board:
         assert module._claim(cell, lease, None, sweep, worker, board)
-    assert not (cell.folder / "log.txt").exists()
+    assert not (cell.files.folder / "log.txt").exists()
 
 
 def test_a_failed_cell_is_recorded_and_does_not_stop_the_rest(tmp_path: Path) -> None:
@@ -222,14 +222,14 @@ def test_a_failed_cell_is_recorded_and_does_not_stop_the_rest(tmp_path: Path) ->
     again = run_sweep(load_sweep(config), retry=True)[0][1]
     assert again is not None
     assert (again.reason, again.seconds != failed.seconds) == (failed.reason, True)
-    assert "error: " in (cell.folder / "log.txt").read_text()
+    assert "error: " in (cell.files.folder / "log.txt").read_text()
 
 
 def test_what_kills_the_worker_fails_one_cell(tmp_path: Path) -> None:
     sweep = load_sweep(write(tmp_path, batches=[4], seeds=[0, 1]))
     first, second = sweep_cells(sweep)
     for cell in (first, second):
-        cell.config.save(cell.folder / "cell.yaml")
+        cell.config.save(cell.files.folder / "cell.yaml")
     killed: list[int] = []
 
     def kill_once() -> bool:
@@ -252,9 +252,9 @@ def test_what_kills_the_worker_fails_one_cell(tmp_path: Path) -> None:
 
 def test_a_cell_that_another_job_took_over_is_let_go_of(tmp_path: Path) -> None:
     cell = sweep_cells(load_sweep(write(tmp_path)))[0]
-    cell.config.save(cell.folder / "cell.yaml")
+    cell.config.save(cell.files.folder / "cell.yaml")
     with Worker() as worker:
-        assert worker.do(cell.folder, lost=lambda: True) is None
+        assert worker.do(cell.files.folder, lost=lambda: True) is None
 
 
 def test_a_cell_that_another_job_is_at_is_left_to_it(
@@ -268,7 +268,7 @@ def test_a_cell_that_another_job_is_at_is_left_to_it(
     claim.parent.mkdir(parents=True)
     with SoftFileLease(claim, lease_duration=module.LEASE_SECONDS):
         assert [outcome for _, outcome in run_sweep(sweep)] == [None]
-    assert not (cell.folder / OUTCOME).exists()
+    assert not (cell.files.outcome).exists()
 
 
 def test_a_stale_claim_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,7 +405,7 @@ def test_a_sweep_under_a_launcher_says_what_to_do(
 def test_a_torn_outcome_is_named(tmp_path: Path) -> None:
     sweep = load_sweep(write(tmp_path))
     cell = sweep_cells(sweep)[0]
-    write_json(cell.folder / OUTCOME, {"outcome": {"state": "finished"}})
+    write_json(cell.files.outcome, {"outcome": {"state": "finished"}})
     with pytest.raises(UserError, match=r"outcome\.json: no outcome of a cell"):
         cell_table(sweep_cells(sweep))
 

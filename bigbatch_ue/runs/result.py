@@ -1,0 +1,122 @@
+"""The result of training, `result.json`: the contract between training and what comes after it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from bigbatch_ue.files.formats import read_json, write_json
+from bigbatch_ue.runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a finished run did.
+
+    Attributes:
+        dataset: name of the data set, the home folder as `~`.
+        seed: of the run.
+        scope: `cluster` or `all`.
+        requested_batch: effective batch B as configured.
+        effective_batch: largest batch of a generator; differs from B only under `extend: cap`.
+        effective_batch_per_generator: images of each generator in one step.
+        optimizer_steps: T, skipped ones included.
+        images_seen: images through the surrogate in all steps.
+        learning_rate: peak, after scaling with B.
+        final_loss: of each generator in the last step; None if it is not finite.
+        skipped_steps: steps left out because a loss or gradient was not finite.
+        noise_scale: gradient noise scale in images, by space (`noise.summarise_noise`).
+        engine: an `EngineName`.
+        world_size: number of ranks.
+        cluster_groups: groups of ranks that trained clusters of their own.
+        micro_batch: most images in one pass of the surrogate on one rank.
+        micro_batches: passes of a rank in one step.
+        accumulation: `delta` or `engine`.
+        compute: how the surrogate was computed (`frozen.ComputeMode`).
+        device: `cpu` or `cuda`.
+        resumed_at: step of the checkpoint that the last process started from.
+        seconds: of training in the last process.
+        peak_memory_mib: largest memory of a process during training, MiB.
+        images_per_second: through the surrogate, in the last process.
+        versions: of bigbatch_ue and torch.
+    """
+
+    dataset: str
+    seed: int
+    scope: str
+    requested_batch: int
+    effective_batch: int
+    effective_batch_per_generator: tuple[int, ...]
+    optimizer_steps: int
+    images_seen: int
+    learning_rate: float
+    final_loss: tuple[float | None, ...]
+    skipped_steps: int
+    noise_scale: dict[str, Any]
+    engine: str
+    world_size: int
+    cluster_groups: int
+    micro_batch: int
+    micro_batches: int
+    accumulation: str
+    compute: dict[str, Any]
+    device: str
+    resumed_at: int
+    seconds: float
+    peak_memory_mib: float
+    images_per_second: float
+    versions: dict[str, str]
+
+    def write(self, path: Path) -> None:
+        """Write the result as JSON, atomically."""
+        write_json(path, asdict(self))
+
+
+_RESULT = TypeAdapter(TrainingResult)
+
+
+def read_result(path: Path) -> TrainingResult:
+    """Read a `result.json`.
+
+    Raises:
+        UserError: a file that is missing, damaged, or not of a finished run.
+    """
+    content = read_json(path, dict)
+    try:
+        return _RESULT.validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{path}: not the result of a run ({where}: {first['msg']}); train again"
+        ) from None
+
+
+def merge_results(results: Sequence[TrainingResult], noise_scale: dict[str, Any]) -> TrainingResult:
+    """Combine the results of groups of ranks that trained clusters of their own.
+
+    Args:
+        results: of all groups, in the order of their clusters.
+        noise_scale: over all clusters.
+
+    Returns:
+        One result: sums of work, the slowest group's time, the largest memory.
+    """
+    return replace(
+        results[0],
+        effective_batch=max(result.effective_batch for result in results),
+        effective_batch_per_generator=sum((r.effective_batch_per_generator for r in results), ()),
+        images_seen=sum(result.images_seen for result in results),
+        final_loss=sum((result.final_loss for result in results), ()),
+        skipped_steps=max(result.skipped_steps for result in results),
+        noise_scale=noise_scale,
+        world_size=sum(result.world_size for result in results),
+        cluster_groups=len(results),
+        micro_batch=max(result.micro_batch for result in results),
+        micro_batches=max(result.micro_batches for result in results),
+        seconds=max(result.seconds for result in results),
+        peak_memory_mib=max(result.peak_memory_mib for result in results),
+        images_per_second=round(sum(result.images_per_second for result in results), 1),
+    )
