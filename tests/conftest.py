@@ -6,22 +6,6 @@ import numpy as np
 import pytest
 
 MakeNpz = Callable[..., Path]
-Cli = Callable[..., tuple[int, str, str]]
-
-
-def cli_of(main: Callable[[list[str]], None], capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs a command of `main`: exit code, standard output, standard error."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        code = 0
-        try:
-            main([str(a) for a in arguments])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

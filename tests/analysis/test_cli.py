@@ -6,8 +6,8 @@ import pytest
 
 from analysis.cli import main
 from analysis.table.table import write_table
-from tests.analysis.findings.test_findings import a_table
-from tests.conftest import Cli, cli_of
+from tests.helpers.command_line import Cli, cli_of
+from tests.helpers.findings import a_table
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.training.loop import take_step
 from bigbatch_ue.training.setup import choose_micro_batch, prepare_job, start_engine
 from bigbatch_ue.training.train import train
-from tests.training.test_train import tiny
+from tests.helpers.runs import tiny
 
 CPU = torch.device("cpu")
 KIB = 2**10

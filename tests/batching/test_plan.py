@@ -7,12 +7,7 @@ import pytest
 from bigbatch_ue.batching.plan import lr_at, make_plan, scaled_lr
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.config.sections import OptimizerConfig
-
-
-def config_of(effective: int, **batch: object) -> Config:
-    return Config.model_validate(
-        {"batch": {"effective": effective, **batch}, "clusters": {"count": 3}}
-    )
+from tests.helpers.configs import config_of
 
 
 def test_effective_batch_is_the_sum_over_ranks_and_micro_batches() -> None:

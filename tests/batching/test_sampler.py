@@ -6,7 +6,7 @@ import pytest
 from bigbatch_ue.batching.plan import even_slice, make_plan
 from bigbatch_ue.batching.sampler import Sampler
 from bigbatch_ue.config.sections import AugmentConfig
-from tests.batching.test_plan import config_of
+from tests.helpers.configs import config_of
 
 ASSIGNMENT = np.repeat([0, 1, 2], [50, 30, 21])
 

@@ -19,8 +19,8 @@ from bigbatch_ue.config.sections import ObjectiveConfig
 from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.runtime.device import device_name, matmul_peak
 from bigbatch_ue.training.objective import ClusterwiseLoss
-from tests.conftest import Cli, cli_of
 from tests.distributed.worker import CLUSTERS, Trainer
+from tests.helpers.command_line import Cli, cli_of
 
 TINY = (
     "data.size=8",

@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from bigbatch_ue.cli.commands import main
-from tests.conftest import Cli, cli_of
-from tests.training.test_train import TINY
+from tests.helpers.command_line import Cli, cli_of
+from tests.helpers.runs import TINY
 
 
 @pytest.fixture

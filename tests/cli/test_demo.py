@@ -10,7 +10,7 @@ from bigbatch_ue.cli import demo as module
 from bigbatch_ue.cli.demo import BATCHES, demo, demo_config, sentence
 from bigbatch_ue.evaluation.arms import Arm
 from bigbatch_ue.evaluation.report.figures import ROWS, first_of_each_group, picture_grid
-from tests.evaluation.test_arms import arm as record
+from tests.helpers.records import arm as record
 
 
 def tiny(root: Path) -> list[str]:

@@ -1,11 +1,7 @@
 """One global batch, cut every way, on every engine: the same gradient, the same perturbations."""
 
 import json
-import os
-import shutil
-import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,33 +12,11 @@ from safetensors import safe_open
 from bigbatch_ue.files.tensor_files import read_tensors
 from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.runtime.errors import UserError
+from tests.helpers.ranks import CUT, ROOT, Launch, needs_compiler, start
 
-ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("worker.py")
 WHOLE = ("96x288-delta-sgd-1", "97x291-delta-sgd-1", "96x288-delta-adam-5")
-CUT = (
-    "96x72-delta-sgd-1",
-    "96x72-engine-sgd-1",
-    "97x50-delta-sgd-1",
-    "97x50-engine-sgd-1",
-    "96x72-delta-adam-5",
-    "96x72-engine-adam-5",
-)
 SCARCE = "96x72-scarce-sgd-1"
-
-
-@dataclass(frozen=True)
-class Launch:
-    """A launcher's configuration, how many ranks, and what must come of it."""
-
-    config: str
-    ranks: int
-    kind: str
-    bank: str = ""
-    cases: tuple[str, ...] = CUT
-
-    def __str__(self) -> str:
-        return f"{self.config}-{self.ranks}"
 
 
 ZERO = "DeepSpeedEngine"
@@ -57,22 +31,6 @@ LAUNCHES = (
     Launch("zero2_offload", 2, "zero2", ZERO, CUT[4:]),
     Launch("zero3_offload", 2, "zero3", ZERO, CUT[4:5]),
 )
-
-
-def start(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-
-
-def needs_compiler(launch: Launch) -> None:
-    if launch.kind.startswith("zero") and not (shutil.which("g++") and shutil.which("ninja")):
-        pytest.skip("DeepSpeed compiles at its first start: g++ and ninja are needed")
 
 
 @pytest.fixture(scope="module")

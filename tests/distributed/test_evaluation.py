@@ -13,9 +13,9 @@ from bigbatch_ue.cli.commands import main
 from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from tests.distributed.evaluation_worker import network
-from tests.distributed.test_engines import ROOT
-from tests.evaluation.test_evaluate import QUICK, same
-from tests.protection.test_protect import make_run
+from tests.helpers.ranks import ROOT
+from tests.helpers.records import same
+from tests.helpers.runs import QUICK, make_run
 
 DDP = ("-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file")
 WORKER = str(Path(__file__).with_name("evaluation_worker.py"))

@@ -9,8 +9,8 @@ import torch
 from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.runs.folder import load_run
 from bigbatch_ue.training.train import train
-from tests.distributed.test_engines import start
-from tests.training.test_train import TINY, perturbations, tiny
+from tests.helpers.ranks import start
+from tests.helpers.runs import TINY, perturbations, tiny
 
 
 def test_two_ranks_write_the_run_of_one(tmp_path: Path) -> None:

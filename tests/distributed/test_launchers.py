@@ -17,9 +17,9 @@ from bigbatch_ue.runs.folder import load_run
 from bigbatch_ue.sweeps.cells import sweep_cells
 from bigbatch_ue.sweeps.spec import load_sweep
 from bigbatch_ue.training.train import train
-from tests.distributed.test_engines import ROOT, Launch, needs_compiler
-from tests.sweeps.test_sweep import write, write_one_long_cell
-from tests.training.test_train import TINY, perturbations, tiny
+from tests.helpers.ranks import ROOT, Launch, needs_compiler
+from tests.helpers.runs import TINY, perturbations, tiny
+from tests.helpers.sweeps import write, write_one_long_cell
 
 STUBS = Path(__file__).with_name("stubs")
 MULTINODE = "launchers/multinode.sh"

@@ -12,8 +12,8 @@ from bigbatch_ue.runs.folder import load_run
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.training.cluster_groups import RankGroup, join_rank_group
 from bigbatch_ue.training.train import train
-from tests.distributed.test_engines import start
-from tests.training.test_train import TINY, tiny
+from tests.helpers.ranks import start
+from tests.helpers.runs import TINY, tiny
 
 MORE = (
     "batch.micro=5",

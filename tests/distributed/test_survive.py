@@ -15,9 +15,9 @@ import torch
 from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.runtime.errors import EXIT_LOST_RANK
 from bigbatch_ue.runtime.signals import EXIT_INTERRUPTED
-from tests.distributed.test_engines import ROOT, Launch, needs_compiler
-from tests.runtime.test_signals import logged, perturbations, wait_for_steps
-from tests.training.test_train import TINY
+from tests.helpers.processes import logged, perturbations_in, wait_for_steps
+from tests.helpers.ranks import ROOT, Launch, needs_compiler
+from tests.helpers.runs import TINY
 
 ARGUMENTS = ["--preset", "digits", *TINY, "batch.micro=5", "budget.steps=24", "checkpoint.every=4"]
 
@@ -52,7 +52,7 @@ def finish(process: "subprocess.Popen[str]", code: int = 0) -> str:
 
 
 def distance(ours: Path, theirs: Path) -> float:
-    delta, expected = perturbations(ours), perturbations(theirs)
+    delta, expected = perturbations_in(ours), perturbations_in(theirs)
     return float((delta - expected).norm() / expected.norm())
 
 
@@ -107,7 +107,7 @@ def test_ranks_that_stop_together_and_then_lose_one_go_on_to_the_same_bits(
 
     finish(start(folder, "same", "ddp", "--resume"))
     assert max(done, before - 4) <= read_json(copy / "result.json")["resumed_at"] <= before
-    assert torch.equal(perturbations(copy), perturbations(undisturbed))
+    assert torch.equal(perturbations_in(copy), perturbations_in(undisturbed))
 
 
 @pytest.mark.parametrize(

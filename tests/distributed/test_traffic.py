@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bigbatch_ue.benchmark.traffic import Call
-from tests.distributed.test_engines import ROOT, start
+from tests.helpers.ranks import ROOT, start
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="Linux tells what a socket has sent"),

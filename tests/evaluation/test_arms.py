@@ -3,7 +3,6 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,36 +11,7 @@ from bigbatch_ue.config.names import ArmName, Countermeasure
 from bigbatch_ue.config.sections import EvaluationConfig
 from bigbatch_ue.evaluation.arms import Arm, ArmSpec, arm_specs, load_arms, save_arms
 from bigbatch_ue.runtime.errors import UserError
-
-
-def arm(**changed: Any) -> Arm:
-    record = Arm(
-        dataset="digits",
-        arm="uc",
-        countermeasure="none",
-        fraction=1.0,
-        labels="own",
-        target="resnet18",
-        seed=0,
-        final_accuracy=0.412,
-        peak_accuracy=0.55,
-        tail_mean=0.42,
-        tail_std=0.01,
-        train_accuracy=0.99,
-        balanced_accuracy=0.41,
-        auc=0.8,
-        accuracies=[0.55, 0.412],
-        losses=[1.5, 0.4],
-        confusion=[[3, 1], [2, 4]],
-        steps=345,
-        images=1437,
-        seconds=12.34,
-        run_seed=0,
-        effective_batch=1024,
-        optimizer_steps=60,
-        inputs="digest",
-    )
-    return replace(record, **changed)
+from tests.helpers.records import arm
 
 
 def kinds(

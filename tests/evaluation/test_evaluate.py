@@ -23,16 +23,10 @@ from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.protection.protect import protect
 from bigbatch_ue.runtime.errors import UserError
 from tests.conftest import MakeNpz
-from tests.evaluation.test_subject import SMALL
-from tests.protection.test_protect import make_images, make_run
+from tests.helpers.images import make_images
+from tests.helpers.records import same
+from tests.helpers.runs import QUICK, make_run
 
-QUICK = (
-    *SMALL,
-    "target.fit.epochs=1",
-    "evaluation.seeds=[0]",
-    "evaluation.fractions=[1.0]",
-    "evaluation.arms=[clean, random_noise, uc]",
-)
 ARMS = ["clean", "random_noise", "uc"]
 
 
@@ -169,10 +163,6 @@ def test_shards_together_are_the_whole(tmp_path: Path, trainings: list[str], cou
     evaluate(alone, overrides=overrides)
     expected = read_json(alone / "evaluation" / "results.json")
     assert [same(record) for record in together] == [same(record) for record in expected]
-
-
-def same(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key != "seconds"}
 
 
 def test_arm_that_another_job_is_at_is_waited_for(tmp_path: Path, trainings: list[str]) -> None:

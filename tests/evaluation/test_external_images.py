@@ -16,7 +16,8 @@ from bigbatch_ue.protection.protect import protect
 from bigbatch_ue.runs.folder import load_run
 from bigbatch_ue.runtime.errors import UserError
 from tests.conftest import MakeNpz
-from tests.protection.test_protect import make_images, make_run, mtimes
+from tests.helpers.images import make_images, mtimes
+from tests.helpers.runs import make_run
 
 SIZES = [(12, 14), (9, 10), (20, 8)]
 OTHERS = ("train_labels", "test_images", "test_labels")

@@ -16,7 +16,7 @@ from bigbatch_ue.evaluation.arms import Arm, load_arms, save_arms
 from bigbatch_ue.evaluation.report.page import write_report
 from bigbatch_ue.evaluation.report.terminal import arms_table
 from bigbatch_ue.runtime.errors import UserError
-from tests.evaluation.test_arms import arm as record
+from tests.helpers.records import an_arm, clean, own
 
 VISIBILITY: dict[str, Any] = {
     "images": 1000,
@@ -29,43 +29,6 @@ VISIBILITY: dict[str, Any] = {
     "lpips_mean": None,
 }
 MakeFolder = Callable[..., Path]
-
-
-def an_arm(final: float = 0.2, *, classes: int = 10, epochs: int = 6, **changed: Any) -> Arm:
-    """A record such as an evaluation writes; its curve rises towards `final`."""
-    random = np.random.default_rng([int(1e6 * final), changed.get("seed", 0)])
-    rise = 1 - np.exp(-np.arange(1, epochs + 1) / 3)
-    accuracies = (final * rise + random.normal(0, 0.01, epochs)).clip(0, 1).tolist()
-    accuracies[-1] = final
-    confusion = random.integers(3, size=(classes, classes)) + (20 * final * np.eye(classes))
-    last = accuracies[-max(epochs // 4, 1) :]
-    arm = record(
-        final_accuracy=final,
-        peak_accuracy=max(accuracies),
-        tail_mean=float(np.mean(last)),
-        tail_std=float(np.std(last)),
-        train_accuracy=0.991,
-        balanced_accuracy=final * 0.98,
-        auc=0.5 + final / 2.1,
-        accuracies=accuracies,
-        losses=(2.3 * (1 - 0.9 * rise)).tolist(),
-        confusion=confusion.astype(int).tolist(),
-        run_seed=None,
-        effective_batch=None,
-        optimizer_steps=0,
-        inputs="",
-    )
-    return replace(arm, **changed)
-
-
-def own(final: float = 0.2, **changed: Any) -> Arm:
-    return an_arm(
-        final, **{"run_seed": 0, "effective_batch": 1024, "optimizer_steps": 60} | changed
-    )
-
-
-def clean(final: float = 0.95, **changed: Any) -> Arm:
-    return an_arm(final, **{"arm": "clean", "fraction": 0.0} | changed)
 
 
 def an_evaluation(seeds: int = 3, **changed: Any) -> Iterator[Arm]:

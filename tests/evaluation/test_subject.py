@@ -24,19 +24,10 @@ from bigbatch_ue.protection.perturbations import (
 )
 from bigbatch_ue.runs.folder import load_run
 from bigbatch_ue.runtime.errors import UserError
-from tests.protection.test_protect import make_run
+from tests.helpers.runs import SMALL, make_run
 
 CPU = torch.device("cpu")
 NONE = Countermeasure.NONE
-SMALL = (
-    "data.name=digits",
-    "data.size=8",
-    "data.limit=160",
-    "target.model=resnet18",
-    "target.args={channels: [8, 8, 16, 16]}",
-    "target.fit={epochs: 2, batch: 32, lr: 0.05}",
-    "augment={pad: 1}",
-)
 
 
 @pytest.fixture(autouse=True)

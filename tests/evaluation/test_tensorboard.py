@@ -6,7 +6,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from bigbatch_ue.evaluation.report.tensorboard import write_tensorboard
-from tests.evaluation.test_report import clean, own
+from tests.helpers.records import clean, own
 
 
 def read(folder: Path) -> EventAccumulator:

@@ -9,66 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
-import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from bigbatch_ue.config.sections import AugmentConfig, SurrogateConfig, TrainingRecipe
-from bigbatch_ue.data.decoded import DataSet, ImageSet
+from bigbatch_ue.config.sections import TrainingRecipe
+from bigbatch_ue.data.decoded import DataSet
 from bigbatch_ue.files.tensor_files import read_tensors
 from bigbatch_ue.networks import backbone, surrogate
 from bigbatch_ue.networks import classifier as fit
 from bigbatch_ue.networks.backbone import NetworkSpec, Normalised, build_network
-from bigbatch_ue.networks.surrogate import extract_features, prepare_surrogate
+from bigbatch_ue.networks.surrogate import extract_features
 from bigbatch_ue.runtime.errors import UserError
-
-CPU = torch.device("cpu")
-ARGS = {"channels": [8, 8, 16, 32]}
+from tests.helpers.surrogates import ARGS, CPU, digits, prepared
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def digits(classes: int = 10) -> DataSet:
-    """Real digits, 8 x 8 pixels: 200 to train on, 100 to test on."""
-    found = load_digits()
-    images = (found.images * 255 / 16).round().astype(np.uint8)[:, None]
-    labels = (found.target % classes).astype(np.int64)
-    names = [str(index) for index in range(300)]
-    return DataSet(
-        "digits",
-        "f" * 12,
-        [str(digit) for digit in range(classes)],
-        ImageSet(images[:200], labels[:200], names[:200]),
-        ImageSet(images[200:300], labels[200:300], names[200:]),
-    )
-
-
-def prepared(
-    weights: str, cache: Path, *, data: DataSet | None = None, seed: int = 0, **more: Any
-) -> Normalised:
-    return prepare_surrogate(
-        SurrogateConfig(
-            **{
-                "model": "resnet18",
-                "args": ARGS,
-                "weights": weights,
-                "fit": TrainingRecipe(epochs=1, batch=50),
-                **more,
-            }
-        ),
-        data or digits(),
-        augment=AugmentConfig(pad=1),
-        seed=seed,
-        cache=cache,
-        device=CPU,
-    )
 
 
 def built(name: str = "resnet18", **more: Any) -> Normalised:
@@ -186,7 +146,9 @@ def test_size_that_does_not_fit_is_an_error() -> None:
 def test_hub_out_of_reach_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"resnet18: cannot download pretrained weights .*file:PATH"):
+    with pytest.raises(
+        UserError, match=r"resnet18: cannot download pretrained weights .*file:PATH"
+    ):
         prepared("pretrained", tmp_path, args={})
 
 
@@ -376,8 +338,8 @@ def test_other_ranks_say_nothing(
 FIT_ONCE = """
 import sys
 from pathlib import Path
-from bigbatch_ue import surrogate
-from tests.test_surrogate import prepared
+from bigbatch_ue.networks import surrogate
+from tests.helpers.surrogates import prepared
 
 train = surrogate.train_classifier
 def counted(*args, **named):

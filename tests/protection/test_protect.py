@@ -14,60 +14,15 @@ from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.datasets import open_source
 from bigbatch_ue.data.decoded import prepare_dataset
-from bigbatch_ue.files.formats import read_json, write_json
-from bigbatch_ue.files.tensor_files import write_tensors
+from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.protection import protect as module
 from bigbatch_ue.protection.perturbations import protected_images, to_eight_bit
 from bigbatch_ue.protection.protect import png_names, protect
 from bigbatch_ue.protection.visibility import Visibility, measure_visibility
-from bigbatch_ue.runs.folder import create_run, open_run
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.training.clusters import Clusters
 from tests.conftest import MakeNpz
-
-COUNT = 3
-
-
-def make_run(folder: Path, *overrides: str, scale: float = 1.0, seed: int = 0) -> Path:
-    """A finished run of random perturbations, many of them at the bound, without any training."""
-    config = load_config(
-        overrides=[
-            f"output={folder / 'run'}",
-            f"data.root={folder / 'cache'}",
-            f"clusters.count={COUNT}",
-            *overrides,
-        ]
-    )
-    data = prepare_dataset(config.data)
-    run = open_run(config, data.fingerprint, resume=False)
-    create_run(run, config, data.fingerprint)
-    count, *shape = data.train.images.shape
-    random = np.random.default_rng(seed)
-    assignment = torch.from_numpy(random.integers(COUNT, size=count))
-    Clusters(assignment, torch.zeros(COUNT, 2), torch.tensor([1, 2, 0])).save(run.clusters, {})
-    delta = random.uniform(-1.3, 1.3, (COUNT, *shape)).clip(-1, 1) * config.generator.eps * scale
-    tensors = {"perturbations": torch.from_numpy(delta.astype(np.float32))}
-    write_tensors(run.perturbations, tensors, {"answer": run.answer})
-    write_json(run.result, {"effective_batch": 4, "optimizer_steps": 7})
-    return run.folder
-
-
-def make_images(folder: Path, sizes: list[tuple[int, int]], mode: str = "RGB") -> Path:
-    """A folder source of two classes, with an image of each size in both splits and classes."""
-    random = np.random.default_rng(1)
-    for part in ("train", "test"):
-        for label in ("cat", "dog"):
-            place = folder / part / label
-            place.mkdir(parents=True)
-            for index, (height, width) in enumerate(sizes):
-                shape = (height, width) if mode == "L" else (height, width, 3)
-                pixels = random.integers(256, size=shape, dtype=np.uint8)
-                Image.fromarray(pixels).save(place / f"image{index}.png")
-    return folder
-
-
-def mtimes(folder: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+from tests.helpers.images import make_images, mtimes
+from tests.helpers.runs import make_run
 
 
 def assert_nothing_beside(out: Path) -> None:

@@ -31,9 +31,9 @@ from analysis.cli import app as analysis_app
 from analysis.cli import main as analysis
 from analysis.table.collect import shared_settings
 from bigbatch_ue.batching.micro_batch import remember_micro_batch
-from bigbatch_ue.cli.commands import app
+from bigbatch_ue.cli.commands import app, main
 from bigbatch_ue.cli.demo import demo
-from bigbatch_ue.cli.launcher import main
+from bigbatch_ue.cli.runner import run
 from bigbatch_ue.config.load import load_config, revise_evaluation
 from bigbatch_ue.config.names import DATASETS, PRESETS, TARGETS, ArmName
 from bigbatch_ue.config.schema import Config
@@ -320,7 +320,7 @@ def exit_codes() -> dict[str, Any]:
         patch.setenv("WORLD_SIZE", "2")
         patch.setattr(os, "_exit", sys.exit)
         return {
-            "constants": {"stopped": EXIT_INTERRUPTED, "lost another rank": LOST_PEER},
+            "constants": {"stopped": EXIT_INTERRUPTED, "lost another rank": EXIT_LOST_RANK},
             "what the user can mend": _ended_by(UserError("wrong")),
             "a file that is not there": _ended_by(FileNotFoundError(2, "No such file", "x")),
             "memory": _ended_by(MemoryError()),
@@ -339,7 +339,7 @@ def _ended_by(cause: BaseException) -> int:
     def fail() -> None:
         raise cause
 
-    return _run(lambda _: main([], failing))
+    return _run(lambda _: run(failing, []))
 
 
 def _run(program: Callable[[list[str]], None], *arguments: str) -> int:

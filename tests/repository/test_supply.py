@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from bigbatch_ue.files.formats import read_json
-from tests.training.test_train import TINY
+from tests.helpers.runs import TINY
 
 TOP = Path(__file__).resolve().parents[2]
 SOURCES = [

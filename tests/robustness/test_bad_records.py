@@ -17,8 +17,8 @@ from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.networks.backbone import NetworkSpec, create_network
 from bigbatch_ue.protection.protect import _hash
 from bigbatch_ue.runtime.errors import UserError, user_message
-from tests.conftest import cli_of
-from tests.training.test_train import TINY
+from tests.helpers.command_line import cli_of
+from tests.helpers.runs import TINY
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from analysis.table.collect import collect
-from tests.analysis.table.test_collect import make
+from tests.helpers.runs import make_evaluated_run
 from tests.soak.load import SIZE, anonymous_peaks, record_runs, run_of, train_command, write_npz
 
 FEW, MANY = 10_000, 60_000
@@ -33,7 +33,7 @@ def test_memory_does_not_hold_the_images(tmp_path: Path) -> None:
 
 def test_two_hundred_runs_are_two_hundred_rows(tmp_path: Path) -> None:
     once = ("evaluation.seeds=[0]", "evaluation.fractions=[1.0]", "evaluation.arms=[uc]")
-    real = make(tmp_path, "real", "budget.kind=steps", "budget.steps=6", *once)
+    real = make_evaluated_run(tmp_path, "real", "budget.kind=steps", "budget.steps=6", *once)
     record_runs(real, tmp_path / "runs", 200)
     collection = collect([tmp_path / "runs"])
     assert collection.problems == ()

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ import torch
 
 from bigbatch_ue.cli.commands import main
 from bigbatch_ue.files.formats import read_json
-from bigbatch_ue.files.tensor_files import read_tensors
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runtime.signals import (
     EXIT_INTERRUPTED,
@@ -22,8 +20,9 @@ from bigbatch_ue.runtime.signals import (
     raising_on_signals,
 )
 from bigbatch_ue.training.train import train
-from tests.conftest import cli_of
-from tests.training.test_train import TINY, tiny
+from tests.helpers.command_line import cli_of
+from tests.helpers.processes import logged, perturbations_in, wait_for_steps
+from tests.helpers.runs import TINY, tiny
 
 LONG = ("budget.steps=60", "checkpoint.every=1000")
 
@@ -32,22 +31,6 @@ def command(folder: Path, name: str) -> list[str]:
     """A training command, whose run is `folder / name`."""
     places = [f"data.root={folder / 'data'}", f"output={folder / name}"]
     return ["train", "--preset", "digits", *TINY, *LONG, *places]
-
-
-def logged(run: Path) -> int:
-    """Steps that a run has logged."""
-    metrics = run / "metrics.jsonl"
-    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
-
-
-def wait_for_steps(run: Path, count: int, process: "subprocess.Popen[str]") -> None:
-    while logged(run) < count:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.005)
-
-
-def perturbations(run: Path) -> torch.Tensor:
-    return read_tensors(run / "perturbations.safetensors")[0]["perturbations"]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +64,7 @@ def test_a_signal_makes_a_checkpoint_at_the_next_step(folder: Path, undisturbed:
 
     run = train(tiny(folder, *LONG, name=name), resume=True)
     assert read_json(run.result)["resumed_at"] == done
-    assert torch.equal(perturbations(run.folder), perturbations(undisturbed.folder))
+    assert torch.equal(perturbations_in(run.folder), perturbations_in(undisturbed.folder))
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [
         *range(60)
     ]
@@ -95,7 +78,7 @@ def test_a_time_limit_does_the_same(
     assert code == EXIT_INTERRUPTED
     assert "time limit of 0 minutes: stopped after step 1 of 60" in said
     run = train(tiny(folder, *LONG, name="limited"), resume=True)
-    assert torch.equal(perturbations(run.folder), perturbations(undisturbed.folder))
+    assert torch.equal(perturbations_in(run.folder), perturbations_in(undisturbed.folder))
 
 
 def test_checkpoints_come_after_minutes_too(folder: Path) -> None:

@@ -31,7 +31,7 @@ from bigbatch_ue.files.formats import digest, read_json
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from bigbatch_ue.runs.folder import Run, load_run
 from bigbatch_ue.training.clusters import Clusters
-from tests.analysis.table.test_collect import make
+from tests.helpers.runs import make_evaluated_run
 
 IMAGES, RUNS, SIZE = 1_000_000, 1000, 28
 BOUND = 300.0
@@ -157,7 +157,7 @@ def _images(folder: Path) -> None:
 
 def _runs(folder: Path) -> None:
     """Collect `RUNS` runs."""
-    real = make(folder, "real", "budget.kind=steps", "budget.steps=60")
+    real = make_evaluated_run(folder, "real", "budget.kind=steps", "budget.steps=60")
     record_runs(real, folder / "runs", RUNS)
     seconds = []
     for _ in range(3):

@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 import psutil
 import pytest
-import yaml
 from filelock import SoftFileLease
 
 from analysis.table.collect import collect
@@ -27,47 +26,9 @@ from bigbatch_ue.sweeps.jobs import run_sweep
 from bigbatch_ue.sweeps.progress import SweepProgress
 from bigbatch_ue.sweeps.spec import BatchGrid, load_sweep
 from bigbatch_ue.sweeps.worker import Worker
+from tests.helpers.sweeps import TINY, write, write_one_long_cell
 
-TINY = {
-    "data": {"size": 8, "limit": 120},
-    "clusters": {"count": 3, "n_init": 1},
-    "surrogate": {
-        "args": {"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1]},
-        "weights": "random",
-    },
-    "generator": {"width": 4},
-    "augment": {"pad": 1},
-    "budget": {"steps": 4, "epochs": 1},
-    "checkpoint": {"every": 2},
-    "target": {
-        "args": {"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1]},
-        "fit": {"epochs": 2},
-    },
-}
 WALL = ("images_per_second", "peak_memory_mib")
-
-
-def write(folder: Path, **changed: Any) -> Path:
-    """A sweep of four cells, two sizes by two seeds."""
-    content: dict[str, Any] = {
-        "output": str(folder / "sweep"),
-        "datasets": ["digits"],
-        "batches": [4, 16],
-        "seeds": [0, 1],
-        "budgets": ["steps"],
-        "settings": {**TINY, "data": {**TINY["data"], "root": str(folder / "data")}},
-    }
-    path = folder / "sweep.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(content | changed))
-    return path
-
-
-def write_one_long_cell(folder: Path, **changed: Any) -> Path:
-    """A sweep of one cell, whose training makes no checkpoint before it is told to stop."""
-    settings = {**TINY, "budget": {"steps": 100}, "checkpoint": {"every": 1000}}
-    settings["data"] = {**TINY["data"], "root": str(folder / "data")}
-    return write(folder, batches=[4], seeds=[0], protect=False, settings=settings, **changed)
 
 
 def start(config: Path, *arguments: str) -> "subprocess.Popen[str]":

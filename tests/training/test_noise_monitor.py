@@ -17,7 +17,7 @@ from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.noise_monitor import NoiseSchedule
 from bigbatch_ue.training.train import train
-from tests.training.test_train import perturbations, tiny
+from tests.helpers.runs import perturbations, tiny
 
 CUT = ("batch.micro=4", "noise.every=2")
 

@@ -13,36 +13,14 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bigbatch_ue.config.load import load_config
-from bigbatch_ue.config.schema import Config
 from bigbatch_ue.files.formats import read_json
-from bigbatch_ue.files.tensor_files import read_tensors
 from bigbatch_ue.runs.folder import Run, load_run
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.training import loop
 from bigbatch_ue.training.clusters import Clusters
 from bigbatch_ue.training.objective import ClusterwiseLoss
 from bigbatch_ue.training.train import train
-
-TINY = (
-    "data.size=8",
-    "data.limit=300",
-    "clusters.count=3",
-    "clusters.n_init=1",
-    "surrogate.args={channels: [8, 8, 16, 16], layers: [1, 1, 1, 1]}",
-    "surrogate.weights=random",
-    "generator.width=4",
-    "augment.pad=1",
-    "batch.effective=8",
-    "budget.steps=6",
-    "checkpoint.every=2",
-    "compute.precision=float32",
-)
-
-
-def tiny(folder: Path, *overrides: str, name: str = "run") -> Config:
-    places = [f"data.root={folder / 'data'}", f"output={folder / name}"]
-    return load_config("digits", overrides=[*TINY, *places, *overrides])
+from tests.helpers.runs import TINY, perturbations, tiny
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +31,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(folder: Path) -> Run:
     return train(tiny(folder))
-
-
-def perturbations(run: Run) -> torch.Tensor:
-    return read_tensors(run.perturbations)[0]["perturbations"]
 
 
 def test_perturbations_are_bounded_and_not_nothing(finished: Run) -> None:

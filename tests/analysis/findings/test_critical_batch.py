@@ -28,8 +28,8 @@ from analysis.table.table import (
 from analysis.views.plot import curves_figure
 from analysis.views.report import write_report
 from analysis.views.tensorboard import write_tensorboard
-from tests.analysis.findings.test_findings import a_curve, a_finding, a_fit, a_table
-from tests.conftest import cli_of
+from tests.helpers.command_line import cli_of
+from tests.helpers.findings import a_curve, a_finding, a_fit, a_table
 
 BATCHES = (16, 32, 64, 128)
 

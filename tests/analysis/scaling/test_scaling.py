@@ -27,7 +27,7 @@ from analysis.scaling.table import (
 from analysis.scaling.tensorboard import write_scaling_tensorboard
 from analysis.scaling.views import plot_scaling, scaling_figure, terminal_table
 from bigbatch_ue.runtime.errors import UserError
-from tests.conftest import cli_of
+from tests.helpers.command_line import cli_of
 
 ENGINES = (("single", 1), ("ddp", 2), ("fsdp2", 2), ("zero1", 2), ("zero2", 2), ("zero3", 2))
 

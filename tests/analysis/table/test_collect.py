@@ -13,43 +13,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import yaml
 
 from analysis.table.collect import collect, read_collection, write_collection
 from analysis.table.table import COLUMNS, CRITICAL, curves, read_table
-from bigbatch_ue.evaluation.evaluate import evaluate
 from bigbatch_ue.files.formats import read_json, write_json
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.training.train import train
-from tests.training.test_train import tiny
-
-ARMS = "evaluation.arms=[clean, random_noise, shuffled, uc]"
-QUICK = (
-    "data.limit=120",
-    "batch.extend=views",
-    "budget.kind=epochs",
-    "budget.epochs=10",
-    "target.args={channels: [8, 8, 16, 16], layers: [1, 1, 1, 1]}",
-    "target.fit.epochs=5",
-    "evaluation.seeds=[3, 4]",
-    "evaluation.fractions=[0.5, 1.0]",
-    ARMS,
-)
-
-
-def make(folder: Path, name: str, *overrides: str) -> Path:
-    """A run, trained and evaluated."""
-    torch.set_num_threads(1)
-    run = train(tiny(folder, *QUICK, *overrides, name=name))
-    evaluate(run.folder)
-    return run.folder
+from tests.helpers.runs import make_evaluated_run
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(tmp_path_factory.mktemp("collect"), "run")
+    return make_evaluated_run(tmp_path_factory.mktemp("collect"), "run")
 
 
 @pytest.fixture
@@ -227,7 +203,7 @@ def test_an_evaluation_of_another_run_is_reported(run: Path) -> None:
 def test_a_batch_that_clusters_capped_is_reported_and_not_taken_for_what_it_is_not(
     tmp_path: Path,
 ) -> None:
-    run = make(
+    run = make_evaluated_run(
         tmp_path,
         "capped",
         "batch.extend=cap",

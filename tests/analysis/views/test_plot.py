@@ -18,7 +18,7 @@ from analysis.views.plot import (
     plot,
     steps_figure,
 )
-from tests.analysis.findings.test_findings import a_curve, a_finding, a_fit, a_spread, a_table
+from tests.helpers.findings import a_curve, a_finding, a_fit, a_spread, a_table
 
 
 def words(part: Figure | Axes) -> Iterator[str]:

@@ -11,7 +11,7 @@ from analysis.findings.findings import Findings, analyse, recommendation
 from analysis.table.collect import Collection, Problem
 from analysis.views.plot import ALL, file_names
 from analysis.views.report import number, percent, write_report
-from tests.analysis.findings.test_findings import a_finding, a_spread, a_table
+from tests.helpers.findings import a_finding, a_spread, a_table
 
 EVIL = "My <b>set</b> | `x`"
 VOID = {"meta", "img", "br"}

@@ -10,7 +10,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from analysis.findings.findings import Findings, analyse, sizes
 from analysis.views.tensorboard import METRICS, SETTINGS, write_tensorboard
-from tests.analysis.findings.test_findings import a_table
+from tests.helpers.findings import a_table
 
 BATCHES = (2, 8, 32, 128)
 
