@@ -48,7 +48,7 @@ from bigbatch_ue.protection.perturbations import Perturbations, load_perturbatio
 from bigbatch_ue.protection.protect import protect
 from bigbatch_ue.runs.folder import create_run, load_run, open_run
 from bigbatch_ue.runtime.device import device_name
-from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.errors import EXIT_LOST_RANK, UserError
 from bigbatch_ue.runtime.randomness import Purpose, torch_seed
 from bigbatch_ue.runtime.signals import EXIT_INTERRUPTED, Interrupted
 from bigbatch_ue.sweeps.cells import sweep_cells
