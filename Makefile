@@ -1,4 +1,4 @@
-# Each does all its own set-up, on a machine with Python >= 3.11.
+# Each target does its own set-up; all it needs is Python >= 3.11.
 PYTHON ?= python3
 SEED ?= 0
 WORKERS ?= 3
@@ -18,6 +18,7 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/shellcheck -x launchers/*.sh launchers/*/*.sbatch launchers/*/*.lsf analysis/examples/*/run.sh .ci/run
 
 soak: .venv/installed
