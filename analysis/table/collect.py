@@ -220,7 +220,7 @@ def _check(run: RunFiles, config: Config, result: TrainingResult) -> list[int]:
         "effective_batch": plan.effective,
         "effective_batch_per_generator": plan.per_generator,
         "optimizer_steps": plan.steps,
-        "images_seen": plan.passes * plan.steps,
+        "images_seen": plan.images_per_step * plan.steps,
     }
     title = DataConfig(name=result.dataset).title  # its place depends on the user
     _agree({**vars(result), "dataset": title}, expected, run.result.name)

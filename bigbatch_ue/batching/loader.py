@@ -23,12 +23,12 @@ class MicroBatch:
     """m images uint8 [m, C, H, W] on the device, and how the global batch wants them."""
 
     images: Tensor
-    row: NDArray[np.int32]
+    generator: NDArray[np.int32]
     views: Views
     weight: NDArray[np.float32]
 
     def __len__(self) -> int:
-        return len(self.row)
+        return len(self.generator)
 
 
 class MicroBatchLoader:
@@ -83,7 +83,7 @@ class MicroBatchLoader:
 
 
 def _micro(piece: GlobalBatch, images: Tensor) -> MicroBatch:
-    return MicroBatch(images, piece.row, piece.views, piece.weight)
+    return MicroBatch(images, piece.generator, piece.views, piece.weight)
 
 
 def _has_room(device: torch.device, needed: int) -> bool:

@@ -29,7 +29,7 @@ class BatchPlan:
     Attributes:
         requested: B as configured.
         per_generator: images of each generator in one step; differ from B only under `extend: cap`.
-        passes: M, images through the surrogate in one step, over all ranks.
+        images_per_step: M, images through the surrogate in one step, over all ranks.
         world_size: number of ranks.
         micro: most images in one pass on one rank.
         steps_per_epoch: steps in which the mean generator sees as many images as it has.
@@ -41,7 +41,7 @@ class BatchPlan:
 
     requested: int
     per_generator: tuple[int, ...]
-    passes: int
+    images_per_step: int
     world_size: int
     micro: int
     steps_per_epoch: int
@@ -58,12 +58,12 @@ class BatchPlan:
     @property
     def micro_batches(self) -> int:
         """Micro-batches in one step, the same number on every rank."""
-        return math.ceil(math.ceil(self.passes / self.world_size) / self.micro)
+        return math.ceil(math.ceil(self.images_per_step / self.world_size) / self.micro)
 
-    def only(self, rows: slice) -> "BatchPlan":
-        """The plan of some of the generators, in the same steps."""
-        per_generator = self.per_generator[rows]
-        return replace(self, per_generator=per_generator, passes=sum(per_generator))
+    def only(self, generators: slice) -> "BatchPlan":
+        """Plan the same steps for some of the generators."""
+        per_generator = self.per_generator[generators]
+        return replace(self, per_generator=per_generator, images_per_step=sum(per_generator))
 
     def with_micro(self, micro: int) -> "BatchPlan":
         """The same batches in passes of at most `micro` images."""
@@ -71,7 +71,7 @@ class BatchPlan:
 
     def rank_slice(self, rank: int) -> slice:
         """Where the share of `rank` lies in the global batch."""
-        return even_slice(self.passes, self.world_size, rank)
+        return even_slice(self.images_per_step, self.world_size, rank)
 
     def micro_slices(self, rank: int) -> list[slice]:
         """Where each micro-batch of `rank` lies in the global batch; one may be empty."""
@@ -120,14 +120,13 @@ def make_plan(config: Config, sizes: Sequence[int], world_size: int) -> BatchPla
         min(batch.effective, size) if batch.extend == "cap" else batch.effective
         for size in population
     )
-    passes = sum(per_generator)
     mean_population = sum(population) / len(population)
     steps_per_epoch = math.ceil(mean_population / max(per_generator))
     lr, reason = scaled_lr(config.optimizer, max(per_generator))
     return BatchPlan(
         requested=batch.effective,
         per_generator=per_generator,
-        passes=passes,
+        images_per_step=sum(per_generator),
         world_size=world_size,
         micro=DEFAULT_MICRO_BATCH["cpu"] if batch.micro == "auto" else batch.micro,
         steps_per_epoch=steps_per_epoch,

@@ -1,7 +1,7 @@
-"""The global batch of each step: which images, under which perturbation, seen how.
+"""The global batch of each step: images, their generators, their views and their weights.
 
-Everything is a pure function of (seed, step), for the whole batch at once, so every decomposition
-takes slices of the same batch (DESIGN, invariant 1).
+It is a pure function of (seed, step), for the whole batch at once. Every decomposition therefore
+takes slices of the same batch (docs/design.md, invariant 1).
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,18 @@ from bigbatch_ue.runtime.randomness import Purpose, draw
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """M passes through the surrogate: image `index[i]` carries perturbation `row[i]`.
+    """The M images that pass the surrogate in one optimizer step, over all ranks.
 
-    `index` and `row` are int32 [M]; `weight` float32 [M] is 1/B of the row's generator, so the
-    weighted losses of a row sum to the mean over its effective batch.
+    Attributes:
+        index: position of each image in the train set, int32 [M].
+        generator: index of the generator whose perturbation the image carries, int32 [M].
+        views: the view of each image.
+        weight: 1/B of the image's generator, float32 [M]. The weighted losses of a generator sum
+            to the mean over its effective batch.
     """
 
     index: NDArray[np.int32]
-    row: NDArray[np.int32]
+    generator: NDArray[np.int32]
     views: Views
     weight: NDArray[np.float32]
 
@@ -33,40 +37,42 @@ class GlobalBatch:
         return len(self.index)
 
     def __getitem__(self, part: slice | NDArray[np.int64]) -> "GlobalBatch":
-        return GlobalBatch(self.index[part], self.row[part], self.views[part], self.weight[part])
+        return GlobalBatch(
+            self.index[part], self.generator[part], self.views[part], self.weight[part]
+        )
 
-    def only(self, rows: slice) -> "GlobalBatch":
-        """The passes of some perturbations, numbered from 0."""
-        own = (self.row >= rows.start) & (self.row < rows.stop)
+    def only(self, generators: slice) -> "GlobalBatch":
+        """Select the images of some generators, which are then numbered from 0."""
+        own = (self.generator >= generators.start) & (self.generator < generators.stop)
         if own.all():
             return self
-        chosen = self[np.flatnonzero(own)]
-        return replace(chosen, row=chosen.row - rows.start)
+        selected = self[np.flatnonzero(own)]
+        return replace(selected, generator=selected.generator - generators.start)
 
 
 class Sampler:
-    """Draws the global batch of any step, in any order.
+    """The source of global batches, of any step in any order.
 
     Args:
         members: for each stream of images, their positions in the train set, int64; one stream per
             cluster (scope `cluster`), or a single one (scope `all`).
-        per_step: images each stream gives to one step, one number per stream.
-        rows: p, the number of perturbations.
+        per_step: images of each stream in one step, one number per stream.
+        generators: p, the number of generators.
         seed: of the run.
-        augment: how views are drawn.
+        augment: padding and flip of the views.
     """
 
     def __init__(
         self,
         members: Sequence[NDArray[np.int64]],
         per_step: Sequence[int],
-        rows: int,
+        generators: int,
         seed: int,
         augment: AugmentConfig,
     ) -> None:
         self.members = members
         self.per_step = per_step
-        self.rows = rows
+        self.generators = generators
         self.seed = seed
         self.augment = augment
         self._shuffled = lru_cache(maxsize=2 * len(members))(self._shuffle)
@@ -80,34 +86,36 @@ class Sampler:
         seed: int,
         augment: AugmentConfig,
     ) -> "Sampler":
-        """The sampler of a scope; `assignment` int64 [N] tells each image's cluster."""
-        rows = len(per_generator)
+        """Make the sampler of `batch.scope`; `assignment` int64 [N] is each image's cluster."""
+        generators = len(per_generator)
         if batch.scope == "all":
             everything = np.arange(len(assignment))
-            return cls([everything], per_generator[:1], rows, seed, augment)
-        members = [np.flatnonzero(assignment == cluster) for cluster in range(rows)]
-        return cls(members, per_generator, rows, seed, augment)
+            return cls([everything], per_generator[:1], generators, seed, augment)
+        members = [np.flatnonzero(assignment == cluster) for cluster in range(generators)]
+        return cls(members, per_generator, generators, seed, augment)
 
     def draw(self, step: int) -> GlobalBatch:
-        """The global batch of optimizer step `step`, counted from 0."""
-        parts = [self._take(stream, step) for stream in range(len(self.members))]
-        index = np.concatenate(parts)
+        """Draw the global batch of optimizer step `step`, counted from 0."""
+        taken = [self._take(stream, step) for stream in range(len(self.members))]
+        index = np.concatenate(taken)
         views = draw_views(draw(self.seed, Purpose.VIEWS, step), len(index), self.augment)
         sizes = np.array(self.per_step)
-        if len(self.members) == 1:  # every perturbation meets every image, in the same view
-            positions = np.repeat(np.arange(len(index)), self.rows)
-            row = np.tile(np.arange(self.rows, dtype=np.int32), len(index))
-            weight = np.full(len(row), 1 / sizes[0], dtype=np.float32)
-            return GlobalBatch(index[positions], row, views[positions], weight)
-        row = np.repeat(np.arange(self.rows, dtype=np.int32), sizes)
-        # one image of each row in turn: every part of the batch then tells of every row
+        generators = np.arange(self.generators, dtype=np.int32)
+        if len(self.members) == 1:  # each image carries every perturbation, in the same view
+            positions = np.repeat(np.arange(len(index)), self.generators)
+            generator = np.tile(generators, len(index))
+            weight = np.full(len(generator), 1 / sizes[0], dtype=np.float32)
+            return GlobalBatch(index[positions], generator, views[positions], weight)
+        generator = np.repeat(generators, sizes)
+        # One image of each generator in turn: every slice of the batch is a mixture of clusters.
         turns = [np.arange(size, dtype=np.int32) for size in sizes]
-        turn = np.argsort(np.concatenate(turns), kind="stable")
-        row = row[turn]
-        return GlobalBatch(index[turn], row, views[turn], (1 / sizes).astype(np.float32)[row])
+        order = np.argsort(np.concatenate(turns), kind="stable")
+        generator = generator[order]
+        weight = (1 / sizes).astype(np.float32)[generator]
+        return GlobalBatch(index[order], generator, views[order], weight)
 
     def _take(self, stream: int, step: int) -> NDArray[np.int32]:
-        """Images at the step's positions of an endless, each epoch reshuffled, stream."""
+        """Take the images of one step from an endless stream, which is reshuffled each epoch."""
         size = len(self.members[stream])
         start = step * self.per_step[stream]
         stop = start + self.per_step[stream]

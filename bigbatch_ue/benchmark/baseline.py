@@ -39,7 +39,7 @@ class Files:
         decoded = [np.asarray(Image.open(io.BytesIO(self.files[i]))) for i in batch.index]
         images = torch.from_numpy(np.stack(decoded)).to(self.device)
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
-        return MicroBatch(images.contiguous(), batch.row, batch.views, batch.weight)
+        return MicroBatch(images.contiguous(), batch.generator, batch.views, batch.weight)
 
 
 def unfrozen(surrogate: nn.Module) -> nn.Module:
@@ -91,7 +91,7 @@ def baseline_step(
 def _micro_batches(
     accelerator: Accelerator, batch: GlobalBatch, row: int, micro: int, left: int | None
 ) -> Iterator[GlobalBatch]:
-    own = np.flatnonzero(batch.row == row)
+    own = np.flatnonzero(batch.generator == row)
     share = own[even_slice(len(own), accelerator.num_processes, accelerator.process_index)]
     for start in range(0, len(share), micro)[:left]:
         yield batch[share[start : start + micro]]

@@ -224,18 +224,18 @@ class Session:
             if case.path is GradientPath.BASELINE
             else self.measure(case)
         )
-        scale = plan.passes / measured.images
+        scale = plan.images_per_step / measured.images
         flops = count_flops(self.config, self.images.shape[1])
         return {
             "path": case.path,
             "precision": "float32" if case.path is GradientPath.BASELINE else self.way.precision,
             "effective_batch": plan.effective,
             "micro_batch": plan.largest_micro,
-            "images": plan.passes,
+            "images": plan.images_per_step,
             "timed_images": measured.images,
             "step_s": measured.seconds * scale,
             "images_per_s": measured.images / measured.seconds,
-            "model_flops": plan.passes * flops.image + p * flops.generator,
+            "model_flops": plan.images_per_step * flops.image + p * flops.generator,
             "peak_memory_mib": measured.peak_memory_mib,
             "bytes_per_step": sent,
             "energy_j": None if measured.joules is None else measured.joules * scale,

@@ -43,7 +43,7 @@ def plan_table(
     rows = {
         "effective batch": f"{plan.effective:,} (requested {plan.requested:,})",
         "generators": f"{p}, scope {config.batch.scope}",
-        "images a step": f"{plan.passes:,} through the surrogate",
+        "images a step": f"{plan.images_per_step:,} through the surrogate",
         "per rank": " + ".join(f"{s.stop - s.start:,}" for s in shares[:8])
         + (" + ..." if ranks > 8 else ""),
         "micro-batches": f"{plan.micro_batches:,} of up to {micro:,} (limit {config.batch.micro})",

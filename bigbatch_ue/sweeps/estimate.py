@@ -110,7 +110,7 @@ def _seconds(config: Config, data: DataSet, rates: Rates, first: bool) -> float:
     target = epochs * (count * rates.trained + tests * rates.tested)
     own = [arm for arm in settings.arms if arm not in _SHARED]
     arms = len(own) * len(settings.fractions) + len(settings.countermeasures)
-    seconds = plan.steps * (rates.step + plan.passes * rates.image)
+    seconds = plan.steps * (rates.step + plan.images_per_step * rates.image)
     seconds += len(settings.seeds) * target * arms
     if first:
         seconds += len(settings.seeds) * target * (len(settings.arms) - len(own))
@@ -152,7 +152,7 @@ def cell_table(cells: Sequence[Cell]) -> Table:
     for cell in cells:
         plan, outcome = plan_cell(cell), cell.outcome()
         left += costs[cell.name] if outcome is None else 0
-        row = (f"{plan.steps:,}", f"{plan.passes:,}", format_duration(costs[cell.name]))
+        row = (f"{plan.steps:,}", f"{plan.images_per_step:,}", format_duration(costs[cell.name]))
         table.add_row(cell.name, *row, outcome.state if outcome else "to do")
     table.caption = f"{len(cells)} cells; about {format_duration(left)} to do in one process"
     return table

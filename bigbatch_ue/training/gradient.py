@@ -112,4 +112,4 @@ def _check_finite(losses: Tensor) -> None:
 
 
 def _add_by_row(per_row: Tensor, losses: Tensor, micro: MicroBatch) -> None:
-    per_row.index_add_(0, torch.as_tensor(micro.row, device=losses.device), losses.detach())
+    per_row.index_add_(0, torch.as_tensor(micro.generator, device=losses.device), losses.detach())

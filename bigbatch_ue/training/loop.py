@@ -91,7 +91,7 @@ def optimise(
     """
     config, plan, accelerator = job.config, job.plan, engine.accelerator
     tracker = (
-        StepLog(run, start.step, plan.passes) if accelerator.is_main_process else nullcontext()
+        StepLog(run, start.step, plan.images_per_step) if accelerator.is_main_process else nullcontext()
     )
     schedule = NoiseSchedule(config.noise.every, start.step)
     pace = _CheckpointTimer(config.checkpoint)
@@ -209,6 +209,6 @@ def _diverged(job: TrainingJob, rows: Sequence[int], step: int, lr: float) -> st
 
 def _images(batch: GlobalBatch, cluster: int) -> str:
     """The batch of one cluster in words."""
-    index = batch.index[batch.row == cluster]
+    index = batch.index[batch.generator == cluster]
     shown = ", ".join(map(str, index[:5]))
     return f"batch of {len(index)} images ({shown}{', ...' if len(index) > 5 else ''})"

@@ -52,7 +52,7 @@ class NoiseMonitor:
     def add(self, gradient: Tensor, micro: MicroBatch) -> None:
         """Count the gradient of a micro-batch in, float32 [p, C, H, W]."""
         count = torch.as_tensor(
-            np.bincount(micro.row, minlength=len(gradient)), device=gradient.device
+            np.bincount(micro.generator, minlength=len(gradient)), device=gradient.device
         )
         self._pieces.add(gradient, count)
         if self._groups:

@@ -61,7 +61,7 @@ class ClusterwiseLoss:
 
     def __call__(self, delta: Tensor, micro: MicroBatch) -> Tensor:
         """Losses weighted by 1/B, float32 [m], differentiable in `delta` [p, C, H, W]."""
-        row = torch.as_tensor(micro.row, dtype=torch.int64, device=delta.device)
+        row = torch.as_tensor(micro.generator, dtype=torch.int64, device=delta.device)
         pad = self.augment.pad
         seen = apply_views(micro.images, micro.views, pad).float() / 255
         perturbation = delta.index_select(0, row)

@@ -140,7 +140,7 @@ def write_result(
         effective_batch=plan.effective,
         effective_batch_per_generator=plan.per_generator,
         optimizer_steps=plan.steps,
-        images_seen=plan.passes * plan.steps,
+        images_seen=plan.images_per_step * plan.steps,
         learning_rate=plan.lr,
         final_loss=tuple(x if math.isfinite(x) else None for x in trained.losses.tolist()),
         skipped_steps=trained.skipped,
@@ -156,7 +156,7 @@ def write_result(
         resumed_at=start.step,
         seconds=round(seconds, 3),
         peak_memory_mib=round(peak_memory(engine.accelerator.device), 1),
-        images_per_second=round(plan.passes * (plan.steps - start.step) / seconds, 1),
+        images_per_second=round(plan.images_per_step * (plan.steps - start.step) / seconds, 1),
         versions={"bigbatch_ue": __version__, "torch": torch.__version__},
     )
     write_tensors(run.perturbations, {"perturbations": trained.delta}, metadata)
@@ -169,7 +169,7 @@ def describe_plan(plan: BatchPlan, config: Config) -> str:
     share = plan.rank_slice(plan.world_size - 1)
     return (
         f"effective batch {plan.effective} x {len(plan.per_generator)} generators "
-        f"= {plan.passes} images a step\n"
+        f"= {plan.images_per_step} images a step\n"
         f"  {plan.world_size} rank(s) x {share.stop - share.start} images "
         f"= {plan.micro_batches} micro-batch(es) of up to {plan.largest_micro}; "
         f"accumulation: {config.batch.accumulation}\n"

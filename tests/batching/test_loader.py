@@ -47,7 +47,7 @@ def test_every_micro_batch_has_its_own_images(
     for part, micro in zip(parts, micros, strict=True):
         assert micro.images.dtype == torch.uint8
         assert np.array_equal(micro.images.numpy(), images[batch.index[part]])
-        assert np.array_equal(micro.row, batch.row[part])
+        assert np.array_equal(micro.generator, batch.generator[part])
         assert np.array_equal(micro.weight, batch.weight[part])
         assert np.array_equal(micro.views.flip, batch.views.flip[part])
 
@@ -64,7 +64,7 @@ def test_nothing_is_read_twice_or_too_early(
             asked.append(part.start)
             return super().__getitem__(part)
 
-    watched = Asked(batch.index, batch.row, batch.views, batch.weight)
+    watched = Asked(batch.index, batch.generator, batch.views, batch.weight)
     loader = MicroBatchLoader(images, CPU, place)
     parts = [slice(i, i + 1) for i in range(20)]
     for done, _ in enumerate(loader(watched, parts), 1):

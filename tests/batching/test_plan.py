@@ -13,7 +13,7 @@ from tests.helpers.configs import config_of
 def test_effective_batch_is_the_sum_over_ranks_and_micro_batches() -> None:
     plan = make_plan(config_of(97, micro=50), [200, 200, 200], world_size=3)
     images = [s.stop - s.start for rank in range(3) for s in plan.micro_slices(rank)]
-    assert sum(images) == plan.passes == 3 * 97
+    assert sum(images) == plan.images_per_step == 3 * 97
     assert plan.micro_batches == 2
     assert max(images) - min(images) <= 1
 

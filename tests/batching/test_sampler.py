@@ -27,16 +27,19 @@ def sampler(effective: int, **batch: object) -> Sampler:
 def test_every_generator_gets_its_own_images(effective: int) -> None:
     batch = sampler(effective).draw(4)
     assert len(batch) == 3 * effective
-    assert np.array_equal(ASSIGNMENT[batch.index], batch.row)
-    assert np.bincount(batch.row).tolist() == [effective] * 3
-    assert np.allclose(np.bincount(batch.row, batch.weight), 1)
+    assert np.array_equal(ASSIGNMENT[batch.index], batch.generator)
+    assert np.bincount(batch.generator).tolist() == [effective] * 3
+    assert np.allclose(np.bincount(batch.generator, batch.weight), 1)
 
 
 @pytest.mark.parametrize("effective", [7, 30, 64])
 def test_streams_are_endless_epochs_of_every_image_once(effective: int) -> None:
     draws = sampler(effective, extend="views")
     images = np.concatenate(
-        [b.index[b.row == 1] for b in (draws.draw(step) for step in range(-(-300 // effective)))]
+        [
+            b.index[b.generator == 1]
+            for b in (draws.draw(step) for step in range(-(-300 // effective)))
+        ]
     )
     epochs = [images[start : start + 30] for start in range(0, 300, 30)]
     for epoch in epochs:
@@ -62,22 +65,22 @@ def test_scope_all_shows_every_perturbation_the_same_view_of_the_same_images() -
     table = [column.reshape(11, 3) for column in (batch.index, batch.views.top, batch.views.flip)]
     for column in table:
         assert (column == column[:, :1]).all()
-    assert (batch.row.reshape(11, 3) == np.arange(3)).all()
-    assert np.allclose(np.bincount(batch.row, batch.weight), 1)
+    assert (batch.generator.reshape(11, 3) == np.arange(3)).all()
+    assert np.allclose(np.bincount(batch.generator, batch.weight), 1)
 
 
 def test_capped_clusters_are_seen_whole_each_step() -> None:
     batch = sampler(40).draw(5)
-    assert np.bincount(batch.row).tolist() == [40, 30, 21]
-    assert np.array_equal(np.sort(batch.index[batch.row == 2]), np.arange(80, 101))
-    assert np.allclose(np.bincount(batch.row, batch.weight), 1)
+    assert np.bincount(batch.generator).tolist() == [40, 30, 21]
+    assert np.array_equal(np.sort(batch.index[batch.generator == 2]), np.arange(80, 101))
+    assert np.allclose(np.bincount(batch.generator, batch.weight), 1)
 
 
 def test_views_beyond_the_cluster_repeat_images_in_other_views() -> None:
     batch = sampler(60, extend="views").draw(0)
-    index = batch.index[batch.row == 2]
+    index = batch.index[batch.generator == 2]
     assert set(np.bincount(index - 80)) <= {2, 3}
-    assert len(set(batch.views.top[batch.row == 2])) > 1
+    assert len(set(batch.views.top[batch.generator == 2])) > 1
 
 
 @pytest.mark.parametrize("scope", ["cluster", "all"])
@@ -85,15 +88,15 @@ def test_parts_of_the_bank_make_up_its_batch(scope: str) -> None:
     whole = sampler(11, scope=scope).draw(4)
     for rows in (slice(0, 1), slice(1, 3)):
         part = whole.only(rows)
-        mine = (whole.row >= rows.start) & (whole.row < rows.stop)
-        assert np.array_equal(part.row, whole.row[mine] - rows.start)
+        mine = (whole.generator >= rows.start) & (whole.generator < rows.stop)
+        assert np.array_equal(part.generator, whole.generator[mine] - rows.start)
         assert np.array_equal(part.index, whole.index[mine])
         assert np.array_equal(part.views.top, whole.views.top[mine])
 
 
 def test_every_micro_batch_tells_of_every_cluster() -> None:
     batch = sampler(40, extend="views").draw(0)
-    assert all(set(batch[slice(i, i + 3)].row) == {0, 1, 2} for i in range(0, 120, 3))
+    assert all(set(batch[slice(i, i + 3)].generator) == {0, 1, 2} for i in range(0, 120, 3))
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])

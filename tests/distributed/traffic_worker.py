@@ -60,7 +60,7 @@ def sent_by_sockets() -> int:
 
 
 def loss(delta: torch.Tensor, micro: MicroBatch) -> torch.Tensor:
-    return delta.index_select(0, torch.as_tensor(micro.row)).square().flatten(1).sum(1)
+    return delta.index_select(0, torch.as_tensor(micro.generator)).square().flatten(1).sum(1)
 
 
 def micro_batch(p: int) -> MicroBatch:

@@ -270,7 +270,7 @@ def test_cost_grows_with_the_batch_and_shared_work_counts_once(tmp_path: Path) -
     everything = sweep_cells(load_sweep(write(tmp_path, batches=[4, 4096], seeds=[0])))
     costs = estimate(everything)
     small, large = (costs[cell.name] for cell in everything)
-    assert [plan_cell(cell).passes for cell in everything] == [12, 12288]
+    assert [plan_cell(cell).images_per_step for cell in everything] == [12, 12288]
     assert 0 < small < large
     turned = estimate(everything[::-1])
     assert turned[everything[0].name] < small

@@ -55,7 +55,7 @@ def test_invariant_3_one_backward_gives_the_gradient_of_the_whole_batch(
     assert len(gradients) == len(passes) * len(list(engine.bank.parameters()))
     with torch.no_grad():
         weighted = trainer.loss(trainer.engine().perturbations(), whole(trainer, batch))
-    by_row = np.bincount(batch.row, weighted.numpy())
+    by_row = np.bincount(batch.generator, weighted.numpy())
     assert np.allclose(losses.numpy(), by_row, rtol=1e-5)
 
 

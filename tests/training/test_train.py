@@ -174,7 +174,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int], rows: set[int]) -> 
 
     def infinite(self: ClusterwiseLoss, delta: torch.Tensor, micro: Any) -> torch.Tensor:
         losses = forward(self, delta, micro)
-        bad = torch.tensor([int(row) in rows for row in micro.row]) & (now in steps)
+        bad = torch.tensor([int(row) in rows for row in micro.generator]) & (now in steps)
         return losses + torch.where(bad, torch.inf, 0.0)
 
     monkeypatch.setattr(loop, "take_step", poisoned)
