@@ -91,7 +91,9 @@ def optimise(
     """
     config, plan, accelerator = job.config, job.plan, engine.accelerator
     tracker = (
-        StepLog(run, start.step, plan.images_per_step) if accelerator.is_main_process else nullcontext()
+        StepLog(run, start.step, plan.images_per_step)
+        if accelerator.is_main_process
+        else nullcontext()
     )
     schedule = NoiseSchedule(config.noise.every, start.step)
     pace = _CheckpointTimer(config.checkpoint)

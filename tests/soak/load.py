@@ -117,7 +117,9 @@ def record_runs(real: Path, folder: Path, count: int) -> None:
         other.save(own.folder / "config.yaml")
         clusters.save(own.clusters, {"answer": own.answer})
         write_tensors(own.perturbations, perturbations, about | {"answer": own.answer})
-        passes = [line | {"images_seen": plan.images_per_step * n} for n, line in enumerate(lines, 1)]
+        passes = [
+            line | {"images_seen": plan.images_per_step * n} for n, line in enumerate(lines, 1)
+        ]
         own.metrics.write_text("".join(json.dumps(line) + "\n" for line in passes))
         batch = {
             "requested_batch": plan.requested,
