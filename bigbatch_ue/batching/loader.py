@@ -1,4 +1,4 @@
-"""Micro-batches on the device: from its own memory, or read ahead from the memory map."""
+"""Micro-batches on the device, from its own memory or prefetched from the memory map."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,12 @@ _PREFETCH = 2
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """m images uint8 [m, C, H, W] on the device, and how the global batch wants them."""
+    """Part of a global batch, with its images.
+
+    Attributes:
+        images: uint8 [m, C, H, W] on the device.
+        generator: as of `GlobalBatch`; likewise `views` and `weight`.
+    """
 
     images: Tensor
     generator: NDArray[np.int32]
@@ -32,14 +37,14 @@ class MicroBatch:
 
 
 class MicroBatchLoader:
-    """Gets the images of micro-batches onto a device.
+    """The source of micro-batches on a device.
 
     Args:
         images: uint8 [N, C, H, W], the train images, often a memory map.
-        device: where the surrogate is.
-        place: `device` keeps all images there; `host` reads each micro-batch while the one before
-            is computed, on a GPU through page-locked memory; `auto` is `device` on a GPU where they
-            take at most half of the free memory.
+        device: of the surrogate.
+        place: `device` keeps all images on the device; `host` reads each micro-batch while the one
+            before it is computed, through page-locked memory for a GPU; `auto` is `device` on a GPU
+            if the images need at most half of its free memory, else `host`.
     """
 
     def __init__(
@@ -54,25 +59,25 @@ class MicroBatchLoader:
         self.resident = torch.from_numpy(np.array(images)).to(device) if place == "device" else None
 
     def __call__(self, batch: GlobalBatch, parts: Iterable[slice]) -> Iterator[MicroBatch]:
-        """The micro-batch of each of `parts` of `batch`, in their order."""
+        """Yield the micro-batch of each of `parts` of `batch`, in their order."""
         pieces = (batch[part] for part in parts)
         if self.resident is None:
-            yield from self._read_ahead(pieces)
+            yield from self._prefetched(pieces)
             return
         for piece in pieces:
             index = torch.as_tensor(piece.index, device=self.device)
             yield _micro(piece, self.resident.index_select(0, index))
 
-    def _read_ahead(self, pieces: Iterator[GlobalBatch]) -> Iterator[MicroBatch]:
-        waiting: deque[tuple[GlobalBatch, Future[Tensor]]] = deque()
+    def _prefetched(self, pieces: Iterator[GlobalBatch]) -> Iterator[MicroBatch]:
+        pending: deque[tuple[GlobalBatch, Future[Tensor]]] = deque()
         with ThreadPoolExecutor(max_workers=1) as reader:
             for piece in islice(pieces, _PREFETCH):
-                waiting.append((piece, reader.submit(self._read, piece.index)))
-            while waiting:
-                piece, images = waiting.popleft()
+                pending.append((piece, reader.submit(self._read, piece.index)))
+            while pending:
+                piece, images = pending.popleft()
                 following = next(pieces, None)
                 if following is not None:
-                    waiting.append((following, reader.submit(self._read, following.index)))
+                    pending.append((following, reader.submit(self._read, following.index)))
                 yield _micro(piece, images.result().to(self.device, non_blocking=True))
 
     def _read(self, index: NDArray[np.int32]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The largest micro-batch that fits a device: found once, and remembered."""
+"""The largest micro-batch that fits into the memory of a device: found once, then remembered."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,15 +17,15 @@ from bigbatch_ue.runtime.device import device_name
 from bigbatch_ue.runtime.errors import UserError
 
 _ONEDNN = "a primitive"
-"""What oneDNN says of a convolution on a CPU, `could not create a primitive`, without memory."""
+"""Part of oneDNN's error `could not create a primitive`: a convolution had too little memory."""
 
 
 class MicroBatchTooLargeError(Exception):
-    """A micro-batch was too large for the memory of some rank; every rank raises it."""
+    """The error of every rank when a micro-batch is too large for the memory of any of them."""
 
 
 def works_in_memory(work: Callable[[], Any]) -> bool:
-    """Do `work`; whether memory sufficed for it. Other errors are raised."""
+    """Run `work` and return whether memory sufficed; other errors are raised."""
     try:
         work()
     except RuntimeError as error:
@@ -39,40 +39,45 @@ def works_in_memory(work: Callable[[], Any]) -> bool:
 
 
 def halve_micro_batch(micro: int) -> int:
-    """The next smaller micro-batch to try.
+    """Return the next smaller micro-batch to try.
 
     Raises:
-        UserError: a single image did not fit.
+        UserError: a single image does not fit.
     """
     if micro == 1:
         raise UserError(
-            "not even one image fits into memory: set compute.checkpointing=true, or use a smaller "
-            "surrogate.model or data.size"
+            "batch.micro: not even one image fits into memory; set compute.checkpointing=true, or "
+            "use a smaller surrogate.model or data.size"
         )
     return micro // 2
 
 
 def initial_micro_batch(config: Config, bytes_per_image: int, device: torch.device) -> int:
-    """What to try first on `device`: what fitted before, else `LARGEST_MICRO`.
+    """Return the micro-batch to try first: one that fitted before, else `DEFAULT_MICRO_BATCH`.
 
-    A CPU's memory is never exceeded to find out, since the system would end the process: what an
-    image is expected to take must fit half of what is available.
+    A CPU cannot be tried out, since the system ends a process that exceeds its memory. Its
+    micro-batch must be expected to fit half of the available memory.
+
+    Args:
+        config: the resolved configuration.
+        bytes_per_image: expected memory of the surrogate for one image.
+        device: of the surrogate.
     """
-    found = _memory(config)
-    known = read_json(found, dict).get(_key(config, device)) if found.exists() else None
+    path = _memory_file(config)
+    known = read_json(path, dict).get(_key(config, device)) if path.exists() else None
     if known:
         return int(known)
     micro = DEFAULT_MICRO_BATCH[device.type]
     if device.type == "cpu":
-        room = psutil.virtual_memory().available / 2
-        while micro > 1 and micro * bytes_per_image > room:
+        available = psutil.virtual_memory().available / 2
+        while micro > 1 and micro * bytes_per_image > available:
             micro //= 2
     return micro
 
 
 def remember_micro_batch(config: Config, device: torch.device, micro: int) -> None:
-    """Keep beside the data that `micro` images of this size fit with this surrogate on `device`."""
-    path = _memory(config)
+    """Record beside the data that `micro` images fit with this surrogate and size on `device`."""
+    path = _memory_file(config)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         known = read_json(path, dict) if path.exists() else {}
@@ -81,12 +86,12 @@ def remember_micro_batch(config: Config, device: torch.device, micro: int) -> No
 
 
 def gradient_fits(loss: Callable[[Tensor], Tensor], delta: Tensor) -> bool:
-    """Whether the losses of perturbations `delta` [p, C, H, W] and their gradient fit."""
+    """Return whether losses of perturbations `delta` [p, C, H, W] and their gradient fit."""
     leaf = torch.zeros_like(delta).requires_grad_()
     return works_in_memory(lambda: torch.autograd.grad(loss(leaf).sum(), leaf))
 
 
-def _memory(config: Config) -> Path:
+def _memory_file(config: Config) -> Path:
     return config.data.root / "surrogates" / "micro-batches.json"
 
 

@@ -8,11 +8,11 @@ from bigbatch_ue.config.schema import Config
 from bigbatch_ue.config.sections import OptimizerConfig
 
 DEFAULT_MICRO_BATCH = {"cpu": 128, "cuda": 1024}
-"""Where a device is so busy that a larger micro-batch would bring nothing: `auto` begins there."""
+"""Micro-batch that `auto` tries first. It keeps the device busy; a larger one is no faster."""
 
 
 def even_slice(total: int, parts: int, part: int) -> slice:
-    """The `part`-th of `parts` slices of `range(total)`, whose sizes differ by at most one."""
+    """Return slice number `part` of `parts` of `range(total)`; sizes differ by at most one."""
     return slice(total * part // parts, total * (part + 1) // parts)
 
 
@@ -24,19 +24,19 @@ def even_sizes(total: int, parts: int) -> list[int]:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How one effective batch is made, and for how many steps.
+    """The decomposition of an effective batch, and the number of steps.
 
     Attributes:
         requested: B as configured.
-        per_generator: images of each generator in one step; differ from B only under `extend: cap`.
+        per_generator: images of each generator in one step; B, or fewer under `extend: cap`.
         images_per_step: M, images through the surrogate in one step, over all ranks.
         world_size: number of ranks.
-        micro: most images in one pass on one rank.
+        micro: maximum number of images in a micro-batch.
         steps_per_epoch: steps in which the mean generator sees as many images as it has.
         steps: T, optimizer steps of the whole run.
         lr: peak learning rate after scaling.
-        lr_reason: why it is that, in words.
-        population: images a generator draws from, smallest and largest over the generators.
+        lr_reason: how `lr` was computed, in words.
+        population: smallest and largest number of images that a generator draws from.
     """
 
     requested: int
@@ -52,12 +52,12 @@ class BatchPlan:
 
     @property
     def effective(self) -> int:
-        """The batch really used: the largest over the generators."""
+        """Largest batch of a generator."""
         return max(self.per_generator)
 
     @property
     def micro_batches(self) -> int:
-        """Micro-batches in one step, the same number on every rank."""
+        """Number of micro-batches of a rank in one step, equal on all ranks."""
         return math.ceil(math.ceil(self.images_per_step / self.world_size) / self.micro)
 
     def only(self, generators: slice) -> "BatchPlan":
@@ -66,30 +66,30 @@ class BatchPlan:
         return replace(self, per_generator=per_generator, images_per_step=sum(per_generator))
 
     def with_micro(self, micro: int) -> "BatchPlan":
-        """The same batches in passes of at most `micro` images."""
+        """Plan the same batches in micro-batches of at most `micro` images."""
         return replace(self, micro=micro)
 
     def rank_slice(self, rank: int) -> slice:
-        """Where the share of `rank` lies in the global batch."""
+        """Return the slice of the global batch that `rank` computes."""
         return even_slice(self.images_per_step, self.world_size, rank)
 
     def micro_slices(self, rank: int) -> list[slice]:
-        """Where each micro-batch of `rank` lies in the global batch; one may be empty."""
-        share = self.rank_slice(rank)
-        size = share.stop - share.start
-        cuts = (even_slice(size, self.micro_batches, i) for i in range(self.micro_batches))
-        return [slice(share.start + c.start, share.start + c.stop) for c in cuts]
+        """Return the slice of the global batch of each micro-batch of `rank`; some may be empty."""
+        own = self.rank_slice(rank)
+        size = own.stop - own.start
+        parts = (even_slice(size, self.micro_batches, i) for i in range(self.micro_batches))
+        return [slice(own.start + part.start, own.start + part.stop) for part in parts]
 
     @property
     def largest_micro(self) -> int:
-        """Images in the largest micro-batch; the last rank's share is never the smaller one."""
-        parts = self.micro_slices(self.world_size - 1)
+        """Number of images in the largest micro-batch."""
+        parts = self.micro_slices(self.world_size - 1)  # no rank has more images than the last
         largest: int = max(part.stop - part.start for part in parts)
         return largest
 
     @property
     def warning(self) -> str | None:
-        """What the user should know about a batch as large as a generator's images."""
+        """Warning for the user if B reaches the number of images of a generator, else None."""
         smallest, largest = self.population
         if self.requested < smallest:
             return None
@@ -138,7 +138,7 @@ def make_plan(config: Config, sizes: Sequence[int], world_size: int) -> BatchPla
 
 
 def scaled_lr(optimizer: OptimizerConfig, effective: int) -> tuple[float, str]:
-    """Peak learning rate at batch `effective`, and the reason in words."""
+    """Compute the peak learning rate at batch `effective`, and say how in words."""
     ratio = effective / optimizer.reference_batch
     match optimizer.lr_rule:
         case "none":
@@ -152,7 +152,7 @@ def scaled_lr(optimizer: OptimizerConfig, effective: int) -> tuple[float, str]:
 
 
 def lr_at(step: int, plan: BatchPlan, optimizer: OptimizerConfig) -> float:
-    """Learning rate of optimizer step `step` (from 0): constant, or half a cosine to `min_lr`.
+    """Compute the learning rate of step `step` (from 0): constant, or half a cosine to `min_lr`.
 
     The cosine is the closed form of Loshchilov and Hutter, SGDR (ICLR 2017), equation 5.
     """
