@@ -1,8 +1,6 @@
 """All that is known of the curves of a table, in numbers, files and plain sentences."""
 
-import itertools
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
@@ -11,7 +9,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from analysis.fits.confound import Separation, separate
 from analysis.fits.instability import InstabilityFit, Kind, fit_instability
@@ -21,6 +18,8 @@ from bigbatch_ue.config.names import ArmName
 from bigbatch_ue.evaluation.arms import ARM_NAMES
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.formats import write_json
+from bigbatch_ue.reporting.statistics import half_width
+from bigbatch_ue.reporting.words import p_value
 from bigbatch_ue.runtime.errors import UserError
 
 Result = TypeVar("Result")
@@ -36,7 +35,6 @@ SHAPES = {
     "even": "even",
     "inconclusive": "no clear pattern",
 }
-_LEVEL = 0.95
 _EDGE = 1.01
 
 
@@ -209,17 +207,6 @@ def budgets(shown: Iterable[Finding]) -> list[str]:
     return sorted({finding.curve.budget for finding in shown})
 
 
-def slugs(titles: Iterable[str], longest: int = 200) -> Iterator[str]:
-    """A file name for each title; those that come out alike are numbered from the second on."""
-    seen: set[str] = set()
-    for title in titles:
-        slug = re.sub(r"[^a-z0-9_.]+", "-", title.lower()).strip("-.")[-longest:] or "data"
-        tries = (slug if number == 1 else f"{slug}-{number}" for number in itertools.count(1))
-        name = next(name for name in tries if name not in seen)
-        seen.add(name)
-        yield name
-
-
 def recommendation(finding: Finding) -> str:
     """Which B protects this data set best, and how sure that is, in plain words."""
     return " ".join(filter(None, (_advice(finding), _failures(finding.curve))))
@@ -235,13 +222,6 @@ def write_findings(findings: Findings, folder: Path) -> None:
     write_json(folder / FINDINGS, content)
     with atomic_file(folder / FITS) as temporary:
         pd.DataFrame(_fit_rows(findings)).to_csv(temporary, index=False)
-
-
-def p_value(p: float) -> str:
-    """Such as `p = 0.041`."""
-    if math.isnan(p):
-        return "p unknown"
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
 def _find(curve: Curve, draws: int, margin: float) -> Finding:
@@ -268,8 +248,7 @@ def _student(values: Sequence[float]) -> tuple[float, float, float]:
     mean = float(np.mean(values)) if count else math.nan
     if count < 2:
         return mean, math.nan, math.nan
-    quantile = float(student.ppf((1 + _LEVEL) / 2, count - 1))
-    half = quantile * float(np.std(values, ddof=1)) / math.sqrt(count)
+    half = half_width(float(np.std(values, ddof=1)), count)
     return mean, max(mean - half, 0.0), min(mean + half, 1.0)
 
 

@@ -11,6 +11,8 @@ from statsmodels.regression.linear_model import OLS
 
 from analysis.fits.instability import fieller
 from analysis.table.table import Curve
+from bigbatch_ue.reporting.statistics import half_width
+from bigbatch_ue.reporting.words import p_value
 from bigbatch_ue.runtime.errors import UserError
 
 Floats = NDArray[np.float64]
@@ -177,7 +179,7 @@ def _line_changes(x: Floats, accuracy: Floats) -> Floats:
 
 
 def _interval(sample: Floats) -> Interval:
-    half = student.ppf(1 - ALPHA / 2, len(sample) - 1) * sample.std(ddof=1) / len(sample) ** 0.5
+    half = half_width(float(sample.std(ddof=1)), len(sample))
     return float(sample.mean() - half), float(sample.mean() + half)
 
 
@@ -245,7 +247,7 @@ def _lines_say(result: Separation, paired: bool) -> str:
         f"From B = {result.smallest} to {result.largest}, accuracy changes by "
         f"{_points(result.change_epochs, result.change_epochs_interval)} at equal epochs and by "
         f"{_points(result.change_steps, result.change_steps_interval)} at equal optimizer steps "
-        f"({kind} {_p(result.difference_p)})"
+        f"({kind} {p_value(result.difference_p)})"
     )
     low, high = result.change_epochs_interval
     if low <= 0 <= high:
@@ -272,11 +274,7 @@ def _points(change: float, interval: Interval) -> str:
     return f"{100 * change:+.1f} points [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _p(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
-
-
 def _matters(p: float) -> str:
     if np.isnan(p):
         return "cannot be tested"
-    return f"{'matters' if p < ALPHA else 'is not shown to matter'} ({_p(p)})"
+    return f"{'matters' if p < ALPHA else 'is not shown to matter'} ({p_value(p)})"

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.findings.findings import slugs
 from analysis.scaling import table as scaling
 from analysis.views.tensorboard import _write
 from bigbatch_ue.files.atomic import atomic_folder
+from bigbatch_ue.reporting.words import slugs
 
 _SCALING = {
     "speed/images_per_second": "images_per_s",

@@ -12,7 +12,6 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from rich import box
 from rich.table import Table
 
-from analysis.findings.findings import slugs
 from analysis.scaling.table import CURVE, ENGINES, PATHS, fastest, workloads
 from analysis.views.panels import (
     COLOURS,
@@ -26,7 +25,7 @@ from analysis.views.panels import (
     log2_axis,
     write_figures,
 )
-from analysis.views.report import number, percent
+from bigbatch_ue.reporting.words import number, percent, slugs
 
 _PANELS = {
     "images_per_s": "images per second",

@@ -24,7 +24,6 @@ from analysis.findings.findings import (
     label,
     manner,
     sizes,
-    slugs,
 )
 from analysis.fits.instability import Kind
 from analysis.fits.mean import MeanFit
@@ -47,6 +46,7 @@ from analysis.views.panels import (
     ticks,
     write_figures,
 )
+from bigbatch_ue.reporting.words import slugs
 
 ALL = "all"
 _REFERENCES: dict[str, tuple[str, Any]] = {

@@ -17,7 +17,6 @@ from analysis.findings.findings import (
     Findings,
     budgets,
     label,
-    p_value,
     recommendation,
     sizes,
 )
@@ -35,9 +34,9 @@ from analysis.views.plot import (
 )
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.paths import hide_home
+from bigbatch_ue.reporting.words import DASH, interval, number, p_value, percent
 
 PAGE, MARKDOWN, PLOTS = "report.html", "report.md", "plots"
-DASH = "–"
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ def _accuracies(name: str, finding: Finding, collection: Collection) -> TextTabl
         (
             f"{size.batch:,}",
             percent(size.mean),
-            _interval((size.low, size.high)),
+            interval(size.low, size.high),
             percent(size.std),
             percent(size.oscillation),
             f"{size.count}",
@@ -190,7 +189,7 @@ def _best(fit: MeanFit) -> tuple[str, ...]:
     best = "no effect" if fit.optimum is None else f"{sign}{round(fit.optimum):,}"
     ends = DASH if fit.interval is None else _to(f"{round(end):,}" for end in fit.interval)
     plateau = _to(f"{end:,}" for end in dict.fromkeys(fit.plateau))
-    return best, ends, percent(fit.best), _interval(fit.best_interval), plateau
+    return best, ends, percent(fit.best), interval(*fit.best_interval), plateau
 
 
 def _instabilities(named: Sequence[tuple[str, Finding]]) -> TextTable:
@@ -223,7 +222,7 @@ def _shares(separations: Sequence[Separation]) -> TextTable:
             _change(one.change_epochs, one.change_epochs_interval),
             _change(one.change_steps, one.change_steps_interval),
             p_value(one.difference_p),
-            f"{100 * one.share:.0f} [{_interval(one.share_interval, 0)}]"
+            f"{100 * one.share:.0f} [{interval(*one.share_interval, 0)}]"
             if one.share_interval
             else "not bounded",
             p_value(one.batch_p),
@@ -245,42 +244,25 @@ def _left_out(collection: Collection) -> TextTable:
 # -- words ---------------------------------------------------------------------------------------
 
 
-def percent(value: float, digits: int = 1) -> str:
-    """A fraction in per cent, without the sign; a dash if it is not known."""
-    return f"{100 * value:.{digits}f}" if math.isfinite(value) else DASH
-
-
-def number(value: float) -> str:
-    """A positive number to three digits or to the unit; a dash if it is not known."""
-    if not math.isfinite(value):
-        return DASH
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def _to(words: Any) -> str:
     return " to ".join(words)
 
 
-def _interval(interval: tuple[float, float], digits: int = 1) -> str:
-    low, high = (percent(end, digits) for end in interval)
-    return DASH if DASH in (low, high) else f"{low} to {high}"
-
-
-def _change(value: float, interval: tuple[float, float]) -> str:
-    return f"{100 * value:+.1f} [{_interval(interval)}]"
+def _change(value: float, ends: tuple[float, float]) -> str:
+    return f"{100 * value:+.1f} [{interval(*ends)}]"
 
 
 def _slope(value: float, error: float) -> str:
     return f"{value:+.2f} ± {error:.2f}" if math.isfinite(value) else DASH
 
 
-def _batches(interval: tuple[float, float] | None, curve: Curve) -> str:
-    """An interval of B; what lies beyond the sizes of the curve is only said to."""
-    if interval is None:
+def _batches(ends: tuple[float, float] | None, curve: Curve) -> str:
+    """Return an interval of B; an end beyond the sizes of the curve is only said to be there."""
+    if ends is None:
         return DASH
     first, last = int(curve.batches[0]), int(curve.batches[-1])
-    low = f"< {first:,}" if interval[0] < first else f"{round(interval[0]):,}"
-    high = f"> {last:,}" if interval[1] > last else f"{round(interval[1]):,}"
+    low = f"< {first:,}" if ends[0] < first else f"{round(ends[0]):,}"
+    high = f"> {last:,}" if ends[1] > last else f"{round(ends[1]):,}"
     return f"{low} to {high}"
 
 

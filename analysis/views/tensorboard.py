@@ -16,9 +16,10 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from analysis.findings.findings import Finding, Findings, sizes, slugs
+from analysis.findings.findings import Finding, Findings, sizes
 from analysis.table.table import CURVE
 from bigbatch_ue.files.atomic import atomic_folder
+from bigbatch_ue.reporting.words import slugs
 
 SETTINGS = ("dataset", "arm", "effective_batch", "seed", "budget", "lr_rule", "scope", "settings")
 METRICS = ("final_accuracy", "peak_accuracy", "oscillation")

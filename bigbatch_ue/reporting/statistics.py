@@ -1,4 +1,4 @@
-"""Statistics that both report families share."""
+"""Means of seeds with Student's intervals, and the last quarter of the epochs."""
 
 import math
 from collections.abc import Sequence
@@ -7,19 +7,20 @@ from statistics import fmean, stdev
 
 from scipy.stats import t as student
 
-_LEVEL = 0.95
+CONFIDENCE = 0.95
+"""Level of every interval that the reports show."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What numbers of `count` runs come to.
+    """Mean and spread of one number of several runs.
 
     Attributes:
-        count: how many numbers.
-        mean: of them.
-        std: sample standard deviation (ddof 1); None of a single number.
-        low: lower end of the mean's 95 % interval; None of a single number.
-        high: upper end of it.
+        count: number of runs.
+        mean: arithmetic mean.
+        std: sample standard deviation (ddof 1); None for a single run.
+        low: lower end of the 95 % interval of the mean; None for a single run.
+        high: upper end; None for a single run.
     """
 
     count: int
@@ -30,17 +31,27 @@ class Summary:
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Mean and sample standard deviation, and the mean's 95 % interval by t (Student, 1908).
+    """Return the mean of `values`, their standard deviation and the interval of the mean.
 
     Raises:
-        ValueError: there are no values.
+        ValueError: `values` is empty.
     """
     count, mean = len(values), fmean(values)
     if count == 1:
         return Summary(count, mean, None, None, None)
     std = stdev(values)
-    half = float(student.ppf((1 + _LEVEL) / 2, count - 1)) * std / math.sqrt(count)
+    half = half_width(std, count)
     return Summary(count, mean, std, mean - half, mean + half)
+
+
+def half_width(std: float, count: int) -> float:
+    """Return half the width of the 95 % t interval of a mean (Student, 1908).
+
+    Args:
+        std: sample standard deviation (ddof 1) of the values.
+        count: number of values, at least 2.
+    """
+    return float(student.ppf((1 + CONFIDENCE) / 2, count - 1)) * std / math.sqrt(count)
 
 
 def last_quarter(epochs: int) -> int:

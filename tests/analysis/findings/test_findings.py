@@ -17,7 +17,6 @@ from analysis.findings.findings import (
     manner,
     recommendation,
     sizes,
-    slugs,
     write_findings,
 )
 from tests.helpers.findings import BATCHES, a_curve, a_finding, a_fit, a_table
@@ -172,18 +171,6 @@ def test_curves_are_told_apart_by_what_differs_only() -> None:
     assert manner(other, [one, other]) == "random surrogate, sqrt learning rate"
     assert manner(one, [one, other], arm=False) == "unscaled learning rate"
     assert label(one, [one, replace(other, dataset="blood8")]) == "digits"
-
-
-def test_slugs_are_file_names_that_differ() -> None:
-    assert list(slugs(["My Set", "my-set", "my-set-2", "?"])) == [
-        "my-set",
-        "my-set-2",
-        "my-set-2-2",
-        "data",
-    ]
-    long = list(slugs(["x" * 300 + "a", "x" * 300 + "b"]))
-    assert len(set(long)) == 2
-    assert max(map(len, long)) < 255
 
 
 def test_findings_are_written_as_strict_json_and_a_row_for_each_family(

@@ -10,7 +10,7 @@ import pytest
 from analysis.findings.findings import Findings, analyse, recommendation
 from analysis.table.collect import Collection, Problem
 from analysis.views.plot import ALL, file_names
-from analysis.views.report import number, percent, write_report
+from analysis.views.report import write_report
 from tests.helpers.findings import a_finding, a_spread, a_table
 
 EVIL = "My <b>set</b> | `x`"
@@ -192,9 +192,3 @@ def test_an_interval_of_batches_beyond_the_sizes_is_only_said_to_be(tmp_path: Pa
     table = a_table(("digits",), batches=(16, 32, 64, 128), budgets=("steps",))
     write_report(Collection(table, ()), Findings((finding,)), tmp_path)
     assert "| 40 | < 16 to > 128 |" in (tmp_path / "report.md").read_text()
-
-
-def test_numbers_that_are_not_known_are_dashes() -> None:
-    nan = float("nan")
-    assert [percent(0.1234), percent(nan)] == ["12.3", "–"]
-    assert [number(nan), number(1234.5), number(2.3456)] == ["–", "1,234", "2.35"]
