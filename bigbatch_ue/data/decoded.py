@@ -7,7 +7,6 @@ fingerprint is of the source files' names, sizes and times, so a changed source 
 import os
 import re
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bigbatch_ue.config.sections import DataConfig
-from bigbatch_ue.data.datasets import (
-    open_source,
-)
+from bigbatch_ue.data.datasets import open_source
 from bigbatch_ue.data.source import PARTS, Part, Pixels, Source, to_hwc
 from bigbatch_ue.files.atomic import atomic_folder
 from bigbatch_ue.files.formats import digest, read_json, write_json
 from bigbatch_ue.files.paths import expand_path, hide_home, require_file
-from bigbatch_ue.runtime.console import progress_bar
+from bigbatch_ue.runtime.console import note, progress_bar
 from bigbatch_ue.runtime.errors import UserError
 
 _DECODER = 1  # raise it when the same files give other pixels
@@ -121,7 +118,7 @@ def _decode(source: Source, data: DataConfig, entry: Path) -> None:
     """Write `entry`, and remove what an older state of the source, or a killed run, has left."""
     older = _siblings(entry)
     if any(not folder.name.startswith(".") for folder in older):
-        print(f"{data.name}: source changed; decoding again", file=sys.stderr)
+        note(f"{data.name}: source changed; decoding again", any_process=True)
     with atomic_folder(entry) as folder:
         names = {part: _decode_part(source, part, data, folder) for part in PARTS}
         meta = {"source": hide_home(data.name), "classes": source.classes, "names": names}

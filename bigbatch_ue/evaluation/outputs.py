@@ -1,7 +1,6 @@
 """Files of an evaluation: results, report page, pictures, TensorBoard."""
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +25,7 @@ from bigbatch_ue.protection.perturbations import protected_images
 from bigbatch_ue.protection.protect import MANIFEST
 from bigbatch_ue.protection.visibility import Visibility, measure_visibility
 from bigbatch_ue.runs.folder import RunFiles
+from bigbatch_ue.runtime.console import note
 from bigbatch_ue.runtime.errors import UserError
 
 PICTURES = 10
@@ -58,7 +58,7 @@ def write_outputs(
         _pictures(folder / PICTURE, subject)
         write_tensorboard(folder / "tensorboard", sorted_arms)
         page = write_report([folder], folder)
-    print(f"report: {page}", file=sys.stderr)
+    note(f"report: {page}")
 
 
 def _visibility(folder: Path, subject: Subject) -> dict[str, Any]:

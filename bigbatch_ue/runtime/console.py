@@ -1,4 +1,4 @@
-"""The progress bar of long work: on standard error, on the main process alone."""
+"""Notes and progress bars on standard error, from the main process only."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -6,8 +6,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bigbatch_ue.runtime.ranks import is_main_process
 
 
+def note(text: str, *, warning: bool = False, any_process: bool = False) -> None:
+    """Print `text` on standard error.
+
+    Args:
+        text: one or more lines, printed as they are.
+        warning: print it in yellow on a terminal.
+        any_process: print it whichever process this is, not only on the main process.
+    """
+    quiet = not (any_process or is_main_process())
+    console = Console(
+        stderr=True, quiet=quiet, soft_wrap=True, markup=False, emoji=False, highlight=False
+    )
+    console.print(text, style="yellow" if warning else None)
+
+
 def progress_bar(*, transient: bool = False) -> Progress:
-    """A bar with counts and the time left; a `transient` one is gone when it is full."""
+    """Make a progress bar with counts and the time left; a `transient` one vanishes at its end."""
     console = Console(stderr=True)
     hidden = not is_main_process() or (transient and not console.is_terminal)
     return Progress(

@@ -1,22 +1,22 @@
-"""Errors that the user can mend, and ranks that were lost."""
+"""Errors the user can fix, and the loss of other ranks."""
 
 import os
 import re
 
 EXIT_LOST_RANK = 76
-"""Exit code of a rank that ends because another one did."""
+"""Exit code of a rank that ends because another one ended."""
 _LOST_RANK_SIGNS = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting", "NCCL")
 
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Control characters, and bytes of a file name that are no text."""
+"""Control characters, and bytes of a file name that are not valid text."""
 
 
 class UserError(Exception):
-    """Bad input or a state the user can mend; its message is one line that says what to do."""
+    """Bad input, or a state the user can fix; its message is one line that says what to do."""
 
 
 def user_message(error: Exception) -> str | None:
-    """What to tell the user of `error` in one line; None if it is not theirs to mend."""
+    """Describe `error` in one line for the user; None if the user cannot fix it."""
     if isinstance(error, UserError):
         return _one_line(str(error))
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
@@ -27,12 +27,12 @@ def user_message(error: Exception) -> str | None:
 
 
 def _one_line(text: str) -> str:
-    """`text` as one line, which no terminal takes for a command: odd characters are escaped."""
+    """Return `text` on one line, with control characters escaped."""
     line = " ".join(text.split())
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def is_lost_rank(error: BaseException) -> bool:
-    """Whether `error` says that a rank could not reach another one any more."""
+    """Return whether `error` says that this rank has lost the connection to another one."""
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     return not alone and any(sign in str(error) for sign in _LOST_RANK_SIGNS)

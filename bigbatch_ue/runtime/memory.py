@@ -1,4 +1,4 @@
-"""What a plan costs in memory, counted without a single weight being made; what a run took."""
+"""Memory of this process: what happens to freed memory, and the peak."""
 
 import ctypes
 import gc
@@ -15,17 +15,17 @@ _RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what tensors free, up to 1 GiB each, for the next ones (glibc only).
+    """Let the C library keep the memory of freed tensors, up to 1 GiB each, for new ones (glibc).
 
-    Else every pass of a network on a CPU gets fresh pages from the system, which took a tenth of
-    ResNet-50's time at 224 pixels.
+    Otherwise every pass of a network on a CPU gets fresh pages from the system, which took a tenth
+    of ResNet-50's time at 224 pixels.
     """
     _libc("mallopt", _M_MMAP_THRESHOLD, 2**30)
     _libc("mallopt", _M_TRIM_THRESHOLD, -1)
 
 
 def return_freed_memory() -> None:
-    """Return what is freed to the system (glibc only)."""
+    """Return freed memory to the system (glibc)."""
     gc.collect()
     _libc("malloc_trim", 0)
 
@@ -37,7 +37,7 @@ def _libc(name: str, *arguments: int) -> None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin to watch the peak of this process's memory anew, where the system can."""
+    """Reset the peak that `peak_memory` returns, where the system can."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _RESET.exists():
@@ -45,9 +45,10 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Peak memory of this process in MiB since `forget_peak`: allocated on a GPU, else resident.
+    """Return this process's peak memory in MiB: allocated on a GPU, else resident.
 
-    Where the system cannot forget, it is the peak since the process began.
+    The peak since `reset_peak_memory`, or since the start of the process where the system cannot
+    reset it.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MIB

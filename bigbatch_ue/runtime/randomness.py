@@ -1,7 +1,7 @@
-"""Counter-based random numbers: a draw depends on its key, never on what was drawn before it.
+"""Counter-based random numbers: a draw depends on its key, never on earlier draws.
 
 Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) maps (key, counter)
-to random words, so any rank can draw what any step of any epoch needs, in any order.
+to random words. Any rank can therefore draw the numbers of any step or epoch, in any order.
 """
 
 from enum import IntEnum
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Purpose(IntEnum):
-    """What a draw is for: draws for different purposes are independent."""
+    """The purpose of a draw; draws for different purposes are independent."""
 
     SHUFFLE = 1
     VIEWS = 2
@@ -23,12 +23,19 @@ class Purpose(IntEnum):
 
 
 def draw(seed: int, purpose: Purpose, index: int = 0, subindex: int = 0) -> np.random.Generator:
-    """Random numbers of (seed, purpose, index, subindex), such as a step or (epoch, cluster)."""
+    """Make the random generator of a key.
+
+    Args:
+        seed: of the run.
+        purpose: of the draw.
+        index: of the draw, such as a step or an epoch.
+        subindex: of the draw, such as a cluster.
+    """
     return np.random.Generator(
         np.random.Philox(key=[seed, int(purpose)], counter=[0, 0, index, subindex])
     )
 
 
 def torch_seed(seed: int, purpose: Purpose, index: int = 0) -> int:
-    """A 63-bit seed for a `torch.Generator`, keyed like `draw`."""
+    """Draw a 63-bit seed for a `torch.Generator`, keyed like `draw`."""
     return int(draw(seed, purpose, index).integers(2**63 - 1))

@@ -1,24 +1,24 @@
-"""Ranks, as the launcher's environment variables tell them; known before any engine is started."""
+"""Ranks and engines by name: known from the environment, before any engine is started."""
 
 import os
 from enum import StrEnum
 
 RANK_GROUP_VARIABLE = "BIGBATCH_UE_GROUP"
-"""Environment variable: this rank's group, where groups of ranks own clusters."""
+"""Environment variable with the index of this rank's group (`compute.cluster_groups`)."""
 
 
 def is_main_process() -> bool:
-    """Whether this is rank 0, or there are no ranks; known before any engine is started."""
+    """Return whether this process is rank 0 of the first rank group, or runs without a launcher."""
     return os.environ.get("RANK", "0") == os.environ.get(RANK_GROUP_VARIABLE, "0") == "0"
 
 
 def world_size() -> int:
-    """Ranks that the launcher started, 1 without a launcher."""
+    """Return the number of ranks that the launcher started, 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 class EngineName(StrEnum):
-    """How the generator bank is spread over ranks."""
+    """The engine that distributes the generator bank over ranks."""
 
     SINGLE = "single"
     DDP = "ddp"
@@ -30,5 +30,5 @@ class EngineName(StrEnum):
 
     @property
     def is_zero(self) -> bool:
-        """Whether DeepSpeed runs it."""
+        """Whether the engine is DeepSpeed's."""
         return self.startswith("zero")

@@ -1,8 +1,8 @@
-"""Stopping in good order: what SIGTERM, SIGUSR1 and a time limit do.
+"""Orderly stops: the effect of SIGTERM, SIGUSR1 and a time limit.
 
-Schedulers announce pre-emption and the end of a job by a signal. Training answers it with a
-checkpoint at the next optimizer step (`Stop`); everything else, whose outputs appear whole or not
-at all, ends at once (`interruptible`). Both end with `EXIT_CODE`.
+Schedulers announce pre-emption and the end of a job by a signal. Training then writes a checkpoint
+after the current optimizer step (`StopRequest`). Everything else writes its outputs whole or not at
+all, and ends at once (`raising_on_signals`). Both end with `EXIT_INTERRUPTED`.
 """
 
 import signal
@@ -13,53 +13,54 @@ from contextlib import contextmanager
 from types import FrameType
 
 EXIT_INTERRUPTED = 75
-"""`EX_TEMPFAIL` of sysexits.h: nothing is lost, the same command with `--resume` goes on."""
+"""`EX_TEMPFAIL` of sysexits.h: nothing is lost, and the same command with `--resume` continues."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 _STARTED = time.monotonic()
 
 
 class Interrupted(BaseException):
-    """The work was stopped in good order; the message is one line that says how to go on.
+    """An orderly stop; the message is one line that says how to continue.
 
-    Like `KeyboardInterrupt` it is no `Exception`: what mends errors shall not hold it up.
+    Like `KeyboardInterrupt`, it derives from BaseException, so that `except Exception` does not
+    catch it.
     """
 
 
 @contextmanager
-def handling_signals(answer: Callable[[signal.Signals], None]) -> Iterator[None]:
-    """Have `answer` called for each of `SIGNALS` meanwhile, if this is the main thread."""
+def handling_signals(handler: Callable[[signal.Signals], None]) -> Iterator[None]:
+    """Call `handler` for each of `SIGNALS` in this context, if this is the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def heard(number: int, frame: FrameType | None) -> None:
-        answer(signal.Signals(number))
+    def handle(number: int, frame: FrameType | None) -> None:
+        handler(signal.Signals(number))
 
-    before = {each: signal.signal(each, heard) for each in SIGNALS}
+    previous = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for number, former in previous.items():
+            signal.signal(number, former)
 
 
 @contextmanager
 def raising_on_signals() -> Iterator[None]:
-    """Have `SIGNALS` raise `Interrupted` at once."""
+    """Raise `Interrupted` as soon as one of `SIGNALS` arrives in this context."""
 
     def interrupt(number: signal.Signals) -> None:
-        raise Interrupted(f"stopped by {number.name}; the same command goes on from here")
+        raise Interrupted(f"stopped by {number.name}; run the same command again to continue")
 
     with handling_signals(interrupt):
         yield
 
 
 class StopRequest:
-    """Whether this process is to stop, by a signal or because its time is over.
+    """The request to stop this process, made by a signal or a time limit.
 
     Args:
-        minutes: after which it is to stop, from the start of the process; None: no limit.
+        minutes: time limit, from the start of the process; None for no limit.
     """
 
     def __init__(self, minutes: float | None = None) -> None:
@@ -68,16 +69,20 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Have `SIGNALS` noted instead of ending the process."""
+        """Record `SIGNALS` in this context, instead of ending the process."""
 
-        def note(number: signal.Signals) -> None:
+        def record(number: signal.Signals) -> None:
             self._signal = number
 
-        with handling_signals(note):
+        with handling_signals(record):
             yield
 
     def reason(self, ahead: float = 0.0) -> str | None:
-        """Why to stop now, if what comes next takes `ahead` seconds; None: go on."""
+        """Return the reason to stop now, or None to continue.
+
+        Args:
+            ahead: seconds that the next piece of work takes.
+        """
         if self._signal is not None:
             return self._signal.name
         if self._minutes is not None:

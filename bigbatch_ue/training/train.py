@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 
 import torch
 from accelerate import Accelerator
-from rich.console import Console
 
 from bigbatch_ue import __version__
 from bigbatch_ue.batching.plan import BatchPlan
@@ -19,9 +18,9 @@ from bigbatch_ue.runs.checkpoints import Checkpoint, delete_checkpoints, load_ch
 from bigbatch_ue.runs.folder import Run, open_run
 from bigbatch_ue.runs.result import TrainingResult
 from bigbatch_ue.runtime.accelerator import max_over_ranks, min_over_ranks, start_accelerator
+from bigbatch_ue.runtime.console import note
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.memory import keep_freed_memory, peak_memory, reset_peak_memory
-from bigbatch_ue.runtime.ranks import is_main_process
 from bigbatch_ue.runtime.signals import StopRequest
 from bigbatch_ue.training.cluster_groups import (
     SINGLE_GROUP,
@@ -76,18 +75,17 @@ def train_on(
     stop: StopRequest | None = None,
 ) -> Run:
     """`train` on an engine that is launched already, the clusters of one group."""
-    console = Console(stderr=True, quiet=not is_main_process(), soft_wrap=True, markup=False)
     data = prepare_dataset(config.data, download=download)
     run = open_run(config, data.fingerprint, resume=resume)
     accelerator.wait_for_everyone()
     share.meet()
     if run.finished:
-        console.print(f"{run.folder}: finished already, nothing to do")
+        note(f"{run.folder}: finished already, nothing to do")
         return run
     job = prepare_job(config, run, data, accelerator, share)
-    console.print(describe_plan(job.plan, config))
+    note(describe_plan(job.plan, config))
     if job.plan.warning:
-        console.print(f"warning: {job.plan.warning}", style="yellow")
+        note(f"warning: {job.plan.warning}", warning=True)
     own = share.run(run)
     if not own.finished:
         train_job(job, own, accelerator, data.name, stop or StopRequest())

@@ -254,11 +254,11 @@ def test_killed_run_is_swept_up(
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from bigbatch_ue.config.schema import Data
-from bigbatch_ue.data.decoded import prepare
+from bigbatch_ue.config.sections import DataConfig
+from bigbatch_ue.data.decoded import prepare_dataset
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 try:
-    prepare(Data(root=Path(sys.argv[1]), size=64))
+    prepare_dataset(DataConfig(root=Path(sys.argv[1]), size=64))
 except OSError as error:
     print(type(error).__name__)
 """

@@ -151,7 +151,7 @@ def test_resume_is_bit_identical(launched: tuple[Launch, Path, Path]) -> None:
 def test_a_rank_that_believes_it_is_alone_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     assert start_accelerator().num_processes == 1
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="it would train alone"):
+    with pytest.raises(UserError, match="would train alone"):
         start_accelerator()
 
 
@@ -160,7 +160,7 @@ def test_deepspeed_without_a_launcher_is_refused(tmp_path: Path) -> None:
         [sys.executable, str(WORKER), str(tmp_path), CUT[0]], ACCELERATE_USE_DEEPSPEED="true"
     )
     assert done.returncode != 0
-    assert "DeepSpeed needs a launcher" in done.stderr
+    assert "DeepSpeed: needs a launcher" in done.stderr
 
 
 def test_every_launcher_and_every_deepspeed_config_is_among_those_started() -> None:
