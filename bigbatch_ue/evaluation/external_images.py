@@ -13,7 +13,7 @@ from bigbatch_ue.data.image_files import ImageFiles, image_files
 from bigbatch_ue.data.npz import Npz
 from bigbatch_ue.data.source import Pixels
 from bigbatch_ue.files.paths import expand_path
-from bigbatch_ue.protection.protect import png_names
+from bigbatch_ue.protection.writers import png_names
 from bigbatch_ue.runtime.console import progress_bar
 from bigbatch_ue.runtime.errors import UserError
 

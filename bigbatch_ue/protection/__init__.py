@@ -1,1 +1,1 @@
-"""Perturbations onto images: protected data sets and how visible the change is."""
+"""Protected data sets: perturbations added to images, and the visibility of the change."""

@@ -1,8 +1,9 @@
-"""Image files, made for a test."""
+"""Image files: made for a test, or read by one."""
 
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 
@@ -22,3 +23,11 @@ def make_images(folder: Path, sizes: list[tuple[int, int]], mode: str = "RGB") -
 
 def mtimes(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def npz_train_images(folder: Path) -> NDArray[np.uint8]:
+    """The train images of the one npz file in `folder`."""
+    (file,) = folder.glob("*.npz")
+    with np.load(file, allow_pickle=False) as arrays:
+        images: NDArray[np.uint8] = arrays["train_images"]
+    return images

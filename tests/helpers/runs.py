@@ -7,10 +7,11 @@ import torch
 
 from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.data.decoded import prepare_dataset
+from bigbatch_ue.data.decoded import DataSet, prepare_dataset
 from bigbatch_ue.evaluation.evaluate import evaluate
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
-from bigbatch_ue.runs.folder import Run, create_run, open_run
+from bigbatch_ue.protection.perturbations import Perturbations, load_perturbations
+from bigbatch_ue.runs.folder import Run, create_run, load_run, open_run
 from bigbatch_ue.runs.result import TrainingResult
 from bigbatch_ue.training.clusters import Clusters
 from bigbatch_ue.training.train import train
@@ -90,6 +91,13 @@ def make_run(folder: Path, *overrides: str, scale: float = 1.0, seed: int = 0) -
     )
     result.write(run.result)
     return run.folder
+
+
+def load_learned(folder: Path) -> tuple[DataSet, Perturbations]:
+    """The data set of a finished run and its perturbations."""
+    config, run = load_run(folder)
+    data = prepare_dataset(config.data)
+    return data, load_perturbations(config, run, data)
 
 
 SMALL = (

@@ -15,7 +15,7 @@ from bigbatch_ue.evaluation.arms import Arm, load_arms
 from bigbatch_ue.evaluation.report.groups import seed_groups
 from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.networks.backbone import NetworkSpec, create_network
-from bigbatch_ue.protection.protect import _hash
+from bigbatch_ue.protection.protect import hash_files
 from bigbatch_ue.runtime.errors import UserError, user_message
 from tests.helpers.command_line import cli_of
 from tests.helpers.runs import TINY
@@ -24,8 +24,8 @@ from tests.helpers.runs import TINY
 @pytest.mark.parametrize(
     ("setting", "part"),
     [
-        ('data.name="npz:a\\0b"', "no text"),
-        ('output="a\\0b"', "no text"),
+        ('data.name="npz:a\\0b"', "control character"),
+        ('output="a\\0b"', "control character"),
         ('surrogate.args={a: !!binary "//8="}', "JSON"),
         ("clusters.count=1000000000000", "10000"),
         ("generator.width=1000000", "1024"),
@@ -133,6 +133,6 @@ def test_links_among_protected_images_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "secret").write_text("a")
     (tmp_path / "out" / "a.png").symlink_to(tmp_path / "secret")
-    linked = _hash(tmp_path / "out")
+    linked = hash_files(tmp_path / "out")
     (tmp_path / "secret").write_text("b")
-    assert _hash(tmp_path / "out") == linked
+    assert hash_files(tmp_path / "out") == linked
