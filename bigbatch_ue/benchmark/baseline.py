@@ -1,7 +1,7 @@
-"""The same work the way the public UC code does it: what the program's speed is measured against.
+"""The baseline: the same training as in the public code of UC, to compare the speed with.
 
-The surrogate is not frozen, contiguous and float32; each generator is trained on its own, passes
-once for every micro-batch, and decodes its images from files again.
+The surrogate is not frozen, and is computed contiguous and in float32. Each generator is trained on
+its own, has one pass per micro-batch, and decodes its images from files again.
 """
 
 import io
@@ -22,28 +22,28 @@ from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.training.objective import ClusterwiseLoss
 
 
-class Files:
-    """Images as JPEG files in memory, decoded each time they are used.
+class JpegFiles:
+    """Images as JPEG files in memory, decoded at every use.
 
     Args:
         images: uint8 [N, C, H, W].
-        device: where the decoded images go.
+        device: of the decoded images.
     """
 
     def __init__(self, images: NDArray[np.uint8], device: torch.device) -> None:
         self.device = device
-        self.files = [_encoded(image) for image in images]
+        self.files = [_encode(image) for image in images]
 
     def micro_batch(self, batch: GlobalBatch) -> MicroBatch:
-        """All of `batch`, decoded."""
+        """Decode all of `batch`."""
         decoded = [np.asarray(Image.open(io.BytesIO(self.files[i]))) for i in batch.index]
         images = torch.from_numpy(np.stack(decoded)).to(self.device)
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
         return MicroBatch(images.contiguous(), batch.generator, batch.views, batch.weight)
 
 
-def unfrozen(surrogate: nn.Module) -> nn.Module:
-    """The surrogate in evaluation mode with gradients of its own, contiguous, float32."""
+def unfreeze(surrogate: nn.Module) -> nn.Module:
+    """Give the parameters of the surrogate gradients, and a contiguous layout."""
     return surrogate.to(memory_format=torch.contiguous_format).requires_grad_(True)
 
 
@@ -52,59 +52,62 @@ def baseline_step(
     bank: GeneratorBank,
     optimizers: Sequence[torch.optim.Optimizer],
     loss: ClusterwiseLoss,
-    files: Files,
+    files: JpegFiles,
     batch: GlobalBatch,
     micro: int,
     at_most: int | None = None,
 ) -> int:
-    """One optimizer step of each generator in turn, on this rank's share of its images.
+    """Take an optimizer step of one generator after the other, on this rank's part of its images.
 
     Args:
-        accelerator: whose ranks share the images and add up their gradients.
-        bank: the generators, not wrapped.
+        accelerator: its ranks divide the images among them and add their gradients.
+        bank: the generators, which no engine has wrapped.
         optimizers: one for each generator.
-        loss: with an `unfrozen` surrogate.
-        files: where images are decoded from.
-        batch: of the step.
-        micro: most images in one pass.
-        at_most: this rank stops after so many micro-batches, at the end of a generator's step.
+        loss: with a surrogate from `unfreeze`.
+        files: the images.
+        batch: the global batch of the step.
+        micro: maximum number of images in a micro-batch.
+        at_most: maximum number of micro-batches of this rank, after which it finishes the step of
+            the current generator and skips the others; None: no limit.
 
     Returns:
-        Images through the surrogate on this rank.
+        Number of images through the surrogate on this rank.
     """
-    done = passes = 0
-    for row, (generator, optimizer) in enumerate(zip(bank.generators, optimizers, strict=True)):
-        if at_most is not None and passes >= at_most:
+    images = micro_batches = 0
+    for index, (generator, optimizer) in enumerate(zip(bank.generators, optimizers, strict=True)):
+        if at_most is not None and micro_batches >= at_most:
             break
-        left = None if at_most is None else at_most - passes
-        for images in _micro_batches(accelerator, batch, row, micro, left):
-            delta = bank.perturbation(row).expand_as(bank.noise)
-            torch.autograd.backward(loss(delta, files.micro_batch(images)).sum())
-            done, passes = done + len(images), passes + 1
-        _add_over_ranks(accelerator, generator)
+        left = None if at_most is None else at_most - micro_batches
+        for part in _micro_batches(accelerator, batch, index, micro, left):
+            delta = bank.perturbation(index).expand_as(bank.noise)
+            torch.autograd.backward(loss(delta, files.micro_batch(part)).sum())
+            images, micro_batches = images + len(part), micro_batches + 1
+        _sum_gradients_over_ranks(accelerator, generator)
         optimizer.step()
         optimizer.zero_grad()
     loss.surrogate.zero_grad()
-    return done
+    return images
 
 
 def _micro_batches(
-    accelerator: Accelerator, batch: GlobalBatch, row: int, micro: int, left: int | None
+    accelerator: Accelerator, batch: GlobalBatch, generator: int, micro: int, at_most: int | None
 ) -> Iterator[GlobalBatch]:
-    own = np.flatnonzero(batch.generator == row)
-    share = own[even_slice(len(own), accelerator.num_processes, accelerator.process_index)]
-    for start in range(0, len(share), micro)[:left]:
-        yield batch[share[start : start + micro]]
+    """Yield this rank's micro-batches of one generator, or the first `at_most` of them."""
+    positions = np.flatnonzero(batch.generator == generator)
+    part = even_slice(len(positions), accelerator.num_processes, accelerator.process_index)
+    own = positions[part]
+    for start in range(0, len(own), micro)[:at_most]:
+        yield batch[own[start : start + micro]]
 
 
-def _add_over_ranks(accelerator: Accelerator, generator: nn.Module) -> None:
+def _sum_gradients_over_ranks(accelerator: Accelerator, generator: nn.Module) -> None:
     if accelerator.num_processes > 1:
         gradients: list[Tensor] = [p.grad for p in generator.parameters() if p.grad is not None]
         for gradient in gradients:
             torch.distributed.all_reduce(gradient)
 
 
-def _encoded(image: NDArray[np.uint8]) -> bytes:
+def _encode(image: NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(to_hwc(image)).save(file, format="JPEG", quality=90)
     return file.getvalue()

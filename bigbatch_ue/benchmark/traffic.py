@@ -1,8 +1,9 @@
-"""What one rank sends to the others: every collective call counted where it is dispatched.
+"""Traffic between ranks: every collective call is counted where PyTorch dispatches it.
 
-PyTorch hands each collective to its dispatcher, whoever calls it (DDP's reducer in C++, FSDP2's
-hooks in the backward pass, DeepSpeed) and whichever backend carries it out (gloo, nccl). A dispatch
-mode sees them there with their tensors and their group. It takes time: never time a counted step.
+PyTorch's dispatcher receives each collective call, whatever makes it (DDP's reducer in C++, FSDP2's
+hooks in the backward pass, DeepSpeed) and whatever backend executes it (gloo, nccl). A dispatch
+mode sees it there with its tensors and its process group. This takes time: never measure the time
+of a step whose traffic is counted.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,11 +29,12 @@ _SENT_OF_PAYLOAD: dict[str, Callable[[int], float]] = {
     "broadcast": lambda k: min(k - 1, 1),
     "send": lambda k: 1,
 }
-"""Part of the payload that a rank sends in a group of k, by kind.
+"""Fraction of the payload that a rank sends in a process group of k ranks, by kind of call.
 
-In a ring it is the least possible (Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms for
-clusters of workstations", 2009); in a pipelined chain all ranks but one pass the whole payload on,
-and it is theirs that counts here. A backend may send more: gloo scatters what it has all-reduced.
+In a ring it is the minimum (Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms for
+clusters of workstations", 2009). In a pipelined chain, every rank but the last sends the whole
+payload, and that is counted here. A backend may send more: gloo implements reduce-scatter as an
+all-reduce.
 """
 _SILENT = ("barrier", "monitored_barrier", "recv", "irecv")
 
@@ -44,8 +46,9 @@ class Call:
     Attributes:
         kind: `all_reduce`, `all_gather`, `all_to_all`, `reduce_scatter`, `reduce`, `broadcast` or
             `send`.
-        payload: bytes of the whole: what is reduced, or gathered from all, or scattered to all.
-        ranks: size of the group.
+        payload: bytes of the whole tensor that is reduced, gathered from all ranks, or scattered to
+            all ranks.
+        ranks: size of the process group.
     """
 
     kind: str
@@ -54,13 +57,13 @@ class Call:
 
     @property
     def bytes_sent(self) -> float:
-        """Bytes that this rank sends under the bandwidth-optimal algorithm."""
+        """Number of bytes that this rank sends under the bandwidth-optimal algorithm."""
         return self.payload * _SENT_OF_PAYLOAD[self.kind](self.ranks)
 
 
 @dataclass(frozen=True)
 class Collective:
-    """All calls of one kind: how many, and their payloads in bytes together."""
+    """All calls of one kind: their number, and the sum of their payloads in bytes."""
 
     calls: int
     payload: int
@@ -68,13 +71,13 @@ class Collective:
 
 @dataclass
 class Traffic:
-    """The collective calls of this rank, in their order."""
+    """The collective calls of this rank, in the order of the calls."""
 
     calls: list[Call] = field(default_factory=list)
 
     @property
     def bytes_sent(self) -> int:
-        """Bytes that this rank sends under the bandwidth-optimal algorithms."""
+        """Number of bytes that this rank sends under the bandwidth-optimal algorithms."""
         return round(sum(call.bytes_sent for call in self.calls))
 
     @property
@@ -88,18 +91,18 @@ class Traffic:
 
 @contextmanager
 def count_traffic() -> Iterator[Traffic]:
-    """Count what this rank sends in the `with` block, on any engine.
+    """Count the bytes that this rank sends in the `with` block, on any engine.
 
     Raises:
-        NotImplementedError: a collective call that no engine was seen to make; nothing is missed
+        NotImplementedError: a kind of collective call that is not known here; none is left out
             silently.
     """
     traffic = Traffic()
-    with _Watch(traffic):
+    with _CallCounter(traffic):
         yield traffic
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _CallCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, traffic: Traffic) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.traffic = traffic
@@ -112,7 +115,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if any(issubclass(t, DTensor) for t in types):
-            return NotImplemented  # comes back as the calls that a DTensor makes of it
+            return NotImplemented  # DTensor then dispatches its own calls, which are counted
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if func.namespace in _NAMESPACES:
@@ -128,16 +131,16 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         plain = name.replace("_", "")
         kind = next((k for k in _SENT_OF_PAYLOAD if plain.startswith(k.replace("_", ""))), None)
         if kind is None:
-            raise NotImplementedError(f"cannot tell what {name} sends")
-        payload = max(map(_bytes, (*given.values(), result)))
-        self.traffic.calls.append(Call(kind, payload, _size(group)))
+            raise NotImplementedError(f"the traffic of {name} is not known")
+        payload = max(map(_total_bytes, (*given.values(), result)))
+        self.traffic.calls.append(Call(kind, payload, _group_size(group)))
 
 
-def _bytes(tensors: Any) -> int:
+def _total_bytes(tensors: Any) -> int:
     return sum(t.nbytes for t in tree_leaves(tensors) if isinstance(t, Tensor))
 
 
-def _size(group: Any) -> int:
+def _group_size(group: Any) -> int:
     if isinstance(group, str):
         group = _c10d._resolve_process_group(group)
     elif isinstance(group, torch.ScriptObject):

@@ -67,19 +67,13 @@ def make_job(
 ) -> TrainingJob:
     """Plan, sampler, loader and loss: `images` uint8 [N, C, H, W] in `clusters`."""
     device = accelerator.device
-    plan = make_plan(config, clusters.sizes.tolist(), accelerator.num_processes)
+    plan, sampler = plan_batches(config, clusters, accelerator.num_processes)
     rows = share.rows(config.clusters.count)
     return TrainingJob(
         config=config,
         rows=rows,
         plan=plan.only(rows),
-        sampler=Sampler.of_clusters(
-            clusters.assignment.numpy(),
-            plan.per_generator,
-            config.batch,
-            config.seed,
-            config.augment,
-        ),
+        sampler=sampler,
         loader=MicroBatchLoader(images, device, config.compute.images),
         loss=ClusterwiseLoss(
             surrogate=FrozenNetwork(surrogate, compute_mode(config.compute, device)),
@@ -88,6 +82,16 @@ def make_job(
             augment=config.augment,
         ),
     )
+
+
+def plan_batches(config: Config, clusters: Clusters, ranks: int) -> tuple[BatchPlan, Sampler]:
+    """Plan the batches of all generators on `ranks` ranks, and make the sampler that draws them."""
+    plan = make_plan(config, clusters.sizes.tolist(), ranks)
+    assignment = clusters.assignment.numpy()
+    sampler = Sampler.of_clusters(
+        assignment, plan.per_generator, config.batch, config.seed, config.augment
+    )
+    return plan, sampler
 
 
 def choose_micro_batch(job: TrainingJob, accelerator: Accelerator) -> TrainingJob:

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from bigbatch_ue.benchmark.baseline import Files, baseline_step, unfrozen
-from bigbatch_ue.benchmark.energy import _of_packages
+from bigbatch_ue.benchmark.baseline import JpegFiles, baseline_step, unfreeze
 from bigbatch_ue.benchmark.session import RECORDS
 from bigbatch_ue.cli.commands import main
 from bigbatch_ue.config.sections import ObjectiveConfig
 from bigbatch_ue.runtime.accelerator import start_accelerator
-from bigbatch_ue.runtime.device import device_name, matmul_peak
+from bigbatch_ue.runtime.device import device_name
 from bigbatch_ue.training.objective import ClusterwiseLoss
 from tests.distributed.worker import CLUSTERS, Trainer
 from tests.helpers.command_line import Cli, cli_of
@@ -107,9 +106,9 @@ def test_the_baseline_takes_the_same_gradient_step() -> None:
     trainer.train(engine, 0, 1)
     bank = trainer.engine().bank
     before = [p.detach().clone() for p in bank.parameters()]
-    files = Files(trainer.loader.images, torch.device("cpu"))
+    files = JpegFiles(trainer.loader.images, torch.device("cpu"))
     own = trainer.loss
-    loss = ClusterwiseLoss(unfrozen(own.surrogate), own.targets, ObjectiveConfig(), own.augment)
+    loss = ClusterwiseLoss(unfreeze(own.surrogate), own.targets, ObjectiveConfig(), own.augment)
     optimizers = [torch.optim.SGD(g.parameters(), lr=1e2) for g in bank.generators]
     batch = trainer.sampler.draw(0)
     images = baseline_step(trainer.accelerator, bank, optimizers, loss, files, batch, 7)
@@ -120,19 +119,3 @@ def test_the_baseline_takes_the_same_gradient_step() -> None:
     )
     assert expected.norm() > 0
     assert (moved - expected).norm() < 0.1 * expected.norm(), "JPEG changes colours by a level"
-
-
-def test_energy_is_read_from_the_packages_that_tell(tmp_path: Path) -> None:
-    assert _of_packages(tmp_path) is None
-    for package, microjoules in enumerate((1_500_000, 2_000_000)):
-        folder = tmp_path / f"intel-rapl:{package}"
-        folder.mkdir()
-        (folder / "energy_uj").write_text(f"{microjoules}\n")
-    (tmp_path / "intel-rapl:0:0").mkdir()
-    (tmp_path / "intel-rapl:0:0" / "energy_uj").write_text("7\n")
-    assert _of_packages(tmp_path) == 3.5
-
-
-def test_the_peak_is_that_of_real_products() -> None:
-    peak = matmul_peak(torch.device("cpu"), torch.float32, repeats=1)
-    assert 1e8 < peak < 1e15
