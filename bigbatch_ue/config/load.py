@@ -1,16 +1,16 @@
 """From a preset or file, nested settings and `key=value` words to a validated configuration."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
 from bigbatch_ue.config.names import DATASETS, MEDMNIST_2D, PRESETS, TARGETS
 from bigbatch_ue.config.schema import Config
+from bigbatch_ue.config.words import explain
 from bigbatch_ue.files.formats import parse_yaml, read_yaml
 from bigbatch_ue.runtime.errors import UserError
 
@@ -23,141 +23,136 @@ def load_config(
     overrides: Iterable[str] = (),
     settings: Iterable[Mapping[str, Any]] = (),
 ) -> Config:
-    """Resolve a configuration: defaults, `preset` or `file`, `settings`, `key=value` overrides.
+    """Resolve a configuration: defaults, then `preset` or `file`, `settings`, `overrides`.
 
-    Each of `settings` is nested as a file is, and goes over what comes before it.
+    What comes later wins.
+
+    Args:
+        preset: one of `config.names.PRESETS`.
+        file: a YAML or JSON file of sections; not together with `preset`.
+        overrides: `key=value` words, such as `batch.effective=4096`; values are YAML.
+        settings: mappings, nested like a file.
 
     Raises:
-        UserError: an unknown preset, unreadable file, unknown key or impossible value; the message
+        UserError: an unknown preset or key, an unreadable file or an invalid value; the message
             names the key and what is allowed.
     """
     if preset is not None and file is not None:
-        raise UserError("give either a preset or a config file, not both")
+        raise UserError("preset and config file: both are given; give only one of them")
     content: dict[str, Any] = {}
     if preset is not None:
-        content = _preset(preset)
+        content = _read_preset(preset)
     elif file is not None:
         content = read_settings(file)
-    for more in settings:
-        content = _merged(content, more)
+    for layer in settings:
+        content = _merge(content, layer)
     return resolve(Config, content, overrides)
 
 
 def revise_evaluation(
-    config: Config, target: str | None = None, overrides: Iterable[str] = ()
+    config: Config, target: str | None = None, overrides: Sequence[str] = ()
 ) -> Config:
-    """`config` with the target preset of `TARGETS`, then `key=value` overrides, for evaluation.
+    """Return `config` for an evaluation, with a target preset and then `key=value` overrides.
+
+    Args:
+        config: the configuration of the run.
+        target: one of `config.names.TARGETS`; None keeps the target of `config`.
+        overrides: settings of `target`, `evaluation` and `data.root`.
 
     Raises:
-        UserError: as for `load`, or an override that would make another run of it.
+        UserError: as for `load_config`, or an override that belongs to the run.
     """
     content = config.model_dump(mode="json")
     if target is not None:
         if target not in TARGETS:
-            raise UserError(f"unknown target {target!r}; allowed: {', '.join(TARGETS)}")
-        content["target"] = _bundled("targets")[target]
+            raise UserError(f"target: unknown name {target!r}; allowed: {', '.join(TARGETS)}")
+        content["target"] = _read_bundled("targets")[target]
     revised = resolve(Config, content, overrides)
     if revised.answer() != config.answer() or revised.output != config.output:
-        raise UserError("only target.*, evaluation.* and data.root can change for an evaluation")
+        own = ("target", "evaluation", "data.root=")
+        refused = [override for override in overrides if not override.startswith(own)]
+        raise UserError(
+            f"{' '.join(refused)}: belongs to the run, so that an evaluation cannot change it; "
+            "set only target.*, evaluation.* and data.root"
+        )
     return revised
 
 
 def resolve(root: type[Root], content: dict[str, Any], overrides: Iterable[str]) -> Root:
-    """`content` with `key=value` overrides, as a validated `root`.
+    """Return `content`, changed by `key=value` overrides, as a validated `root`.
 
     Raises:
-        UserError: as for `load`.
+        UserError: as for `load_config`.
     """
     for override in overrides:
         _apply(content, override)
     try:
         return root.model_validate(content)
     except ValidationError as error:
-        raise UserError("; ".join(_explain(e, root) for e in error.errors())) from None
-
-
-def _preset(name: str) -> dict[str, Any]:
-    if name not in PRESETS:
-        raise UserError(f"unknown preset {name!r}; allowed: {', '.join(PRESETS)}")
-    family = "medmnist" if name in MEDMNIST_2D else name
-    content = _bundled(family)
-    if name in DATASETS:
-        content.setdefault("data", {})["name"] = name
-    return content
-
-
-def _bundled(name: str) -> dict[str, Any]:
-    """A file of `presets/`, read."""
-    text = resources.files("bigbatch_ue.config").joinpath(f"presets/{name}.yaml").read_text()
-    content: dict[str, Any] = yaml.safe_load(text)
-    return content
+        raise UserError(explain(error.errors(), root)) from None
 
 
 def read_settings(file: Path) -> dict[str, Any]:
-    """A YAML file of sections.
+    """Read a YAML file of sections; an empty one has none.
 
     Raises:
-        UserError: a file that cannot be read or is something else.
+        UserError: a file that cannot be read, or contains something else.
     """
     content = read_yaml(file)
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise UserError(
-            f"{file}: expected `section: {{key: value}}`, found {type(content).__name__}"
+            f"{file}: contains a {type(content).__name__} instead of sections; "
+            "write `section: {key: value}`"
         )
     return content
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` over `below`, section by section."""
+def _read_preset(name: str) -> dict[str, Any]:
+    if name not in PRESETS:
+        raise UserError(f"preset: unknown name {name!r}; allowed: {', '.join(PRESETS)}")
+    family = "medmnist" if name in MEDMNIST_2D else name
+    content = _read_bundled(family)
+    if name in DATASETS:
+        content.setdefault("data", {})["name"] = name
+    return content
+
+
+def _read_bundled(name: str) -> dict[str, Any]:
+    """Read a file of `presets/`."""
+    text = resources.files("bigbatch_ue.config").joinpath(f"presets/{name}.yaml").read_text()
+    content: dict[str, Any] = yaml.safe_load(text)
+    return content
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay `above` over `below`, section by section."""
     merged = {**below, **above}
     for key in below.keys() & above.keys():
         if isinstance(below[key], Mapping) and isinstance(above[key], Mapping):
-            merged[key] = _merged(below[key], above[key])
+            merged[key] = _merge(below[key], above[key])
     return merged
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
+    """Set a `key=value` override in `content`."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UserError(f"{override!r} is not of the form key=value, such as batch.effective=4096")
+        raise UserError(
+            f"{override!r}: not a setting; write key=value, such as batch.effective=4096"
+        )
     try:
         value = parse_yaml(text)
     except ValueError:
-        raise UserError(f"{key}: {text!r} is not a readable value") from None
+        raise UserError(f"{key}={text}: not valid YAML; check quotes and brackets") from None
     *sections, last = key.split(".")
-    for section in sections:
+    for depth, section in enumerate(sections, start=1):
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
-            raise UserError(f"{key}: {section!r} is a value, not a section")
+            raise UserError(_not_a_section(key, ".".join(sections[:depth])))
     content[last] = value
 
 
-def _explain(error: Any, root: type[BaseModel]) -> str:
-    location = [part for part in error["loc"] if isinstance(part, str)]
-    key = ".".join(location) or "configuration"
-    if error["type"] == "extra_forbidden":
-        section = _section_at(root, location[:-1])
-        return f"{key}: unknown key; allowed: {', '.join(_keys(section))}"
-    if error["type"] == "model_type":
-        allowed = ", ".join(_keys(_section_at(root, location)))
-        return f"{key}={error['input']!r}: this is a section; it takes {allowed}"
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    return f"{key}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def _section_at(root: type[BaseModel], location: list[str]) -> type[BaseModel]:
-    section = root
-    for name in location:
-        annotation = _keys(section)[name].annotation
-        candidates = get_args(annotation) if get_origin(annotation) else (annotation,)
-        section = next(
-            (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), section
-        )
-    return section
-
-
-def _keys(section: type[BaseModel]) -> dict[str, FieldInfo]:
-    return {field.alias or name: field for name, field in section.model_fields.items()}
+def _not_a_section(key: str, outer: str) -> str:
+    return f"{key}: {outer} is a value, not a section; set {outer} itself"

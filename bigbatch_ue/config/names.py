@@ -29,7 +29,7 @@ TARGETS = (
 
 
 class GradientPath(StrEnum):
-    """How the gradient of an effective batch is made; the baseline is for measurements only."""
+    """The path to the gradient of an effective batch; the baseline is for measurements only."""
 
     DELTA = "delta"
     ENGINE = "engine"
@@ -37,7 +37,7 @@ class GradientPath(StrEnum):
 
 
 class ArmName(StrEnum):
-    """What a target network's train images were."""
+    """The kind of training set of a target network."""
 
     CLEAN = "clean"
     RANDOM_NOISE = "random_noise"
@@ -49,7 +49,7 @@ class ArmName(StrEnum):
 
 
 class Countermeasure(StrEnum):
-    """What a scraper does against perturbations, before or while training."""
+    """The countermeasure of a scraper against perturbations, before or during training."""
 
     NONE = "none"
     CUTOUT = "cutout"

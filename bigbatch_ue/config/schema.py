@@ -1,14 +1,11 @@
-"""The one typed configuration of a run; `settings` reads it."""
+"""The one typed configuration of a run; `config.load` reads it."""
 
 import math
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from bigbatch_ue.config.sections import (
     AugmentConfig,
@@ -33,10 +30,14 @@ _NOT_IN_ANSWER = {"output", "compute", "noise", "checkpoint", "target", "evaluat
 
 
 class Config(Section):
-    """Everything that decides a run."""
+    """The settings of a run, its evaluation included."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    output: Path | None = Field(None, description="run folder; default runs/<data>-b<B>-s<seed>")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
+        0, description="Seed of the surrogate, the clusters, the generators and the batches."
+    )
+    output: Path | None = Field(
+        None, description="Folder of the run; by default `runs/<data>-b<B>-s<seed>`."
+    )
     data: DataConfig = DataConfig()
     surrogate: SurrogateConfig = SurrogateConfig()
     clusters: ClustersConfig = ClustersConfig()
@@ -53,29 +54,37 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_consistency(self) -> Self:
         if self.optimizer.min_lr > self.optimizer.lr:
             raise ValueError(
-                f"optimizer.min_lr={self.optimizer.min_lr} exceeds optimizer.lr={self.optimizer.lr}"
+                f"optimizer.min_lr={self.optimizer.min_lr}: exceeds "
+                f"optimizer.lr={self.optimizer.lr}; lower it"
             )
         if self.data.size < 8:
-            raise ValueError(f"data.size={self.data.size}: the generators need at least 8 pixels")
+            raise ValueError(
+                f"data.size={self.data.size}: too small for the generators; use at least 8 pixels"
+            )
         if self.optimizer.nonfinite == "skip" and self.batch.accumulation == "engine":
-            raise ValueError("optimizer.nonfinite=skip needs batch.accumulation=delta")
+            raise ValueError(
+                "optimizer.nonfinite=skip: needs batch.accumulation=delta; change one of them"
+            )
         if self.augment.pad >= self.data.size:
-            raise ValueError(f"augment.pad={self.augment.pad} must be below data.size")
+            raise ValueError(
+                f"augment.pad={self.augment.pad}: reaches over the whole image; "
+                f"use less than data.size={self.data.size}"
+            )
         return self
 
     @property
     def run_folder(self) -> Path:
-        """The folder of this run, `output` or a name made of data set, batch and seed."""
+        """The folder of the run: `output`, or a name made of data set, batch and seed."""
         if self.output is not None:
             return self.output
         return Path("runs") / f"{self.data.title}-b{self.batch.effective}-s{self.seed}"
 
     @property
     def axes(self) -> dict[str, Any]:
-        """What a sweep varies."""
+        """The settings that a sweep varies, by the names of its results."""
         return {
             "dataset": self.data.title,
             "effective_batch": self.batch.effective,
@@ -86,11 +95,17 @@ class Config(Section):
         }
 
     def full_batch(self, images: int) -> int:
-        """Of `images`, those that a generator has on average: a cluster, or all (scope `all`)."""
+        """Return the images of a generator, of `images` in all: a mean cluster, or the whole set.
+
+        The mean is rounded up; the whole set belongs to each generator at scope `all`.
+        """
         return images if self.batch.scope == "all" else math.ceil(images / self.clusters.count)
 
     def answer(self) -> dict[str, Any]:
-        """What decides the answer: everything but places, decomposition and later stages."""
+        """Return the settings that decide the result, the content of a run's digest.
+
+        Places, decomposition and later stages are left out.
+        """
         content = self.model_dump(mode="json", exclude=_NOT_IN_ANSWER)
         del content["data"]["root"], content["batch"]["micro"], content["batch"]["accumulation"]
         del content["optimizer"]["nonfinite"]

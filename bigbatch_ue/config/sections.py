@@ -8,10 +8,10 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from bigbatch_ue.config.names import ArmName, Countermeasure
 from bigbatch_ue.runtime.errors import CONTROL_CHARACTERS
@@ -23,27 +23,38 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
-    """A part of the configuration: immutable, and a key it does not know is an error."""
+    """A part of the configuration: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _plain(cls, given: Any, info: ValidationInfo) -> Any:
-        if isinstance(given, str) and CONTROL_CHARACTERS.search(given):
-            raise ValueError(f"{info.field_name}={given!r}: holds a character that is no text")
-        return given
+    def _refuse_control_characters(cls, value: Any) -> Any:
+        if isinstance(value, str) and CONTROL_CHARACTERS.search(value):
+            raise PydanticCustomError(
+                "control_character", "contains a control character; remove it"
+            )
+        return value
 
 
 class DataConfig(Section):
-    """Which images, at which size, and where data files are kept."""
+    """The images, their size, and the folder of data files."""
 
-    name: str = Field("digits", description="a name from `bigbatch-ue datasets`")
-    size: Annotated[int, Field(ge=1, le=4096)] = Field(
-        28, description="height and width of the training images, pixels"
+    name: str = Field(
+        "digits",
+        description="Data set: a name from `bigbatch-ue datasets`, or your own images as "
+        "`folder:PATH` or `npz:PATH`.",
     )
-    limit: Positive | None = Field(None, description="use only the first this many train images")
-    root: Path = Field(Path("data"), description="downloads and decoded images are kept here")
+    size: Annotated[int, Field(ge=1, le=4096)] = Field(
+        28, description="Height and width of the training images, in pixels; at least 8."
+    )
+    limit: Positive | None = Field(
+        None, description="Number of training images to use, the first ones; `null` uses all."
+    )
+    root: Path = Field(
+        Path("data"),
+        description="Folder of downloads, decoded images and caches that runs share.",
+    )
 
     @property
     def title(self) -> str:
@@ -52,187 +63,309 @@ class DataConfig(Section):
 
 
 class TrainingRecipe(Section):
-    """How a network is trained: SGD with Nesterov momentum, or AdamW, at a one-cycle rate."""
+    """The training of a network: SGD with Nesterov momentum 0.9, or AdamW, at a one-cycle rate."""
 
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    epochs: Positive = 20
-    batch: Positive = 128
-    lr: Rate = 0.1
-    weight_decay: NonNegative = 5e-4
+    optimizer: Literal["sgd", "adamw"] = Field(
+        "sgd", description="Optimizer: SGD with Nesterov momentum 0.9, or AdamW."
+    )
+    epochs: Positive = Field(20, description="Number of passes over the training images.")
+    batch: Positive = Field(
+        128, description="Images in one optimizer step; not the effective batch of the generators."
+    )
+    lr: Rate = Field(0.1, description="Peak learning rate; it warms up linearly, then decays to 0.")
+    weight_decay: NonNegative = Field(5e-4, description="Weight decay coefficient.")
 
 
 class SurrogateConfig(Section):
-    """The frozen network whose features the perturbations mislead."""
+    """The frozen network whose features are clustered and misled."""
 
-    model: str = Field("resnet50", description="any timm model name")
-    args: dict[str, JsonValue] = Field({}, description="extra arguments for timm.create_model")
-    weights: str = Field("pretrained", pattern=r"^(pretrained|fit|random|file:.+)$")
-    stem: Literal["auto", "small", "standard"] = "auto"
-    fit: TrainingRecipe = TrainingRecipe()
+    model: str = Field("resnet50", description="Name of any timm model.")
+    args: dict[str, JsonValue] = Field(
+        {}, description="Further arguments of `timm.create_model`, such as `channels`."
+    )
+    weights: str = Field(
+        "pretrained",
+        pattern=r"^(pretrained|fit|random|file:.+)$",
+        description="Source of the weights: `pretrained` from timm's hub, `fit` trains on the "
+        "images at hand, `random` is a control, and `file:PATH` reads safetensors or a state dict.",
+    )
+    stem: Literal["auto", "small", "standard"] = Field(
+        "auto",
+        description="First layers: `small` keeps the resolution of the image, `standard` reduces "
+        "it; `auto` is `small` below 64 pixels.",
+    )
+    fit: TrainingRecipe = Field(
+        TrainingRecipe(), description="Training of the surrogate with `weights: fit`."
+    )
 
 
 class ClustersConfig(Section):
-    """k-means on the surrogate's features, and each cluster's target."""
+    """k-means on the surrogate's features, and the target of each cluster."""
 
     count: Annotated[int, Field(ge=2, le=10_000)] = Field(
-        10, description="p, the number of clusters"
+        10, description="Number of clusters, p; also the number of generators and perturbations."
     )
-    n_init: Positive = 10
-    minibatch_above: Positive = Field(50_000, description="more images: MiniBatchKMeans")
-    target_map: Literal["derangement", "shift"] = "derangement"
+    n_init: Positive = Field(
+        10, description="Number of k-means restarts from other initial centres; the best is kept."
+    )
+    minibatch_above: Positive = Field(
+        50_000,
+        description="Number of images above which MiniBatchKMeans replaces KMeans, to save memory "
+        "and time.",
+    )
+    target_map: Literal["derangement", "shift"] = Field(
+        "derangement",
+        description="Target cluster of each cluster: `derangement` is a seeded random permutation "
+        "without a fixed point, `shift` is the next cluster, as in the public UC code.",
+    )
 
 
 class GeneratorConfig(Section):
-    """The bank of p ResNet generators and the bound of its perturbations."""
+    """The bank of p ResNet generators, and the bound of their perturbations."""
 
-    width: Annotated[int, Field(ge=1, le=1024)] = 64
-    eps: Annotated[float, Field(gt=0, le=1)] = 16 / 255
-    bound: Literal["tanh", "clamp"] = "tanh"
+    width: Annotated[int, Field(ge=1, le=1024)] = Field(
+        64, description="Channels of a generator's first layer; 7.8 million parameters at 64."
+    )
+    eps: Annotated[float, Field(gt=0, le=1)] = Field(
+        16 / 255,
+        description="Largest change of any pixel value (L-inf), where white is 1; default 16/255.",
+    )
+    bound: Literal["tanh", "clamp"] = Field(
+        "tanh",
+        description="How perturbations are kept within `eps`: eps x tanh, or `clamp` as in the "
+        "public UC code, which leaves pixels outside the bound without a gradient.",
+    )
 
 
 class ObjectiveConfig(Section):
-    """Distance from a perturbed image's feature to its target centre."""
+    """The distance between the feature of a perturbed image and its target centre."""
 
-    name: Literal["kl", "cosine", "cross_entropy"] = "kl"
-    temperature: Rate = 1.0
+    name: Literal["kl", "cosine", "cross_entropy"] = Field(
+        "kl",
+        description="Distance: KL divergence of softmaxed features (UC paper), cosine distance, or "
+        "cross-entropy over the similarities to all target centres.",
+    )
+    temperature: Rate = Field(
+        1.0, description="Temperature T of the softmax of `kl` and `cross_entropy`."
+    )
 
 
 class AugmentConfig(Section):
-    """Random crop of the zero-padded image, random flip, and where the perturbation goes on."""
+    """Random views of the training images: a crop of the zero-padded image, and a flip."""
 
-    pad: Annotated[int, Field(ge=0)] = Field(0, description="pixels of padding, crop offset")
-    flip: bool = False
-    perturb: Literal["before", "after"] = "before"
+    pad: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Zero padding on each side before the random crop, in pixels; less than "
+        "`data.size`.",
+    )
+    flip: bool = Field(False, description="Whether to flip half of the views from left to right.")
+    perturb: Literal["before", "after"] = Field(
+        "before", description="Whether the perturbation is added before or after crop and flip."
+    )
 
 
 class BatchConfig(Section):
-    """The effective batch of one generator, and how it may be cut."""
+    """The effective batch of one generator, and how it is divided."""
 
     effective: Annotated[int, Field(ge=1, le=2**24)] = Field(
-        256, description="images in one step of one generator"
+        256,
+        description="Effective batch B: images in one optimizer step of one generator, over all "
+        "ranks and micro-batches.",
     )
     micro: Literal["auto"] | Positive = Field(
         "auto",
-        description="most surrogate images in one pass on one rank; auto: the largest that fits",
+        description="Maximum number of images in one pass of the surrogate on one rank; `auto` is "
+        "the largest that fits into memory. It does not change the result.",
     )
-    scope: Literal["cluster", "all"] = "cluster"
-    extend: Literal["cap", "views"] = "cap"
-    accumulation: Literal["delta", "engine"] = "delta"
+    scope: Literal["cluster", "all"] = Field(
+        "cluster",
+        description="Images that a generator sees: those of its own `cluster`, or `all` images, as "
+        "in the public UC code.",
+    )
+    extend: Literal["cap", "views"] = Field(
+        "cap",
+        description="If B exceeds the images of a generator: `cap` takes each image once, `views` "
+        "repeats images in more random views.",
+    )
+    accumulation: Literal["delta", "engine"] = Field(
+        "delta",
+        description="Gradient path: `delta` runs the generators once per step, `engine` once per "
+        "micro-batch. Both give the same gradient.",
+    )
 
 
 class BudgetConfig(Section):
-    """How long the bank is trained."""
+    """The length of the training of the generators."""
 
-    kind: Literal["epochs", "steps"] = "epochs"
-    epochs: Positive = 50
-    steps: Positive = 60
+    kind: Literal["epochs", "steps"] = Field(
+        "epochs",
+        description="What is equal between batch sizes: how often each image is seen (`epochs`), "
+        "or the number of optimizer steps (`steps`).",
+    )
+    epochs: Positive = Field(
+        50, description="Number of passes over the images of a generator, for `kind: epochs`."
+    )
+    steps: Positive = Field(60, description="Number of optimizer steps, for `kind: steps`.")
 
 
 class OptimizerConfig(Section):
-    """Optimizer, and its learning rate as a function of the step and the batch."""
+    """The optimizer of the generators, and its learning rate by step and batch."""
 
-    name: Literal["adam", "adamw", "sgd", "lars", "lamb"] = "adam"
-    lr: Rate = 1e-4
-    min_lr: NonNegative = 1e-6
-    weight_decay: NonNegative = 5e-4
-    schedule: Literal["cosine", "constant"] = "cosine"
-    lr_rule: Literal["none", "sqrt", "linear"] = "none"
-    reference_batch: Positive = Field(256, description="batch at which the rule leaves lr alone")
+    name: Literal["adam", "adamw", "sgd", "lars", "lamb"] = Field(
+        "adam", description="Optimizer; `lars` and `lamb` need one process or DDP."
+    )
+    lr: Rate = Field(1e-4, description="Peak learning rate, before `lr_rule` scales it.")
+    min_lr: NonNegative = Field(
+        1e-6, description="Learning rate at the end of the cosine schedule; at most `lr`."
+    )
+    weight_decay: NonNegative = Field(5e-4, description="Weight decay coefficient.")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine",
+        description="Learning rate over the steps: half a cosine down to `min_lr`, or constant.",
+    )
+    lr_rule: Literal["none", "sqrt", "linear"] = Field(
+        "none",
+        description="Scaling of `lr` with the effective batch B: `sqrt` multiplies it by "
+        "sqrt(B / `reference_batch`), `linear` by B / `reference_batch`.",
+    )
+    reference_batch: Positive = Field(
+        256, description="Effective batch, in images, at which `lr_rule` leaves `lr` unchanged."
+    )
     nonfinite: Literal["stop", "skip"] = Field(
-        "stop", description="a step whose loss or gradient is NaN or infinite; skip: go on without"
+        "stop",
+        description="On a NaN or infinite loss or gradient: stop with an error, or skip the step. "
+        "`skip` needs `batch.accumulation: delta`.",
     )
 
 
 class ComputeConfig(Section):
-    """How the frozen surrogate is computed; no choice changes the answer beyond rounding."""
+    """The computation of the frozen surrogate; no choice changes the result beyond rounding."""
 
     precision: Literal["auto", "float32", "bf16"] = Field(
-        "auto", description="of its layers; auto: bf16 where the hardware multiplies it"
+        "auto",
+        description="Precision of the layers of the surrogate; `auto` is bf16 where the hardware "
+        "multiplies it.",
     )
-    fold: bool = Field(True, description="fold batch norm into the convolutions")
-    channels_last: bool = True
+    fold: bool = Field(True, description="Whether to fold batch norm into the convolutions.")
+    channels_last: bool = Field(True, description="Whether to use the channels-last memory layout.")
     compile: Literal["auto", "off", "on", "graphs"] = Field(
-        "auto", description="torch.compile, or that with CUDA graphs; auto: on, on a GPU"
+        "auto",
+        description="Whether to use `torch.compile`; `graphs` adds CUDA graphs. `auto` is `on` on "
+        "a GPU, `off` elsewhere.",
     )
-    tf32: bool = Field(True, description="on a GPU, for what stays float32")
-    checkpointing: bool = Field(False, description="compute activations twice to save memory")
+    tf32: bool = Field(
+        True,
+        description="Whether a GPU multiplies as TF32 what stays float32, generators included.",
+    )
+    checkpointing: bool = Field(
+        False, description="Whether to compute activations twice, to save memory."
+    )
     cluster_groups: Positive = Field(
-        1, description="so many groups of ranks, each with clusters of its own"
+        1,
+        description="Number of rank groups; each trains its own part of the clusters, without "
+        "communication between groups.",
     )
     images: Literal["auto", "device", "host"] = Field(
-        "auto", description="where they are kept; auto: on a GPU if they take half its free memory"
+        "auto",
+        description="Where the training images are kept: in `device` memory, or on the `host`, "
+        "read ahead. `auto` is `device` on a GPU if they take at most half of its free memory.",
     )
 
 
 class NoiseConfig(Section):
-    """How often the gradient noise scale is measured in the space of the parameters."""
+    """The measurement of the gradient noise scale in the space of the parameters."""
 
     every: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
-        "auto", description="optimizer steps; 0: never; auto: at a hundredth of the time"
+        "auto",
+        description="Optimizer steps between measurements; 0 is never, `auto` spends at most a "
+        "hundredth of the time.",
     )
 
 
 class CheckpointConfig(Section):
-    """When the training state is written, and how many states are kept."""
+    """The times of checkpoints, and the number that is kept."""
 
-    every: Positive = Field(50, description="optimizer steps between checkpoints")
+    every: Positive = Field(50, description="Optimizer steps between checkpoints.")
     minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        10, description="at most so long between checkpoints"
+        10, description="Maximum time between checkpoints, in minutes."
     )
-    keep: Positive = 2
+    keep: Positive = Field(2, description="Number of checkpoints to keep, the newest ones.")
 
 
 class TargetConfig(Section):
-    """The network a scraper would train; one recipe for every arm."""
+    """The network that a scraper trains; every arm uses the same recipe."""
 
-    model: str = Field("resnet18", description="any timm model name")
-    args: dict[str, JsonValue] = Field({}, description="extra arguments for timm.create_model")
+    model: str = Field("resnet18", description="Name of any timm model.")
+    args: dict[str, JsonValue] = Field(
+        {}, description="Further arguments of `timm.create_model`, such as `channels`."
+    )
     weights: str = Field(
         "scratch",
         pattern=r"^(scratch|pretrained|simclr|file:.+)$",
-        description="simclr: a frozen encoder trained on the arm's images, and a linear probe",
+        description="Start of the training: random weights, weights of timm's hub or of a file to "
+        "fine-tune, or a linear probe on an encoder trained by SimCLR on the arm's images.",
     )
-    fit: TrainingRecipe = TrainingRecipe(epochs=30)
+    fit: TrainingRecipe = Field(TrainingRecipe(epochs=30), description="Training of the target.")
 
 
 class AdversarialConfig(Section):
-    """Adversarial training by projected gradient descent within L-inf `eps`."""
+    """Adversarial training by projected gradient descent (PGD) within an L-inf ball."""
 
-    eps: Annotated[float, Field(gt=0, le=1)] = 8 / 255
-    steps: Positive = 3
+    eps: Annotated[float, Field(gt=0, le=1)] = Field(
+        8 / 255, description="Radius of the ball, where white is 1; default 8/255."
+    )
+    steps: Positive = Field(3, description="PGD steps for each batch.")
 
 
 class EvaluationConfig(Section):
-    """Which targets are trained to judge the perturbations."""
+    """The targets that are trained to evaluate the perturbations."""
 
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0, 1, 2), min_length=1)
-    arms: tuple[ArmName, ...] = tuple(name for name in ArmName if name != ArmName.PROTECTED)
-    fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        (0.8, 1.0), description="shares of the train images that are protected"
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
+        (0, 1, 2), min_length=1, description="Seeds of the targets; every arm is trained with each."
     )
-    countermeasures: tuple[Countermeasure, ...] = Field((), description="a list, or `all`")
+    arms: tuple[ArmName, ...] = Field(
+        tuple(name for name in ArmName if name != ArmName.PROTECTED),
+        description="Arms to train, each on its own kind of training set; "
+        "`protected` stands for images of another program.",
+    )
+    fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (0.8, 1.0), description="Fractions of the training images that are protected."
+    )
+    countermeasures: tuple[Countermeasure, ...] = Field(
+        (), description="Countermeasures of the scraper to try, as a list or `all`."
+    )
     countered: tuple[ArmName, ...] = Field(
-        (ArmName.CLEAN, ArmName.UC), description="arms under countermeasures and other labels"
+        (ArmName.CLEAN, ArmName.UC),
+        description="Arms that are also trained under `countermeasures` and other `labels`; not "
+        "`unprotected`.",
     )
     labels: tuple[Annotated[str, Field(pattern=LABELLINGS)], ...] = Field(
-        ("own",), description="own, map:FILE, random:M, prototypes:M"
+        ("own",),
+        description="Labels that the scraper uses: those of the data set (`own`), a renaming in a "
+        "YAML file (`map:PATH`), or M groups of classes, at `random` or by k-means (`prototypes`).",
     )
-    adversarial: AdversarialConfig = AdversarialConfig()
+    adversarial: AdversarialConfig = Field(
+        AdversarialConfig(), description="Strength of the countermeasure `adversarial`."
+    )
     share: Literal["arms", "batches"] = Field(
-        "arms", description="ranks train arms of their own, or each batch together (DDP)"
+        "arms",
+        description="Division of the work over ranks: each trains other `arms`, or all train each "
+        "batch together (`batches`, DDP only).",
     )
 
     @field_validator("countermeasures", mode="before")
     @classmethod
-    def _all(cls, given: Any) -> Any:
-        return tuple(Countermeasure) if given == "all" else given
+    def _expand_all(cls, value: Any) -> Any:
+        return tuple(Countermeasure) if value == "all" else value
 
     @model_validator(mode="after")
-    def _once(self) -> Self:
+    def _check_lists(self) -> Self:
         for key in ("seeds", "arms", "fractions", "countermeasures", "countered", "labels"):
             values = getattr(self, key)
             if len(set(values)) < len(values):
-                raise ValueError(f"evaluation.{key}: names something twice")
+                raise ValueError(f"evaluation.{key}: contains a value twice; remove one of them")
         if ArmName.UNPROTECTED in self.countered:
-            raise ValueError("evaluation.countered: takes whole sets, not the unprotected part")
+            raise ValueError(
+                "evaluation.countered: needs arms of whole training sets; remove `unprotected`"
+            )
         return self

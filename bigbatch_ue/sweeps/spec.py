@@ -32,10 +32,20 @@ BatchSize = Annotated[int | Literal["full"], BeforeValidator(_size)]
 class BatchGrid(Section):
     """Effective batches: a list, or every `factor` times the one before, and `to` itself."""
 
-    listed: tuple[BatchSize, ...] = ()
-    start: Positive | None = Field(None, alias="from")
-    to: BatchSize = "full"
-    factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 2
+    listed: tuple[BatchSize, ...] = Field(
+        (),
+        description="Effective batches, in images, one by one; `full` is a whole cluster, or the "
+        "whole set at scope `all`. A bare list is the same as `listed`.",
+    )
+    start: Positive | None = Field(
+        None, alias="from", description="Smallest effective batch of a grid, in images."
+    )
+    to: BatchSize = Field(
+        "full", description="Largest effective batch of a grid, in images; always included."
+    )
+    factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Field(
+        2, description="Ratio of neighbouring batches of a grid."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -61,9 +71,15 @@ class BatchGrid(Section):
 class SweepDataset(Section):
     """One data set of a sweep: a preset or a file, and settings over it."""
 
-    preset: str | None = None
-    config: Path | None = None
-    settings: dict[str, Any] = Field({})
+    preset: str | None = Field(
+        None, description="Name of a preset; a bare name is the same as `preset`."
+    )
+    config: Path | None = Field(
+        None, description="YAML file of settings; not together with `preset`."
+    )
+    settings: dict[str, Any] = Field(
+        {}, description="Settings of this data set, nested as in a file; they win over `settings`."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -74,16 +90,34 @@ class SweepDataset(Section):
 class SweepSpec(Section):
     """What is varied, and where it goes; every combination is a cell."""
 
-    output: Path = Path("runs/sweep")
-    datasets: tuple[SweepDataset, ...] = Field(min_length=1)
-    batches: BatchGrid
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0, 1, 2, 3, 4), min_length=1)
-    budgets: tuple[Literal["epochs", "steps"], ...] = Field(("epochs", "steps"), min_length=1)
-    lr_rules: tuple[Literal["none", "sqrt", "linear"], ...] = Field(("none",), min_length=1)
-    scopes: tuple[Literal["cluster", "all"], ...] = Field(("cluster",), min_length=1)
-    settings: dict[str, Any] = Field({}, description="of every cell")
-    protect: bool = Field(True, description="write each cell's protected images, at training size")
-    launcher: Path | None = Field(None, description="an Accelerate YAML: each cell trains under it")
+    output: Path = Field(Path("runs/sweep"), description="Folder of the sweep.")
+    datasets: tuple[SweepDataset, ...] = Field(
+        min_length=1, description="Data sets: names of presets, or mappings."
+    )
+    batches: BatchGrid = Field(description="Effective batches: a list, or a geometric grid.")
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
+        (0, 1, 2, 3, 4),
+        min_length=1,
+        description="Seeds of the runs; the target of a run has the same seed.",
+    )
+    budgets: tuple[Literal["epochs", "steps"], ...] = Field(
+        ("epochs", "steps"), min_length=1, description="Values of `budget.kind`."
+    )
+    lr_rules: tuple[Literal["none", "sqrt", "linear"], ...] = Field(
+        ("none",), min_length=1, description="Values of `optimizer.lr_rule`."
+    )
+    scopes: tuple[Literal["cluster", "all"], ...] = Field(
+        ("cluster",), min_length=1, description="Values of `batch.scope`."
+    )
+    settings: dict[str, Any] = Field(
+        {}, description="Settings of every cell, nested as in a file; not those that are varied."
+    )
+    protect: bool = Field(
+        True, description="Whether to write the protected images of each cell, at training size."
+    )
+    launcher: Path | None = Field(
+        None, description="Accelerate YAML file under which each cell trains."
+    )
 
     @model_validator(mode="after")
     def _settings_leave_the_varied_alone(self) -> Self:

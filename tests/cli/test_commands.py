@@ -131,7 +131,7 @@ def read_only_output(folder: Path) -> list[str]:
     [
         (missing_file, "none.npz"),
         (missing_medmnist, "--download"),
-        (wrong_md5, "md5"),
+        (wrong_md5, "MD5"),
         (truncated_npz, "short.npz"),
         (object_array, "train_labels"),
         (undecodable_image, "train/b/1.png"),
@@ -164,7 +164,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["train", "--preset", "digit"], "unknown preset"),
+        (["train", "--preset", "digit"], "preset: unknown name 'digit'"),
         (["train", "--config", "none.yaml"], "none.yaml"),
         (["train", "--preset", "digits", "--config", "x.yaml"], "not both"),
         (["train", "--no-such-option"], "No such option"),
@@ -178,7 +178,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
         (["evaluate", "nowhere", "--shard", "3/2"], "expected I/N"),
         (["evaluate", "nowhere", "--shard", "1"], "expected I/N"),
         (["evaluate", "--protected", "folder:nowhere", "data.name=digits"], "no such folder"),
-        (["evaluate", "--protected", "x", "--target", "resnet19"], "unknown target 'resnet19'"),
+        (["evaluate", "--protected", "x", "--target", "resnet19"], "unknown name 'resnet19'"),
         (["report", "nowhere", "--out", "page"], "nowhere"),
     ],
 )

@@ -350,7 +350,7 @@ def test_a_bad_sweep_file_is_one_clear_line(
 
 
 def test_a_bad_cell_stops_the_sweep_before_anything_is_done(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown preset 'cifar'"):
+    with pytest.raises(UserError, match="preset: unknown name 'cifar'"):
         run_sweep(load_sweep(write(tmp_path, datasets=["digits", "cifar"])))
     assert not (tmp_path / "sweep").exists()
 

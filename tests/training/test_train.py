@@ -241,5 +241,5 @@ def test_steps_are_not_skipped_for_ever(folder: Path, monkeypatch: pytest.Monkey
 
 
 def test_skipping_needs_the_delta_path(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"nonfinite=skip needs batch\.accumulation=delta"):
+    with pytest.raises(UserError, match=r"nonfinite=skip: needs batch\.accumulation=delta"):
         tiny(folder, "optimizer.nonfinite=skip", "batch.accumulation=engine")

@@ -1,0 +1,147 @@
+"""Loading a configuration: presets, overrides, and errors that say what to do."""
+
+from pathlib import Path
+
+import pytest
+
+from bigbatch_ue.config.load import load_config, resolve, revise_evaluation
+from bigbatch_ue.config.names import PRESETS
+from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.sweeps.spec import SweepSpec
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_valid_and_names_its_data(preset: str) -> None:
+    config = load_config(preset)
+    assert config.data.name == ("digits" if preset == "small" else preset)
+
+
+@pytest.mark.parametrize(
+    ("preset", "clusters", "epochs"),
+    [("pets", 10, 50), ("flowers102", 5, 50), ("bloodmnist", 3, 30)],
+)
+def test_presets_contain_the_settings_of_the_study(preset: str, clusters: int, epochs: int) -> None:
+    config = load_config(preset)
+    assert config.surrogate.model == "resnet50"
+    assert config.surrogate.weights == "pretrained"
+    assert config.generator.eps == pytest.approx(16 / 255)
+    optimizer = config.optimizer
+    assert (optimizer.name, optimizer.lr, optimizer.min_lr) == ("adam", 1e-4, 1e-6)
+    assert optimizer.weight_decay == 5e-4
+    assert optimizer.schedule == "cosine"
+    assert (config.clusters.count, config.budget.epochs) == (clusters, epochs)
+    assert config.budget.kind == "epochs"
+
+
+def test_overrides_come_last_and_are_coerced(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("optimizer: {lr: 1e-3}\nbatch: {effective: 7}\n")
+    config = load_config(file=file, overrides=["batch.effective=4096", "optimizer.min_lr=1e-5"])
+    assert (config.batch.effective, config.optimizer.lr) == (4096, 1e-3)
+    assert config.optimizer.min_lr == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "batch.effectve=3",
+            "batch.effectve: unknown key; allowed: effective, micro, scope, extend, accumulation",
+        ),
+        ("bacth.effective=3", "bacth: unknown key; allowed: seed, output, data, surrogate, "),
+        ("surrogate.fit.rate=1", "surrogate.fit.rate: unknown key; allowed: optimizer, epochs, "),
+        ("batch.effective=0", "batch.effective=0: must be greater than or equal to 1"),
+        ("batch.effective=many", "batch.effective='many': must be a whole number"),
+        ("batch.micro=0", "batch.micro=0: must be 'auto' or greater than or equal to 1"),
+        ("batch.scope=some", "batch.scope='some': must be 'cluster' or 'all'"),
+        ("clusters.count=1", "clusters.count=1: must be greater than or equal to 2"),
+        ("generator.eps=0", "generator.eps=0: must be greater than 0"),
+        ("augment.flip=7", "augment.flip=7: must be true or false"),
+        ("optimizer.lr=.nan", "optimizer.lr=nan: must be a finite number"),
+        ("optimizer.lr=fast", "optimizer.lr='fast': must be a number"),
+        ("optimizer.min_lr=1", "optimizer.min_lr=1.0: exceeds optimizer.lr=0.002; lower it"),
+        ("data.size=4", "data.size=4: too small for the generators; use at least 8 pixels"),
+        (
+            "augment.pad=16",
+            "augment.pad=16: reaches over the whole image; use less than data.size=16",
+        ),
+        (
+            "surrogate.weights=imagenet",
+            "surrogate.weights='imagenet': must be pretrained, fit, random or file:PATH",
+        ),
+        ("surrogate.args=3", "surrogate.args=3: must be a mapping, such as {key: value}"),
+        ('data.name="a\\0b"', "data.name='a\\x00b': contains a control character; remove it"),
+        ("data.root=3", "data.root=3: must be text"),
+        ("evaluation.seeds=3", "evaluation.seeds=3: must be a list"),
+        ("evaluation.seeds=[]", "evaluation.seeds=[]: must have at least 1 item"),
+        ("batch=3", "batch=3: batch is a section; set one of its keys: effective, micro, "),
+        (
+            "surrogate.model.x=3",
+            "surrogate.model.x: surrogate.model is a value, not a section; "
+            "set surrogate.model itself",
+        ),
+        (
+            "batch.effective",
+            "'batch.effective': not a setting; write key=value, such as batch.effective=4096",
+        ),
+        ("batch.effective=[", "batch.effective=[: not valid YAML; check quotes and brackets"),
+    ],
+)
+def test_errors_name_the_key_and_say_what_is_allowed(override: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_config("digits", overrides=[override])
+    assert str(error.value).startswith(message)
+    if not message.endswith(", "):
+        assert str(error.value) == message
+
+
+def test_several_errors_are_all_reported_each_once() -> None:
+    content = {"datasets": [3], "budgets": ["hours"], "batches": {"from": 0}}
+    with pytest.raises(UserError) as error:
+        resolve(SweepSpec, content, ["seeds=[]"])
+    assert str(error.value) == (
+        "datasets=3: datasets is a section; set one of its keys: preset, config, settings; "
+        "batches.from=0: must be greater than or equal to 1; "
+        "seeds=[]: must have at least 1 item; "
+        "budgets='hours': must be 'epochs' or 'steps'"
+    )
+    with pytest.raises(UserError, match=r"^datasets: missing; set it; batches: missing; set it$"):
+        resolve(SweepSpec, {}, ())
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"- 1", "contains a list instead of sections; write `section: {key: value}`"),
+        (b"a: [", "not valid YAML"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+    ],
+)
+def test_unreadable_files_are_one_line(tmp_path: Path, content: bytes, part: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=part) as error:
+        load_config(file=file)
+    assert str(error.value).startswith(f"{file}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_preset_and_two_sources_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^preset: unknown name 'digit'; allowed: small, digits, "):
+        load_config("digit")
+    with pytest.raises(UserError, match=r"^preset and config file: both are given"):
+        load_config("digits", Path("c.yaml"))
+
+
+def test_an_evaluation_changes_no_setting_of_its_run() -> None:
+    config = load_config("digits")
+    revised = revise_evaluation(
+        config, overrides=["target.model=x", "evaluation.seeds=[4]", "data.root=x"]
+    )
+    assert (revised.target.model, revised.evaluation.seeds) == ("x", (4,))
+    with pytest.raises(UserError) as error:
+        revise_evaluation(config, overrides=["target.model=x", "batch.effective=3"])
+    assert str(error.value) == (
+        "batch.effective=3: belongs to the run, so that an evaluation cannot change it; "
+        "set only target.*, evaluation.* and data.root"
+    )
