@@ -15,6 +15,7 @@ from types import FrameType
 EXIT_INTERRUPTED = 75
 """`EX_TEMPFAIL` of sysexits.h: nothing is lost, and the same command with `--resume` continues."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+HOW_TO_CONTINUE = "run the same command again to continue"
 
 _STARTED = time.monotonic()
 
@@ -50,7 +51,7 @@ def raising_on_signals() -> Iterator[None]:
     """Raise `Interrupted` as soon as one of `SIGNALS` arrives in this context."""
 
     def interrupt(number: signal.Signals) -> None:
-        raise Interrupted(f"stopped by {number.name}; run the same command again to continue")
+        raise Interrupted(f"stopped by {number.name}; {HOW_TO_CONTINUE}")
 
     with handling_signals(interrupt):
         yield
