@@ -1,4 +1,4 @@
-"""Data sets by name: scikit-learn's digits, MedMNIST, torchvision's, and the user's own files."""
+"""Data sets by name: scikit-learn's digits, MedMNIST, torchvision's, and the user's files."""
 
 import hashlib
 from collections.abc import Callable
@@ -20,55 +20,57 @@ from bigbatch_ue.files.paths import expand_path
 from bigbatch_ue.runtime.errors import UserError
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
-# torchvision's name of a data set: class, folder, train split, attribute that lists the images.
 TORCHVISION = {
     "pets": ("OxfordIIITPet", "oxford-iiit-pet", "trainval", "_images"),
     "flowers102": ("Flowers102", "flowers-102", "train", "_image_files"),
 }
+"""torchvision's class, folder, train split, and attribute with the image files, by name."""
 
 
 class Digits:
-    """scikit-learn's 1,797 handwritten digits, split into 1,437 + 360 once and for all."""
+    """The 1,797 handwritten digits of scikit-learn, in a fixed split into 1,437 + 360."""
 
     classes: ClassVar[list[str]] = [str(digit) for digit in range(10)]
     channels = 1
 
     def files(self) -> list[Path]:
-        """None: the images are part of scikit-learn."""
+        """Return nothing: the images are part of scikit-learn."""
         return []
 
     def split(self, part: Part) -> Split:
-        """A half, in the order of the original set, whose indices are the names."""
+        """Return the train or test part, named by and in the order of the original indices."""
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 
         digits = load_digits()
-        everything = np.arange(len(digits.target))
-        halves = train_test_split(everything, test_size=360, stratify=digits.target, random_state=0)
-        chosen = np.sort(halves[PARTS.index(part)])
-        images = np.round(digits.images[chosen, None] * (255 / 16)).astype(np.uint8)
-        labels = digits.target[chosen].astype(np.int64)
-        return Split(labels, [f"{index:05d}" for index in chosen], lambda: iter(images))
+        indices = np.arange(len(digits.target))
+        parts = train_test_split(indices, test_size=360, stratify=digits.target, random_state=0)
+        own = np.sort(parts[PARTS.index(part)])
+        images = np.round(digits.images[own, None] * (255 / 16)).astype(np.uint8)
+        labels = digits.target[own].astype(np.int64)
+        return Split(labels, [f"{index:05d}" for index in own], lambda: iter(images))
 
 
 @dataclass(frozen=True)
 class MedMnist(Npz):
-    """An official MedMNIST v2 file, whose md5 is checked before it is read."""
+    """An official MedMNIST v2 file, whose MD5 is checked before it is read."""
 
     flag: str
     size: int
 
     @cached_property
     def classes(self) -> list[str]:
-        """MedMNIST's own names of the classes."""
+        """MedMNIST's names of the classes."""
         return list(medmnist_info(self.flag)["label"].values())
 
     def split(self, part: Part) -> Split:
-        """A half, named by index."""
+        """Return the train or test part, whose images are named by index."""
         expected = medmnist_info(self.flag)["MD5" + _suffix(self.size)]
         if self._md5 != expected:
-            found = f"md5 {self._md5}, expected {expected}"
-            raise UserError(f"{self.path}: {found}; remove that file, then add --download")
+            raise UserError(
+                f"{self.path}: its MD5 is {self._md5}, expected {expected}; "
+                "remove that file, then add --download"
+            )
         return super().split(part)
 
     @cached_property
@@ -78,16 +80,19 @@ class MedMnist(Npz):
 
 
 def open_source(data: DataConfig, download: bool = False) -> Source:
-    """The source that `data.name` and `data.size` mean; with `download`, fetched if it is missing.
+    """Open the source of `data.name` and `data.size`; with `download`, fetch it if it is missing.
 
     Raises:
-        UserError: an unknown name, a size that does not exist, missing files, a failed download.
+        UserError: an unknown name, a size that does not exist, missing files, or a failed download.
     """
     kind, _, place = data.name.partition(":")
     if data.name == "digits":
         return Digits()
     if data.name == "chestmnist":
-        raise UserError("chestmnist is multi-label, but an image here has one class; take another")
+        raise UserError(
+            "data.name=chestmnist: multi-label, but each image must have one class; "
+            "choose another data set"
+        )
     if data.name in MEDMNIST_2D:
         return _medmnist(data, download)
     if data.name in TORCHVISION:
@@ -101,28 +106,36 @@ def open_source(data: DataConfig, download: bool = False) -> Source:
 
 
 def _download(
-    shelter: AbstractContextManager[Path], fetch: Callable[[Path], object], what: str
+    target: AbstractContextManager[Path], fetch: Callable[[Path], object], path: Path, what: str
 ) -> None:
-    """Let `fetch` fill the parent of what `shelter` yields, which then becomes the real thing."""
-    with shelter as temporary:
+    """Download a data set atomically.
+
+    Args:
+        target: yields the temporary file or folder that becomes `path`.
+        fetch: downloads into a folder, the parent of the temporary file or folder.
+        path: of the downloaded file or folder, for messages.
+        what: name of the download, for messages.
+    """
+    with target as temporary:
         try:
             fetch(temporary.parent)
         except (RuntimeError, ValueError, OSError, EOFError) as error:
-            # medmnist replaces the reason by a page of advice.
-            reason = error.__context__ or error
-            raise UserError(f"download failed ({reason}); try again, or put {what}") from None
+            reason = error.__context__ or error  # medmnist replaces the reason by a page of advice
+            raise UserError(
+                f"{path}: download failed ({reason}); try again, or put {what} there"
+            ) from None
 
 
 def medmnist_info(flag: str) -> dict[str, Any]:
-    """What the medmnist package says of the data set `flag`."""
-    from medmnist import INFO  # importing medmnist makes ~/.medmnist
+    """Return the medmnist package's description of the data set `flag`."""
+    from medmnist import INFO  # imported here because the import creates ~/.medmnist
 
     info: dict[str, Any] = INFO[flag]
     return info
 
 
 def medmnist_file(root: Path, flag: str, size: int) -> Path:
-    """Where the official file of the data set `flag` at `size` is kept."""
+    """Return the path of the official file of the data set `flag` at `size`."""
     return root / "medmnist" / f"{flag}{_suffix(size)}.npz"
 
 
@@ -134,7 +147,7 @@ def _medmnist(data: DataConfig, download: bool) -> MedMnist:
     flag, size = data.name, data.size
     if size not in MEDMNIST_SIZES:
         sizes = ", ".join(map(str, MEDMNIST_SIZES))
-        raise UserError(f"data.size={size}: {flag} exists at sizes {sizes}")
+        raise UserError(f"data.size={size}: {flag} has no such size; allowed: {sizes}")
     path = medmnist_file(data.root, flag, size)
     if not path.is_file():
         if not download:
@@ -143,8 +156,8 @@ def _medmnist(data: DataConfig, download: bool) -> MedMnist:
 
         info = medmnist_info(flag)
         make = partial(getattr(medmnist, info["python_class"]), "val", download=True, size=size)
-        what = f"{info['url' + _suffix(size)]} at {path}"
-        _download(atomic_file(path), lambda root: make(root=root), what)  # "val" is small
+        url = info["url" + _suffix(size)]
+        _download(atomic_file(path), lambda root: make(root=root), path, url)  # "val" is small
     return MedMnist(path, flag, size)
 
 
@@ -156,46 +169,42 @@ def _torchvision(name: str, root: Path, download: bool) -> ImageFiles:
     if not base.is_dir():
         if not download:
             raise UserError(f"{base}: no such folder; add --download, or put {name} there")
-        _download(atomic_folder(base), lambda root: make(root, download=True), f"{name} at {base}")
+        _download(atomic_folder(base), lambda root: make(root, download=True), base, name)
     try:
-        halves: dict[Part, Any] = {"train": make(root, train), "test": make(root, "test")}
+        parts: dict[Part, Any] = {"train": make(root, train), "test": make(root, "test")}
     except (RuntimeError, ValueError, OSError) as error:
-        reason = f"not all of {name} ({error})"
-        raise UserError(f"{base}: {reason}; remove that folder, then add --download") from None
+        raise UserError(
+            f"{base}: incomplete ({error}); remove that folder, then add --download"
+        ) from None
     samples = {
-        part: list(zip(getattr(half, images), half._labels, strict=True))
-        for part, half in halves.items()
+        part: list(zip(getattr(own, images), own._labels, strict=True))
+        for part, own in parts.items()
     }
-    folders = {part: half._images_folder for part, half in halves.items()}
-    return ImageFiles(list(halves["train"].classes), folders, samples)
+    folders = {part: own._images_folder for part, own in parts.items()}
+    return ImageFiles(list(parts["train"].classes), folders, samples)
 
 
 class CatalogueEntry(NamedTuple):
-    """What `bigbatch-ue datasets` says of one data set; `present`: some of its files are there."""
+    """One line of `bigbatch-ue datasets`; `present`: whether any of its files is there."""
 
     name: str
     what: str
-    channels: str
     sizes: str
     place: str
     present: bool
 
 
 def catalogue(root: Path) -> list[CatalogueEntry]:
-    """Every data set that `data.name` may mean, where its files go, and whether they are there."""
+    """List the data sets that `data.name` may name, and where their files belong."""
     pets, flowers = (root / TORCHVISION[name][1] for name in ("pets", "flowers102"))
     what_pets, what_flowers = "37 cats and dogs, 3,680 + 3,669", "102 flowers, 1,020 + 6,149"
     return [
-        CatalogueEntry("digits", "10 digits, 1,437 + 360", "1", "8", "in scikit-learn", True),
-        CatalogueEntry("pets", what_pets, "3", "any", str(pets), pets.is_dir()),
-        CatalogueEntry("flowers102", what_flowers, "3", "any", str(flowers), flowers.is_dir()),
+        CatalogueEntry("digits", "10 digits, 1,437 + 360", "8", "in scikit-learn", True),
+        CatalogueEntry("pets", what_pets, "any", str(pets), pets.is_dir()),
+        CatalogueEntry("flowers102", what_flowers, "any", str(flowers), flowers.is_dir()),
         *(_medmnist_entry(root, flag) for flag in MEDMNIST_2D if flag in DATASETS),
-        CatalogueEntry(
-            "npz:PATH", "your file with MedMNIST's keys", "1 or 3", "any", "PATH", False
-        ),
-        CatalogueEntry(
-            "folder:PATH", "your images", "1 or 3", "any", "PATH/{train,test}/<class>/", False
-        ),
+        CatalogueEntry("npz:PATH", "your file with MedMNIST's keys", "any", "PATH", False),
+        CatalogueEntry("folder:PATH", "your images", "any", "PATH/{train,test}/<class>/", False),
     ]
 
 
@@ -207,4 +216,4 @@ def _medmnist_entry(root: Path, flag: str) -> CatalogueEntry:
     place = f"{files[0].parent}/"
     sizes = "/".join(map(str, MEDMNIST_SIZES))
     present = any(file.is_file() for file in files)
-    return CatalogueEntry(flag, what, str(info["n_channels"]), sizes, place, present)
+    return CatalogueEntry(flag, what, sizes, place, present)

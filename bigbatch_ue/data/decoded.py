@@ -1,7 +1,8 @@
-"""Images decoded once, as a uint8 memory map that all ranks share, with labels and names.
+"""Decoded data sets: a uint8 memory map that all ranks share, with labels and names.
 
-A set is decoded into `<root>/decoded/<slug>-<size>-<fingerprint>/`, whole or not at all; the
-fingerprint is of the source files' names, sizes and times, so a changed source is decoded again.
+A set is decoded into `<root>/decoded/<slug>-<size>-<fingerprint>/`, whole or not at all. The
+fingerprint is made of the names, sizes and modification times of the source files, so that a
+changed source is decoded again.
 """
 
 import os
@@ -13,43 +14,54 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from numpy.typing import NDArray
 from PIL import Image
 
 from bigbatch_ue.config.sections import DataConfig
 from bigbatch_ue.data.datasets import open_source
-from bigbatch_ue.data.source import PARTS, Part, Pixels, Source, to_hwc
+from bigbatch_ue.data.source import PARTS, Labels, Part, Pixels, Source, to_hwc
 from bigbatch_ue.files.atomic import atomic_folder
 from bigbatch_ue.files.formats import digest, read_json, write_json
 from bigbatch_ue.files.paths import expand_path, hide_home, require_file
 from bigbatch_ue.runtime.console import note, progress_bar
 from bigbatch_ue.runtime.errors import UserError
 
-_DECODER = 1  # raise it when the same files give other pixels
+_DECODER = 1
+"""Version of the decoder, to be raised when the same files give other pixels."""
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """`images` uint8 [N, C, H, W], a read-only memory map; `labels` int64 [N]; N `names`."""
+    """The images of a part.
+
+    Attributes:
+        images: uint8 [N, C, H, W], a read-only memory map.
+        labels: int64 [N].
+        names: N names.
+    """
 
     images: Pixels
-    labels: NDArray[np.int64]
+    labels: Labels
     names: list[str]
 
     def __len__(self) -> int:
         return len(self.names)
 
     def first(self, count: int) -> "ImageSet":
-        """The first `count` images, or all, as views."""
+        """Return the first `count` images, or all if there are fewer, without a copy."""
         return ImageSet(self.images[:count], self.labels[:count], self.names[:count])
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """What `prepare` makes.
+    """A decoded data set.
 
-    `name` goes into what may be passed on, so the way to the home folder is `~` in it;
-    `fingerprint` differs when files, size, decoder or limit differ.
+    Attributes:
+        name: `data.name` with the home folder as `~`, since it goes into files that may be
+            published.
+        fingerprint: differs if files, size, decoder or limit differ.
+        classes: name of each label.
+        train: the train images, at most `data.limit`.
+        test: the test images.
     """
 
     name: str
@@ -60,10 +72,10 @@ class DataSet:
 
 
 def prepare_dataset(data: DataConfig, *, download: bool = False) -> DataSet:
-    """The images of `data`, decoded now if no earlier run, or rank beside this one, has done so.
+    """Return the images of `data`, decoding them unless another run or rank has done so.
 
     Raises:
-        UserError: the source, or what was decoded from it, is not as it should be.
+        UserError: the source, or its decoded images, are not as they should be.
         OSError: `data.root` is full or cannot be written.
     """
     decoded = data.root / "decoded"
@@ -85,17 +97,17 @@ def prepare_dataset(data: DataConfig, *, download: bool = False) -> DataSet:
 
 
 def resize(image: Pixels, size: int) -> Pixels:
-    """`image`, uint8 [C, h, w], squashed whole to [C, size, size]; itself if it has that size."""
+    """Resize an image uint8 [C, h, w] to [C, size, size], without regard to its aspect ratio."""
     channels, *shape = image.shape
     if shape == [size, size]:
         return image
-    picture = Image.fromarray(to_hwc(image))
-    pixels = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))
+    resized = Image.fromarray(to_hwc(image)).resize((size, size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(resized)
     return pixels.reshape(size, size, channels).transpose(2, 0, 1)
 
 
 def _slug(name: str) -> str:
-    """A file name for a data set: two sets of the user's with the same last name stay apart."""
+    """Make a file name for a data set, different for two paths with the same last part."""
     kind, _, place = name.partition(":")
     if not place:
         return re.sub(r"\W+", "_", kind)
@@ -110,12 +122,12 @@ def _fingerprint(source: Source) -> str:
         stats = [(file, file.stat()) for file in files]
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: no such file") from None
-    rows = [(os.path.relpath(file, base), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
-    return digest([_DECODER, rows])
+    facts = [(os.path.relpath(file, base), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
+    return digest([_DECODER, facts])
 
 
 def _decode(source: Source, data: DataConfig, entry: Path) -> None:
-    """Write `entry`, and remove what an older state of the source, or a killed run, has left."""
+    """Write `entry`, and remove what an older source or a killed process has left."""
     older = _siblings(entry)
     if any(not folder.name.startswith(".") for folder in older):
         note(f"{data.name}: source changed; decoding again", any_process=True)
@@ -128,7 +140,7 @@ def _decode(source: Source, data: DataConfig, entry: Path) -> None:
 
 
 def _siblings(entry: Path) -> list[Path]:
-    """Folders of the same set and size as `entry`; those not finished begin with a dot."""
+    """List the folders of the same set and size as `entry`; unfinished ones begin with a dot."""
     prefix = entry.name[: -len(digest(None))]
     return [
         path
@@ -138,27 +150,27 @@ def _siblings(entry: Path) -> list[Path]:
 
 
 def _decode_part(source: Source, part: Part, data: DataConfig, folder: Path) -> list[str]:
-    """Write the images and labels of one split; its names are returned.
+    """Write the images and labels of one part, and return its names.
 
-    Images are appended to a plain file: on a full disk that is an OSError, where a memory map would
-    die of a signal.
+    Images are appended to a plain file: a full disk then raises OSError, whereas writing to a
+    memory map would end the process by a signal.
     """
     split = source.split(part)
     count = len(split.names)
     if count == 0:
-        raise UserError(f"{data.name}: the {part} set holds no image")
+        raise UserError(f"{data.name}: the {part} set contains no image; add at least one")
     header = {
         "descr": "|u1",
         "fortran_order": False,
         "shape": (count, source.channels, data.size, data.size),
     }
-    what = f"decoding {data.name}: {part}"
+    description = f"decoding {data.name}: {part}"
     with (
         (folder / f"{part}_images.npy").open("wb") as file,
         progress_bar(transient=True) as progress,
     ):
         np.lib.format.write_array_header_1_0(file, header)
-        for image in progress.track(split.images(), total=count, description=what):
+        for image in progress.track(split.images(), total=count, description=description):
             file.write(resize(image, data.size).tobytes())
     np.save(folder / f"{part}_labels.npy", split.labels, allow_pickle=False)
     return split.names
@@ -188,5 +200,5 @@ def _load_part(entry: Path, part: Part, meta: dict[str, Any], size: int) -> Imag
     if labels.dtype != np.int64 or labels.shape != (len(names),):
         raise ValueError(f"{part}_labels.npy is {labels.dtype} {list(labels.shape)}")
     if not ((labels >= 0) & (labels < len(meta["classes"]))).all():
-        raise ValueError(f"{part}_labels.npy names classes that meta.json does not")
+        raise ValueError(f"{part}_labels.npy has labels beyond the classes of meta.json")
     return ImageSet(images, labels, names)

@@ -1,4 +1,4 @@
-"""Where images come from: data sets by name, npz files and folders."""
+"""Image files of any format: decoding, and folders with a subfolder for each class."""
 
 import os
 import warnings
@@ -18,9 +18,12 @@ from bigbatch_ue.runtime.errors import CONTROL_CHARACTERS, UserError
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files of any format, mode and size that PIL reads: (path, label) in `samples`.
+    """A source of image files of any format, mode and size that PIL reads.
 
-    A name is a path below the `folders` of its split.
+    Attributes:
+        classes: name of each label.
+        folders: of each part; names of images are paths relative to it.
+        samples: path and label of each image of each part.
     """
 
     classes: list[str]
@@ -29,15 +32,15 @@ class ImageFiles:
 
     @cached_property
     def channels(self) -> int:
-        """1 if every image of both splits is grey, else 3."""
+        """1 if every image of both parts is grey, else 3."""
         return 1 if all(_is_grey(path) for path in self.files()) else 3
 
     def files(self) -> list[Path]:
-        """The images of train, then of test."""
+        """Return the images of the train part, then of the test part."""
         return [path for part in PARTS for path, _ in self.samples[part]]
 
     def split(self, part: Part) -> Split:
-        """A half, named by file."""
+        """Return the train or test part, whose images are named by file."""
         samples, folder = self.samples[part], self.folders[part]
         labels = np.array([label for _, label in samples], np.int64)
         names = [path.relative_to(folder).as_posix() for path, _ in samples]
@@ -45,13 +48,13 @@ class ImageFiles:
 
 
 def decode(path: Path, channels: int) -> Pixels:
-    """An image file as uint8 [`channels`, h, w], grey or RGB: upright, on white, 8 bits.
+    """Decode an image file: uint8 [`channels`, h, w], grey or RGB, upright, on white.
 
     Raises:
-        UserError: the file is no whole image, or one of suspiciously many pixels.
+        UserError: not a complete image, or suspiciously many pixels.
     """
-    with _opened(path) as image:
-        image = _eight_bit(ImageOps.exif_transpose(image))
+    with _open_image(path) as image:
+        image = _to_eight_bits(ImageOps.exif_transpose(image))
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -60,24 +63,26 @@ def decode(path: Path, channels: int) -> Pixels:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _open_image(path: Path) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(require_file(path), formats=_formats()) as image:
+            with Image.open(require_file(path), formats=_safe_formats()) as image:
                 yield image
         except UserError:
             raise
-        except Exception as error:  # PIL meets a broken file with nearly any of them
-            raise UserError(f"{path}: not a readable image ({error}); mend or remove it") from None
+        except Exception as error:  # for a broken file, PIL raises almost any of them
+            raise UserError(
+                f"{path}: cannot be read as an image ({error}); fix or remove it"
+            ) from None
 
 
 def _is_grey(path: Path) -> bool:
-    with _opened(path) as image:
+    with _open_image(path) as image:
         return image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def _to_eight_bits(image: Image.Image) -> Image.Image:
     if not image.mode.startswith(("I", "F")):
         return image
     levels = np.asarray(image)
@@ -87,78 +92,83 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def open_folder(path: Path) -> ImageFiles:
-    """Open a folder that holds `train/<class>/<image>` and `test/<class>/<image>`.
+    """Open a folder with `train/<class>/<image>` and `test/<class>/<image>`.
 
     Raises:
-        UserError: a missing folder, a class without images or in one part only, a link that leads
-            out of the folder.
+        UserError: a missing folder, a class without images or in one part only, or a link that
+            leads out of the folder.
     """
     folders = {part: path / part for part in PARTS}
-    classes = _class_folders(path)
+    classes = _class_names(path)
     samples: dict[Part, list[tuple[Path, int]]] = {}
     for part, folder in folders.items():
         samples[part] = []
         for label, name in enumerate(classes):
-            found = image_files(folder / name, inside=path)
-            if not found:
-                raise UserError(f"{folder / name}: holds no image")
-            samples[part] += [(file, label) for file in found]
+            files = find_images(folder / name, inside=path)
+            if not files:
+                raise UserError(f"{folder / name}: contains no image; add at least one")
+            samples[part] += [(file, label) for file in files]
     return ImageFiles(classes, folders, samples)
 
 
-def image_files(top: Path, *, inside: Path) -> list[Path]:
-    """The image files below `top`, folder by folder, sorted; linked folders are followed.
+def find_images(top: Path, *, inside: Path) -> list[Path]:
+    """Find the image files below `top`, sorted by folder; links to folders are followed.
 
     Raises:
-        UserError: a link that leads out of the folder `inside`, or to a folder seen already, or a
-            name that is no text.
+        UserError: a link out of the folder `inside`, a link to a folder that was visited already,
+            or a name with control characters.
     """
-    found: list[Path] = []
-    whole, seen = inside.resolve(), set()
-    for at, folders, names in os.walk(top, followlinks=True):
-        here = _within(Path(at), whole)
-        if here in seen:
-            raise UserError(f"{at}: a link to a folder that is here already; remove it")
-        seen.add(here)
-        files = [Path(at, name) for name in names if _may_be_image(name)]
-        for path in (*files, *(Path(at, name) for name in folders)):
+    images: list[Path] = []
+    root, visited = inside.resolve(), set()
+    for parent, folders, names in os.walk(top, followlinks=True):
+        real = _require_within(Path(parent), root)
+        if real in visited:
+            raise UserError(f"{parent}: links to a folder that is here already; remove the link")
+        visited.add(real)
+        files = [Path(parent, name) for name in names if _has_image_suffix(name)]
+        for path in (*files, *(Path(parent, name) for name in folders)):
             if CONTROL_CHARACTERS.search(str(path)):
-                raise UserError(f"{path}: a name that is no text; rename it")
+                raise UserError(f"{path}: its name contains a control character; rename it")
             if path.is_symlink():
-                _within(path, whole)
-        found += files
-    return sorted(found, key=lambda path: (str(path.parent), path.name))
+                _require_within(path, root)
+        images += files
+    return sorted(images, key=lambda path: (str(path.parent), path.name))
 
 
-def _within(path: Path, whole: Path) -> Path:
+def _require_within(path: Path, root: Path) -> Path:
+    """Return where `path` really is, which must be inside `root`."""
     real = Path(os.path.realpath(path))
-    if not real.is_relative_to(whole):
-        raise UserError(f"{path}: a link to {real}, outside {whole}; copy it here, or remove it")
+    if not real.is_relative_to(root):
+        raise UserError(
+            f"{path}: links to {real}, outside {root}; copy it here, or remove the link"
+        )
     return real
 
 
-def _may_be_image(file: str) -> bool:
-    """Whether the suffix of `file` is that of an image format that PIL reads."""
-    return Image.registered_extensions().get(Path(file).suffix.lower()) in _formats()
+def _has_image_suffix(file: str) -> bool:
+    return Image.registered_extensions().get(Path(file).suffix.lower()) in _safe_formats()
 
 
 @cache
-def _formats() -> list[str]:
-    """What PIL reads by itself: for EPS it starts Ghostscript, which runs the file as a program."""
+def _safe_formats() -> list[str]:
+    """List PIL's formats except EPS, for which it starts Ghostscript, which executes the file."""
     Image.init()
     return [name for name in Image.ID if name != "EPS"]
 
 
-def _class_folders(path: Path) -> list[str]:
-    """The names of the class folders, the same in both splits."""
-    found = {}
+def _class_names(path: Path) -> list[str]:
+    """List the names of the class folders, which must be the same in both parts."""
+    names = {}
     for part in PARTS:
-        if not (path / part).is_dir():
-            raise UserError(f"{path / part}: no such folder; images go to {part}/<class>/")
-        found[part] = {entry.name for entry in (path / part).iterdir() if entry.is_dir()}
-        if not found[part]:
-            raise UserError(f"{path / part}: holds no class folder")
+        folder = path / part
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; put images into {part}/<class>/")
+        names[part] = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+        if not names[part]:
+            raise UserError(f"{folder}: contains no class folder; put images into {part}/<class>/")
     for part, other in (PARTS, PARTS[::-1]):
-        for name in sorted(found[part] - found[other]):
-            raise UserError(f"{path / other / name}: no such folder, but {part} has that class")
-    return sorted(found["train"])
+        for name in sorted(names[part] - names[other]):
+            raise UserError(
+                f"{path / other / name}: no such folder, but {part} has that class; add it"
+            )
+    return sorted(names["train"])

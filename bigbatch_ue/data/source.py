@@ -1,4 +1,4 @@
-"""What a source of images is: it lists its files and yields its images in their original size."""
+"""The protocol of a source of images: its files, and its images in their original size."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,34 +17,38 @@ PARTS: tuple[Part, Part] = ("train", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """Half of a source: `labels` int64 [N], N `names`, and a function that decodes the images.
+    """The train or test part of a source.
 
-    It yields N arrays, uint8 [C, h, w] of the original sizes, to be read only.
+    Attributes:
+        labels: int64 [N].
+        names: N different names.
+        images: decodes the images, and yields N arrays uint8 [C, h, w] of the original sizes, which
+            must not be written to.
     """
 
-    labels: NDArray[np.int64]
+    labels: Labels
     names: list[str]
     images: Callable[[], Iterator[Pixels]]
 
 
 class Source(Protocol):
-    """A data set as it lies on disk; a file that is not as it should be is a `UserError`."""
+    """A data set on disk. A file that is not as it should be raises `UserError`."""
 
     @property
     def classes(self) -> list[str]:
-        """The name of each label."""
+        """Name of each label."""
 
     @property
     def channels(self) -> int:
-        """1 if every image of both splits is grey, else 3."""
+        """1 if every image of both parts is grey, else 3."""
 
     def files(self) -> list[Path]:
-        """Every file that images come from, in a fixed order."""
+        """Return all files with images, in a fixed order."""
 
     def split(self, part: Part) -> Split:
-        """The train or test half."""
+        """Return the train or test part."""
 
 
 def to_hwc(image: Pixels) -> Pixels:
-    """An image [C, h, w] as pictures have it, contiguous: [h, w], or [h, w, 3] in colour."""
+    """Convert an image [C, h, w] to [h, w] if grey, else [h, w, 3], as PIL needs it."""
     return image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))

@@ -1,4 +1,4 @@
-"""Random views of a batch: a crop of the zero-padded image and a flip, one draw per image."""
+"""Random views of images: a crop of the zero-padded image, and a flip."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,12 @@ from bigbatch_ue.config.sections import AugmentConfig
 
 @dataclass(frozen=True)
 class Views:
-    """How each of M images is seen.
+    """One view of each of M images.
 
-    `top` and `left` are offsets of the crop in the padded image, int16 [M] in 0 ... 2 * pad;
-    `flip` mirrors the crop from left to right, bool [M].
+    Attributes:
+        top: offset of the crop in the padded image, int16 [M] in 0 ... 2 * pad.
+        left: likewise.
+        flip: whether the crop is mirrored from left to right, bool [M].
     """
 
     top: NDArray[np.int16]
@@ -27,15 +29,15 @@ class Views:
 
 
 def draw_views(random: np.random.Generator, count: int, augment: AugmentConfig) -> Views:
-    """Draw `count` views, uniform over offsets; always the same amount of randomness per view."""
+    """Draw `count` views, uniform over offsets; a view always takes the same number of draws."""
     offsets = random.integers(2 * augment.pad + 1, size=(2, count)).astype(np.int16)
     return Views(offsets[0], offsets[1], random.random(count) < (0.5 if augment.flip else 0.0))
 
 
 def apply_views(images: Tensor, views: Views, pad: int) -> Tensor:
-    """See each image of `images` [M, C, H, W] as `views` say; differentiable in float `images`.
+    """Apply a view to each of `images` [M, C, H, W]; differentiable in float `images`.
 
-    Linear in `images`: the view of a sum is the sum of the views.
+    The operation is linear in `images`: the view of a sum is the sum of the views.
     """
     _, _, height, width = images.shape
     top, left, flip = (
@@ -49,7 +51,7 @@ def apply_views(images: Tensor, views: Views, pad: int) -> Tensor:
 
 
 def _take(images: Tensor, positions: Tensor, dim: int) -> Tensor:
-    """`images` at `positions` [M, size] along `dim`, zero where a position is outside."""
+    """Take `images` at `positions` [M, size] along `dim`; zero where a position is outside."""
     size = images.shape[dim]
     shape = (len(positions), 1, size, 1) if dim == 2 else (len(positions), 1, 1, size)
     inside = ((positions >= 0) & (positions < size)).view(shape)

@@ -9,7 +9,7 @@ import numpy as np
 
 from bigbatch_ue.config.sections import DataConfig
 from bigbatch_ue.data.decoded import DataSet, resize
-from bigbatch_ue.data.image_files import ImageFiles, image_files
+from bigbatch_ue.data.image_files import ImageFiles, find_images
 from bigbatch_ue.data.npz import Npz
 from bigbatch_ue.data.source import Pixels
 from bigbatch_ue.files.paths import expand_path
@@ -114,7 +114,7 @@ def _matched(
     stems = {_stem(name): index for index, name in enumerate(names)}
     found: dict[int, Path] = {}
     extra: list[Path] = []
-    for file in image_files(top, inside=top):
+    for file in find_images(top, inside=top):
         name = file.relative_to(top).as_posix()
         index = exact.get(name, stems.get(_stem(name)))
         if index is None:
