@@ -1,4 +1,4 @@
-"""The network that a scraper trains: from scratch, fine-tuned, or a probe on a frozen encoder."""
+"""Target networks: trained from scratch, fine-tuned, or a linear probe on a frozen encoder."""
 
 from typing import Self
 
@@ -10,16 +10,18 @@ from torch import Tensor, nn
 from bigbatch_ue.config.sections import AugmentConfig, TargetConfig
 from bigbatch_ue.files.paths import expand_path
 from bigbatch_ue.networks.backbone import NetworkSpec, build_network
+from bigbatch_ue.networks.recipe import TrainingSettings
 from bigbatch_ue.networks.simclr import train_simclr
 from bigbatch_ue.networks.weights import load_body
 
 
 class WithLinearHead(nn.Module):
-    """A network `body` with a new linear classifier; a `frozen` body learns nothing.
+    """A network `body` with a new linear classifier.
 
     Args:
-        body: float [M, C, H, W] in [0, 1] to features [M, d].
-        classes: outputs.
+        body: maps float [M, C, H, W] in [0, 1] to features [M, d].
+        features: d.
+        classes: number of outputs.
         frozen: keep the body in evaluation mode, without gradients: linear probing.
     """
 
@@ -37,7 +39,7 @@ class WithLinearHead(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Float images [M, C, H, W] in [0, 1] to logits [M, classes]."""
+        """Map float images [M, C, H, W] in [0, 1] to logits [M, classes]."""
         logits: Tensor = self.head(self.body(images))
         return logits
 
@@ -51,20 +53,20 @@ def build_target(
     seed: int,
     device: torch.device,
 ) -> nn.Module:
-    """The network of `config` as it is before it is trained with labels.
+    """Build the network of `config` as it is before training with labels.
 
     Args:
-        config: model, arguments, recipe, and where the weights come from: `scratch` draws them;
-            `pretrained` (timm's hub) and `file:PATH` put a new classifier on a trained body;
+        config: model, arguments, recipe and origin of the weights. `scratch` draws them.
+            `pretrained` (timm's hub) and `file:PATH` put a new classifier on a trained body.
             `simclr` trains the body on `images` without labels and freezes it.
-        images: uint8 [N, C, H, W], what the scraper got.
-        classes: outputs.
-        augment: flip of SimCLR's views.
-        seed: decides whatever is drawn, together with nothing else.
+        images: uint8 [N, C, H, W], the images of the scraper.
+        classes: number of outputs.
+        augment: its flip is used in SimCLR's views.
+        seed: the only source of randomness.
         device: where SimCLR trains.
 
     Returns:
-        A module, float [M, C, H, W] in [0, 1] to logits [M, classes].
+        A module that maps float [M, C, H, W] in [0, 1] to logits [M, classes].
 
     Raises:
         UserError: as for `build_network`, `load_body` and `train_simclr`.
@@ -84,6 +86,6 @@ def build_target(
         target = WithLinearHead(body, features, classes, frozen=kind == "simclr")
     if kind == "simclr":
         body.requires_grad_(True)
-        train_simclr(body, images, recipe=config.fit, augment=augment, seed=seed, device=device)
+        train_simclr(body, images, TrainingSettings(config.fit, augment, seed, device))
         body.requires_grad_(False)
     return target

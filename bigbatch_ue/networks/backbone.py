@@ -1,4 +1,4 @@
-"""Any timm network for images in [0, 1] of any size and channels, with a stem that suits them."""
+"""Any timm network for images in [0, 1], with a stem for their size and channels."""
 
 import difflib
 from collections.abc import Mapping
@@ -13,22 +13,28 @@ from bigbatch_ue.runtime.errors import UserError
 
 Stem = Literal["auto", "small", "standard"]
 
-SMALL = 64
-_LOADS = {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
+SMALL_SIZE = 64
 SMALL_PATCH = 4
 STEM_POOLS = ("maxpool", "stem.pool", "features.pool0")
+_FORBIDDEN_ARGS = {
+    "cache_dir",
+    "checkpoint_path",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+}
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A timm network, and the images that it is for.
+    """A timm network and the format of its input images.
 
     Attributes:
         name: any timm model name.
         channels: 1 or 3.
-        size: height and width of the images, pixels.
-        args: more arguments for `timm.create_model`.
-        stem: `small` keeps the resolution in the first convolution, `standard` does not, `auto` is
+        size: height and width of the images in pixels.
+        args: further arguments for `timm.create_model`.
+        stem: `small` keeps the resolution in the first convolution, `standard` does not. `auto` is
             `small` below 64 pixels.
     """
 
@@ -41,11 +47,11 @@ class NetworkSpec:
     @property
     def has_small_stem(self) -> bool:
         """Whether the network gets the stem for small images."""
-        return self.stem == "small" or (self.stem == "auto" and self.size < SMALL)
+        return self.stem == "small" or (self.stem == "auto" and self.size < SMALL_SIZE)
 
 
 class Normalised(nn.Module):
-    """A timm network `net` for images in [0, 1]: their mean and deviation are taken off first."""
+    """A timm network `net` for images in [0, 1], which are normalised before it."""
 
     mean: Tensor
     std: Tensor
@@ -59,7 +65,7 @@ class Normalised(nn.Module):
             self.register_buffer(name, values, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Float images [M, C, H, W] in [0, 1] to the network's output."""
+        """Map float images [M, C, H, W] in [0, 1] to the network's output."""
         output: Tensor = self.net((images - self.mean) / self.std)
         return output
 
@@ -67,28 +73,29 @@ class Normalised(nn.Module):
 def build_network(spec: NetworkSpec, classes: int, *, pretrained: bool = False) -> Normalised:
     """Build the network of `spec` for images in [0, 1].
 
-    Weights are drawn from torch's global random numbers, or come from the hub if `pretrained`.
-    With the stem for small images the first convolution keeps the resolution, as 3x3 unless
-    `pretrained`, and the pooling after it is left out (the CIFAR stem of He et al., arXiv
-    1512.03385, section 4.2). A vision transformer is built for images of `spec.size`, with patches
-    of 4 pixels in place of that stem, unless `spec.args` says otherwise.
+    The weights are drawn from torch's global random numbers, or downloaded if `pretrained`.
+
+    The stem for small images is the CIFAR stem of He et al. (arXiv 1512.03385, section 4.2): the
+    first convolution keeps the resolution, and the pooling after it is left out. The kernel is 3x3,
+    or that of the `pretrained` weights. A vision transformer is built for images of `spec.size`.
+    Instead of a small stem it gets patches of 4 pixels, unless `spec.args` says otherwise.
 
     Args:
-        spec: the network, and the images that it is for.
+        spec: the network and its input images.
         classes: number of outputs; 0 for the pooled features before the classifier.
         pretrained: load the weights that timm publishes.
 
     Returns:
-        A module, float [M, channels, size, size] to [M, classes or d].
+        A module that maps float [M, channels, size, size] to [M, classes or d].
 
     Raises:
-        UserError: an unknown model, arguments or a size that it does not take, or weights that
+        UserError: the model is unknown, rejects its arguments or the image size, or its weights
             cannot be downloaded.
     """
-    fitted = replace(spec, args={**_input_args(spec), **spec.args})
-    net = create_network(fitted, classes, hub=pretrained)
+    sized = replace(spec, args={**_input_args(spec), **spec.args})
+    net = create_network(sized, classes, hub=pretrained)
     if pretrained:
-        net = _download_pretrained(fitted, classes)
+        net = _download_pretrained(sized, classes)
     if spec.has_small_stem:
         shrink_stem(net, keep_kernel=pretrained)
     return check_output(Normalised(net, spec.channels), spec)
@@ -98,41 +105,44 @@ def create_network(spec: NetworkSpec, classes: int, *, hub: bool = False) -> nn.
     """Create the network as timm does, with random weights and timm's own stem.
 
     Args:
-        spec: the network, and the images that it is for.
+        spec: the network and its input images.
         classes: number of outputs; 0 for the pooled features.
-        hub: allow a name of another hub or of a folder, such as `hf-hub:user/model`.
+        hub: allow the name of another hub or of a folder, such as `hf-hub:user/model`.
 
     Raises:
         UserError: an unknown name or argument.
     """
     name = spec.name
     if ":" in name and not hub:
-        raise UserError(f"{name}: needs weights=pretrained; otherwise use one of timm's own names")
+        raise UserError(f"{name}: needs weights=pretrained; set it, or use one of timm's own names")
     base = name.partition(".")[0]
     if ":" not in name and not timm.is_model(base):
-        close = difflib.get_close_matches(base, timm.list_models()) or ["timm.list_models()"]
-        raise UserError(f"unknown model {name!r}; did you mean {', '.join(close)}?")
-    unsafe = sorted(_LOADS & spec.args.keys())
-    if unsafe:
-        raise UserError(f"{name}: args.{unsafe[0]} is not allowed; set `weights` instead")
+        similar = difflib.get_close_matches(base, timm.list_models())
+        advice = f"did you mean {', '.join(similar)}?" if similar else "see timm.list_models()"
+        raise UserError(f"model {name!r}: timm has no such model; {advice}")
+    forbidden = sorted(_FORBIDDEN_ARGS & spec.args.keys())
+    if forbidden:
+        raise UserError(f"{name}: args.{forbidden[0]} is not allowed; set `weights` instead")
     try:
         net: nn.Module = timm.create_model(
             name, in_chans=spec.channels, num_classes=classes, **spec.args
         )
     except Exception as error:
         given = f" with args {dict(spec.args)}" if spec.args else ""
-        raise UserError(f"timm cannot build {name}{given}: {first_line(error)}") from None
+        raise UserError(
+            f"{name}: timm cannot build it{given} ({first_line(error)}); change args"
+        ) from None
     return net
 
 
 def _input_args(spec: NetworkSpec) -> dict[str, int]:
-    """Arguments that tell a network of fixed input size the size of images and patches."""
+    """Return the sizes of images and patches, for a network of fixed input size."""
     if ":" in spec.name or not timm.is_model(spec.name.partition(".")[0]):
         return {}
-    known = timm.get_pretrained_cfg(spec.name)
-    if not getattr(known, "fixed_input_size", False):
+    published = timm.get_pretrained_cfg(spec.name)
+    if not getattr(published, "fixed_input_size", False):
         return {}
-    patches = known.first_conv == "patch_embed.proj" and spec.has_small_stem
+    patches = published.first_conv == "patch_embed.proj" and spec.has_small_stem
     return {"img_size": spec.size} | ({"patch_size": SMALL_PATCH} if patches else {})
 
 
@@ -145,18 +155,18 @@ def _download_pretrained(spec: NetworkSpec, classes: int) -> nn.Module:
     except Exception as error:
         raise UserError(
             f"{name}: cannot download pretrained weights ({first_line(error)}); on a machine with "
-            f"a network save timm.create_model({name!r}, pretrained=True).state_dict() with "
-            "safetensors.torch.save_file(..., PATH), copy the file here and set "
-            "weights to file:PATH"
+            f"internet access, save timm.create_model({name!r}, pretrained=True).state_dict() with "
+            "safetensors.torch.save_file(..., PATH), then copy the file here and set "
+            "weights=file:PATH"
         ) from None
     return net
 
 
 def check_output(model: Normalised, spec: NetworkSpec) -> Normalised:
-    """Return `model` if it maps images of this kind to one row each.
+    """Return `model` if it maps each image of `spec` to one vector.
 
     Raises:
-        UserError: it does not take such images, or gives something else.
+        UserError: the model rejects such images, or its output has another shape.
     """
     training = model.training
     try:
@@ -164,25 +174,25 @@ def check_output(model: Normalised, spec: NetworkSpec) -> Normalised:
             shape = tuple(model.eval()(torch.zeros(1, spec.channels, spec.size, spec.size)).shape)
     except Exception as error:
         raise UserError(
-            f"{spec.name} does not take {spec.size} pixel images ({first_line(error)}); change "
-            "data.size, or args such as img_size and patch_size"
+            f"{spec.name}: does not take images of {spec.size} pixels ({first_line(error)}); "
+            "change data.size, or args such as img_size and patch_size"
         ) from None
     if len(shape) != 2:
         raise UserError(
-            f"{spec.name} gives features of shape {shape}, not one row for each image; "
+            f"{spec.name}: its features have shape {shape}, not one vector for each image; "
             "choose another model"
         )
     return model.train(training)
 
 
 def first_convolutions(net: nn.Module) -> list[str]:
-    """Names of the convolutions that see the image, several in a multi-branch stem."""
+    """Return the names of the convolutions that see the image: several in a multi-branch stem."""
     names = net.pretrained_cfg["first_conv"]  # type: ignore[index]
     return [names] if isinstance(names, str) else list(names or ())
 
 
 def shrink_stem(net: nn.Module, *, keep_kernel: bool) -> None:
-    """Let the first convolution keep the resolution, 3x3 or its own kernel, and drop the pool."""
+    """Make the first convolution keep the resolution, 3x3 or with its own kernel; drop the pool."""
     for name in first_convolutions(net):
         conv = net.get_submodule(name)
         assert isinstance(conv, nn.Conv2d)
@@ -198,11 +208,13 @@ def shrink_stem(net: nn.Module, *, keep_kernel: bool) -> None:
 
 
 def _three_by_three(conv: nn.Conv2d) -> nn.Conv2d:
-    small = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=conv.bias is not None)
-    nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
-    return small
+    smaller = nn.Conv2d(
+        conv.in_channels, conv.out_channels, 3, padding=1, bias=conv.bias is not None
+    )
+    nn.init.kaiming_normal_(smaller.weight, mode="fan_out", nonlinearity="relu")
+    return smaller
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
+    """Return the first line of an error's message."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,7 +1,7 @@
-"""Train a network from scratch, by labels or without any, the same way every time.
+"""Training of a classifier: cross-entropy on labelled images, reproducible from a seed.
 
-Networks here take float images in [0, 1]; images are kept as uint8 [N, C, H, W] and become float
-one batch at a time.
+Networks here take float images in [0, 1]. Images are stored as uint8 [N, C, H, W], and converted to
+float one batch at a time.
 """
 
 from collections.abc import Callable
@@ -10,22 +10,23 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bigbatch_ue.config.sections import AugmentConfig, TrainingRecipe
 from bigbatch_ue.data.source import Labels, Pixels
 from bigbatch_ue.data.views import apply_views, draw_views
 from bigbatch_ue.networks.inference import accuracy, autocast, to_channels_last, to_device, to_float
-from bigbatch_ue.networks.recipe import rank_slice, reproducible, train_epochs
+from bigbatch_ue.networks.recipe import TrainingSettings, reproducible, train_epochs
 
 Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Views uint8 [M, C, H, W] and labels int64 [M] to images, uint8 or float in [0, 1], and targets:
+labels, or probabilities [M, classes]."""
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""The network, images and targets to the images that are learned instead: adversarial training."""
 
 
 class LearningCurve(NamedTuple):
-    """After each epoch: accuracy on the test set (empty without one), and the mean train loss."""
+    """Accuracy on the test set (empty without one) and mean training loss after each epoch."""
 
     accuracies: list[float]
     losses: list[float]
@@ -35,63 +36,52 @@ def train_classifier(
     model: nn.Module,
     images: Pixels,
     labels: Labels,
+    settings: TrainingSettings,
     *,
-    recipe: TrainingRecipe,
-    augment: AugmentConfig,
-    seed: int,
-    device: torch.device,
     test: tuple[Pixels, Labels] | None = None,
     on_epoch: Callable[[int, float | None], None] | None = None,
     transform: Transform | None = None,
     attack: Attack | None = None,
-    ranks: Accelerator | None = None,
 ) -> LearningCurve:
-    """Train `model` in place with cross-entropy; leaves it on `device` in evaluation mode.
+    """Train `model` in place with cross-entropy; leaves it on the device in evaluation mode.
 
     Args:
-        model: maps float [M, C, H, W] in [0, 1] to logits [M, classes].
+        model: maps float [M, C, H, W] in [0, 1] to logits [M, classes]. Frozen parameters stay so.
         images: uint8 [N, C, H, W], may be a memory map.
         labels: int64 [N] in 0 ... classes - 1.
-        recipe: SGD with Nesterov momentum 0.9 or AdamW, epochs, batch, peak of the one-cycle rate,
-            decay. Parameters that are frozen stay so.
-        augment: padding of the random crop and flip; one view per image and epoch.
-        seed: decides shuffles, views and dropout, together with nothing else.
-        device: where to train; bfloat16 autocast on CUDA, float32 elsewhere.
+        settings: recipe, views, seed, device and ranks.
         test: images and labels on which the accuracy is measured after each epoch, each image once.
         on_epoch: called with (epoch from 0, test accuracy or None) after each epoch.
-        transform: what is done to each batch of views, uint8 [M, C, H, W], and its labels, int64
-            [M]; gives images, uint8 or float in [0, 1], and labels or shares [M, classes].
-        attack: maps (model, images, targets) to the images that are learned instead: adversarial
-            training.
-        ranks: whose processes train each batch together, by DDP; alone if None. Batch norm sees the
-            whole batch on GPUs, a rank's part of it on CPUs.
+        transform: applied to each batch of views and its labels.
+        attack: replaces the images of each batch.
 
     Raises:
-        UserError: fewer than two images or a batch of one for each rank, or a loss that is no
-            longer finite.
+        UserError: fewer than two images or a batch of one for each rank, or a loss that is not
+            finite.
     """
+    device, augment = settings.device, settings.augment
 
-    def loss(trained: nn.Module, chosen: NDArray[np.int64], random: np.random.Generator) -> Tensor:
-        batch, targets = to_device(images[chosen], device), to_device(labels[chosen], device)
+    def loss(wrapped: nn.Module, index: NDArray[np.int64], random: np.random.Generator) -> Tensor:
+        batch, targets = to_device(images[index], device), to_device(labels[index], device)
         batch = apply_views(batch, draw_views(random, len(batch), augment), augment.pad)
         if transform is not None or attack is not None:
             torch.manual_seed(int(random.integers(2**63 - 1)))
         if transform is not None:
             batch, targets = transform(batch, targets)
-        part = rank_slice(len(chosen), ranks)
+        part = settings.rank_slice(len(index))
         batch, targets = to_channels_last(to_float(batch[part])), targets[part]
         if attack is not None:
             batch = attack(model, batch, targets)
         with autocast(device):
-            mean: Tensor = F.cross_entropy(trained(batch), targets)
-        return mean * (len(targets) / len(chosen))
+            mean: Tensor = F.cross_entropy(wrapped(batch), targets)
+        return mean * (len(targets) / len(index))
 
     curve = LearningCurve([], [])
-    with reproducible(seed, recipe, device):
-        for epoch, mean_loss in train_epochs(model, len(images), loss, recipe, seed, device, ranks):
+    with reproducible(settings):
+        for epoch, mean_loss in train_epochs(model, len(images), loss, settings):
             curve.losses.append(mean_loss)
             if test is not None:
-                curve.accuracies.append(accuracy(model, *test, device, ranks))
+                curve.accuracies.append(accuracy(model, *test, device, settings.ranks))
             if on_epoch is not None:
                 on_epoch(epoch, curve.accuracies[-1] if curve.accuracies else None)
     model.eval()

@@ -1,4 +1,4 @@
-"""A frozen network made fast: folded, laid out, in bfloat16, compiled; the same up to rounding."""
+"""The frozen network made fast: folded, channels last, bfloat16, compiled; equal up to rounding."""
 
 import copy
 import warnings
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node, symbolic_trace
+from torch.fx import Node, symbolic_trace
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
 
@@ -19,16 +19,16 @@ from bigbatch_ue.runtime.device import has_bf16
 
 @dataclass(frozen=True)
 class ComputeMode:
-    """How a frozen network is computed on a device.
+    """The arithmetic and memory layout of a frozen network on a device.
 
     Attributes:
-        precision: of its layers; what goes in and comes out is float32.
-        fold: batch norm is folded into the convolutions before it, and a strided convolution of the
-            image is one of its 2 x 2 blocks.
+        precision: precision of the layers, `float32` or `bf16`; inputs and outputs are float32.
+        fold: whether batch norm is folded into the convolution before it, and a strided convolution
+            of the image is computed over its 2 x 2 blocks.
         channels_last: memory layout.
-        compiled: by torch.compile: `off`, `on`, or `graphs`, with CUDA graphs.
-        tf32: a GPU multiplies what stays float32, the generators too, as TF32.
-        checkpointing: activations are computed again in the backward pass instead of kept.
+        compiled: mode of torch.compile: `off`, `on`, or `graphs` with CUDA graphs.
+        tf32: whether a GPU multiplies what stays float32, including the generators, as TF32.
+        checkpointing: whether activations are recomputed in the backward pass instead of kept.
     """
 
     precision: str
@@ -40,7 +40,7 @@ class ComputeMode:
 
 
 def compute_mode(settings: ComputeConfig, device: torch.device) -> ComputeMode:
-    """What `settings` come to on `device`; `auto` is bfloat16, or compiled, where that pays."""
+    """Resolve the `auto` settings for `device`: bfloat16 and compilation where they are faster."""
     on_gpu = device.type == "cuda"
     precision = settings.precision
     if precision == "auto":
@@ -58,69 +58,68 @@ def compute_mode(settings: ComputeConfig, device: torch.device) -> ComputeMode:
     )
 
 
-def allow_tf32(way: ComputeMode) -> None:
+def allow_tf32(mode: ComputeMode) -> None:
     """Let this process's GPU multiply float32 as TF32, or forbid it."""
-    torch.backends.cuda.matmul.allow_tf32 = way.tf32
-    torch.backends.cudnn.allow_tf32 = way.tf32
+    torch.backends.cuda.matmul.allow_tf32 = mode.tf32
+    torch.backends.cudnn.allow_tf32 = mode.tf32
 
 
 class FrozenNetwork(nn.Module):
-    """A network in evaluation mode, without gradients of its own, computed as a plan says.
+    """A network in evaluation mode and without gradients of its own, computed in a given mode.
 
     Args:
-        net: float [M, C, H, W] to features [M, d]; it is copied.
-        way: as from `how`.
+        net: maps float [M, C, H, W] to features [M, d]; it is copied.
+        mode: from `compute_mode`.
     """
 
-    def __init__(self, net: nn.Module, way: ComputeMode) -> None:
+    def __init__(self, net: nn.Module, mode: ComputeMode) -> None:
         super().__init__()
         net = copy.deepcopy(net).eval().requires_grad_(False)
-        if way.fold:
-            net = in_pixel_blocks(fold(net))
-        if way.channels_last:
+        if mode.fold:
+            net = convolve_in_blocks(fold(net))
+        if mode.channels_last:
             net = net.to(memory_format=torch.channels_last)
-        if way.precision == "bf16":
+        if mode.precision == "bf16":
             _round_weights(net)
-        self.net, self.way = net, way
-        self._call: Any = _compiled(net, way.compiled)
+        self.net, self.mode = net, mode
+        self._forward: Any = _compile(net, mode.compiled)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Float32 images [M, C, H, W] in [0, 1] to float32 features [M, d]."""
-        way = self.way
-        if way.channels_last:
+        """Map float32 images [M, C, H, W] in [0, 1] to float32 features [M, d]."""
+        mode = self.mode
+        if mode.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        low = way.precision == "bf16"
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=low):
-            if way.checkpointing and torch.is_grad_enabled():
-                features = checkpoint(self._call, images, use_reentrant=False)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=mode.precision == "bf16"):
+            if mode.checkpointing and torch.is_grad_enabled():
+                output = checkpoint(self._forward, images, use_reentrant=False)
             else:
-                features = self._call(images)
-        wide: Tensor = features.float()
-        return wide
+                output = self._forward(images)
+        features: Tensor = output.float()
+        return features
 
 
 def _round_weights(net: nn.Module) -> None:
-    """Keep in bfloat16 what autocast would round anew in every pass."""
+    """Round to bfloat16, once, the weights that autocast would round in every pass."""
     for module in net.modules():
         if type(module) in (nn.Conv2d, nn.Linear):
             module.to(torch.bfloat16)
 
 
-def _compiled(net: nn.Module, mode: str) -> Any:
-    # micro-batches have one of two sizes: each is compiled for itself, which is faster than both
+def _compile(net: nn.Module, mode: str) -> Any:
+    # Micro-batches have two sizes. Code for each is faster than one code for any size.
     if mode == "off":
         return net
     return torch.compile(net, dynamic=False, mode="reduce-overhead" if mode == "graphs" else None)
 
 
 def fold(net: nn.Module) -> nn.Module:
-    """`net` with every batch norm that follows a convolution folded into it (Jacob et al., 2018).
+    """Fold every batch norm that follows a convolution into it (Jacob et al., 2018).
 
-    The network must be in evaluation mode. One that torch.fx cannot trace is returned as it is.
+    `net` must be in evaluation mode. It is returned unchanged if torch.fx cannot trace it.
     """
     try:
         traced = symbolic_trace(net)
-    except Exception as error:  # tracing runs the network's own code on stand-ins
+    except Exception as error:  # tracing runs the network's own code
         warnings.warn(f"batch norm is not folded: {error}", stacklevel=2)
         return net
     modules = dict(traced.named_modules())
@@ -129,17 +128,18 @@ def fold(net: nn.Module) -> nn.Module:
         norm = modules.get(str(node.target))
         if not isinstance(norm, nn.BatchNorm2d) or not isinstance(source, Node):
             continue
-        before = modules.get(str(source.target)) if source.op == "call_module" else None
-        if isinstance(before, nn.Conv2d) and len(source.users) == 1:
-            _replace(traced, str(source.target), fuse_conv_bn_eval(before, _plain(norm)))
-            _replace(traced, str(node.target), _rest(norm))
+        conv = modules.get(str(source.target)) if source.op == "call_module" else None
+        if isinstance(conv, nn.Conv2d) and len(source.users) == 1:
+            fused = fuse_conv_bn_eval(conv, _without_activation(norm))
+            traced.set_submodule(str(source.target), fused)
+            traced.set_submodule(str(node.target), _activation(norm))
     return traced
 
 
-class _OfBlocks(nn.Module):
-    """A convolution of stride 2 as one of stride 1 over the image's 2 x 2 blocks as channels.
+class _BlockConvolution(nn.Module):
+    """A convolution of stride 2, as one of stride 1 with the image's 2 x 2 blocks as channels.
 
-    The kernel is padded to an even size. With few channels this is the faster way to the gradient.
+    The kernel is padded to an even size. With few channels, the gradient is faster this way.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -167,11 +167,11 @@ class _OfBlocks(nn.Module):
         return features
 
 
-def in_pixel_blocks(net: nn.Module) -> nn.Module:
-    """`net` with its strided convolutions of images (at most 4 channels) over 2 x 2 blocks."""
+def convolve_in_blocks(net: nn.Module) -> nn.Module:
+    """Compute strided convolutions of images (at most 4 channels) over 2 x 2 blocks; in place."""
     for name, module in list(net.named_modules()):
         if type(module) is nn.Conv2d and module.in_channels <= 4 and _is_plainly_strided(module):
-            net.set_submodule(name, _OfBlocks(module).to(module.weight.device))
+            net.set_submodule(name, _BlockConvolution(module).to(module.weight.device))
     return net
 
 
@@ -187,20 +187,15 @@ def _is_plainly_strided(conv: nn.Conv2d) -> bool:
     )
 
 
-def _plain(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    """Only the batch norm of timm's batch norm with an activation."""
+def _without_activation(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    """Return the plain batch norm of timm's batch norm with an activation."""
     plain = nn.BatchNorm2d(norm.num_features, norm.eps, affine=norm.affine)
     plain.load_state_dict(norm.state_dict())
     return plain.eval()
 
 
-def _rest(norm: nn.BatchNorm2d) -> nn.Module:
-    """What is left of a batch norm when its affine map is gone."""
+def _activation(norm: nn.BatchNorm2d) -> nn.Module:
+    """Return the rest of a batch norm whose affine map has been folded away."""
     if isinstance(norm, BatchNormAct2d):
         return nn.Sequential(norm.drop, norm.act)
     return nn.Identity()
-
-
-def _replace(net: GraphModule, name: str, module: nn.Module) -> None:
-    parent, _, own = name.rpartition(".")
-    setattr(net.get_submodule(parent), own, module)

@@ -1,4 +1,4 @@
-"""The generator bank: p ResNet generators in one module, one perturbation each."""
+"""The generator bank: p ResNet generators in one module, each with one perturbation."""
 
 import torch
 from torch import Tensor, nn
@@ -8,8 +8,8 @@ from bigbatch_ue.runtime.randomness import Purpose, torch_seed
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
-    # The norm sees one sample, so its statistics are that sample's. Without running ones it is the
-    # same function in training and evaluation, and there is no buffer that ranks could disagree on.
+    # The norm sees one sample and takes that sample's statistics. Without running statistics it is
+    # the same function in training and evaluation, and ranks have no buffer to disagree on.
     return nn.BatchNorm2d(channels, track_running_stats=False)
 
 
@@ -32,9 +32,10 @@ class _ResidualBlock(nn.Module):
 class ResNetGenerator(nn.Sequential):
     """Image-to-image ResNet of Johnson et al. (ECCV 2016) with six residual blocks.
 
-    Reflection-padded 7x7 convolution, two strided ones down, six residual blocks at 4 * `width`
-    channels, two transposed ones up, 7x7 convolution, tanh. Maps [n, C, H, W] to
-    [n, C, 4 * ceil(H / 4), 4 * ceil(W / 4)] in (-1, 1); 7.8 million parameters at width 64.
+    The layers are a reflection-padded 7x7 convolution, two strided convolutions down, six residual
+    blocks with 4 * `width` channels, two transposed convolutions up, a 7x7 convolution and tanh.
+    They map [n, C, H, W] to [n, C, 4 * ceil(H / 4), 4 * ceil(W / 4)] in (-1, 1). At width 64 they
+    have 7.8 million parameters.
     """
 
     def __init__(self, channels: int, width: int) -> None:
@@ -68,8 +69,8 @@ class GeneratorBank(nn.Module):
         channels: C, 1 or 3.
         size: H = W, at least 8.
         config: width, eps and bound.
-        seed: of the run; generator c depends on (seed, c) only, not on p.
-        first: c of the first generator, where this bank is a part of a larger one.
+        seed: seed of the run. Generator c depends on (seed, c) only, not on p.
+        first: c of the first generator, where this bank is part of a larger one.
     """
 
     noise: Tensor
@@ -96,11 +97,11 @@ class GeneratorBank(nn.Module):
         self.register_buffer("noise", torch.stack(noise), persistent=False)
 
     def forward(self) -> Tensor:
-        """All perturbations, float32 [p, C, H, W] in [-eps, eps]."""
-        return torch.stack([self.perturbation(row) for row in range(len(self.generators))])
+        """Return all perturbations, float32 [p, C, H, W] in [-eps, eps]."""
+        return torch.stack([self.perturbation(index) for index in range(len(self.generators))])
 
-    def perturbation(self, row: int) -> Tensor:
-        """That of one generator, float32 [C, H, W] in [-eps, eps]."""
+    def perturbation(self, index: int) -> Tensor:
+        """Return the perturbation of one generator, float32 [C, H, W] in [-eps, eps]."""
         height, width = self.noise.shape[-2:]
-        raw: Tensor = self.generators[row](self.noise[row][None])[0, :, :height, :width]
+        raw: Tensor = self.generators[index](self.noise[index][None])[0, :, :height, :width]
         return self.eps * raw if self.bound == "tanh" else raw.clamp(-self.eps, self.eps)

@@ -1,4 +1,4 @@
-"""Predictions of a classifier, and its accuracy, on images kept as uint8."""
+"""Predictions and accuracy of a classifier on images stored as uint8."""
 
 from typing import Any
 
@@ -19,9 +19,9 @@ def predict(
     ranks: Accelerator | None = None,
     batch: int = 256,
 ) -> Tensor:
-    """The probability that `model` gives each class, for `images` uint8 [N, C, H, W].
+    """Return the probability that `model` gives each class, for `images` uint8 [N, C, H, W].
 
-    Batches are cut in one way, whatever the ranks, and each is done by one of them. Leaves `model`
+    The batches do not depend on the number of ranks; each is computed by one rank. Leaves `model`
     in evaluation mode.
 
     Returns:
@@ -32,12 +32,13 @@ def predict(
     for buffer in model.buffers() if world > 1 else ():
         broadcast(buffer)
     with torch.no_grad(), autocast(device):
-        whole = torch.zeros(len(images), output_width(model, images, device), device=device)
+        width = output_width(model, images, device)
+        probabilities = torch.zeros(len(images), width, device=device)
         for start in list(range(0, len(images), batch))[rank::world]:
             part = slice(start, start + batch)
             logits = model(to_channels_last(to_float(to_device(images[part], device))))
-            whole[part] = logits.float().softmax(1)
-    return whole.cpu() if ranks is None else ranks.reduce(whole, "sum").cpu()
+            probabilities[part] = logits.float().softmax(1)
+    return (ranks.reduce(probabilities, "sum") if ranks else probabilities).cpu()
 
 
 def accuracy(
@@ -47,27 +48,27 @@ def accuracy(
     device: torch.device,
     ranks: Accelerator | None = None,
 ) -> float:
-    """The fraction of all `images` [N, C, H, W] that `model` gives their label, each once."""
+    """Return the fraction of all `images` [N, C, H, W] that `model` classifies as their label."""
     from torchmetrics.classification import MulticlassAccuracy  # a second to import
 
-    found, expected = predict(model, images, device, ranks), torch.from_numpy(np.array(labels))
-    metric = MulticlassAccuracy(num_classes=found.shape[1], average="micro")
-    return float(metric(found.argmax(1), expected))
+    probabilities = predict(model, images, device, ranks)
+    metric = MulticlassAccuracy(num_classes=probabilities.shape[1], average="micro")
+    return float(metric(probabilities.argmax(1), torch.from_numpy(np.array(labels))))
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Pixels as float32 in [0, 1]: uint8 is divided by 255, float is left alone."""
+    """Return pixels as float32 in [0, 1]: divide uint8 by 255, leave float unchanged."""
     return images if images.is_floating_point() else images.float() / 255
 
 
 @torch.no_grad()
 def output_width(model: nn.Module, images: Pixels, device: torch.device) -> int:
-    """How many values `model`, in evaluation mode from here on, gives for each image."""
+    """Return the number of outputs of `model` for each image; leaves it in evaluation mode."""
     return int(model.to(device).eval()(to_float(to_device(images[:1], device))).shape[1])
 
 
 def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    """A copy of `array` on `device`."""
+    """Copy `array` to `device`."""
     return torch.from_numpy(np.array(array)).to(device)
 
 
@@ -77,5 +78,5 @@ def to_channels_last(images: Tensor) -> Tensor:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """Autocast to bfloat16 on CUDA; float32 elsewhere."""
+    """Return a context that computes in bfloat16 on CUDA and in float32 elsewhere."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")

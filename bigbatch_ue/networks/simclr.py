@@ -1,7 +1,8 @@
-"""SimCLR: an encoder trained on images without labels."""
+"""SimCLR: training of an encoder on images without labels."""
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from bigbatch_ue.config.sections import AugmentConfig, TrainingRecipe
 from bigbatch_ue.data.source import Pixels
 from bigbatch_ue.networks.inference import autocast, output_width, to_channels_last, to_device
-from bigbatch_ue.networks.recipe import reproducible, train_epochs
+from bigbatch_ue.networks.recipe import TrainingSettings, reproducible, train_epochs
 
 TEMPERATURE = 0.5
 PROJECTION = 128
@@ -23,25 +23,20 @@ PROJECTION = 128
 def train_simclr(
     model: nn.Module,
     images: Pixels,
+    settings: TrainingSettings,
     *,
-    recipe: TrainingRecipe,
-    augment: AugmentConfig,
-    seed: int,
-    device: torch.device,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> list[float]:
-    """Train `model` in place so that two views of an image agree: for images without labels.
+    """Train `model` in place so that the features of two views of an image agree.
 
     SimCLR (Chen et al., ICML 2020, arXiv 2002.05709), with a two-layer projection head that is
-    thrown away. Flips are among the views only where `augment.flip` says so.
+    discarded afterwards. Leaves `model` in evaluation mode.
 
     Args:
         model: maps float [M, C, H, W] in [0, 1] to features [M, d].
         images: uint8 [N, C, H, W], may be a memory map.
-        recipe: as for `train_classifier`.
-        augment: only its `flip` is used; the other transformations are SimCLR's.
-        seed: decides shuffles, views and the head.
-        device: where to train; bfloat16 autocast on CUDA, float32 elsewhere.
+        settings: recipe, seed and device. Of `augment` only `flip` is used; the other
+            transformations are SimCLR's. `ranks` is ignored: each process trains alone.
         on_epoch: called with (epoch from 0, mean loss) after each epoch.
 
     Returns:
@@ -50,20 +45,21 @@ def train_simclr(
     Raises:
         UserError: as for `train_classifier`.
     """
-    transform = simclr_views(images.shape[1], images.shape[-1], augment.flip)
+    settings, device = replace(settings, ranks=None), settings.device
+    transform = simclr_views(images.shape[1], images.shape[-1], settings.augment.flip)
 
-    def loss(trained: nn.Module, chosen: NDArray[np.int64], _: np.random.Generator) -> Tensor:
-        batch = to_device(images[chosen], device)
+    def loss(wrapped: nn.Module, index: NDArray[np.int64], _: np.random.Generator) -> Tensor:
+        batch = to_device(images[index], device)
         views = torch.stack([transform(image) for image in (*batch, *batch)])
         with autocast(device):
-            return nt_xent(trained(to_channels_last(views)), TEMPERATURE)
+            return nt_xent(wrapped(to_channels_last(views)), TEMPERATURE)
 
     losses = []
-    with reproducible(seed, recipe, device):
+    with reproducible(settings):
         width = output_width(model, images, device)
         head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, PROJECTION))
-        both = nn.Sequential(model, head)
-        for epoch, mean_loss in train_epochs(both, len(images), loss, recipe, seed, device):
+        with_head = nn.Sequential(model, head)
+        for epoch, mean_loss in train_epochs(with_head, len(images), loss, settings):
             losses.append(mean_loss)
             if on_epoch is not None:
                 on_epoch(epoch, mean_loss)
@@ -72,7 +68,7 @@ def train_simclr(
 
 
 def simclr_views(channels: int, size: int, flip: bool) -> Callable[[Tensor], Tensor]:
-    """SimCLR's random transformation of one uint8 image [C, H, W] to float [C, size, size]."""
+    """Return SimCLR's random transformation of a uint8 image [C, H, W] to float [C, size, size]."""
     colour = [0.4, 0.4, 0.4, 0.1] if channels == 3 else [0.4, 0.4]
     transforms: list[Any] = [
         v2.RandomResizedCrop(size, scale=(0.3, 1.0), antialias=True),
@@ -87,11 +83,11 @@ def simclr_views(channels: int, size: int, flip: bool) -> Callable[[Tensor], Ten
 
 
 def nt_xent(projections: Tensor, temperature: float) -> Tensor:
-    """Normalised temperature-scaled cross-entropy of pairs (arXiv 2002.05709, eq. 1).
+    """Return the normalised temperature-scaled cross-entropy of pairs (arXiv 2002.05709, eq. 1).
 
     Args:
         projections: float [2 M, k]; rows i and M + i are the two views of image i.
-        temperature: divides the cosine similarities.
+        temperature: divisor of the cosine similarities.
 
     Returns:
         The mean loss over all 2 M rows, a scalar.

@@ -1,4 +1,4 @@
-"""Weights of a network's body from a file, all of them or none; never through pickle."""
+"""Weights of a network's body from a file: all or none, and never through pickle."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,30 +28,32 @@ def load_body(path: Path, spec: NetworkSpec) -> tuple[Normalised, int]:
     """Build the network of `spec` without its classifier, with the weights of a file.
 
     Args:
-        path: safetensors, or a state dict that torch saved; must hold exactly the network's body.
-        spec: the network, and the images that it is for. A colour network's first kernels are
-            folded for grey images; a first kernel in the file keeps its size.
+        path: safetensors, or a state dict that torch saved; must contain exactly the network's
+            body.
+        spec: the network and its input images. For grey images, the first kernels of a colour
+            network are summed over its channels. The first kernel keeps the size that it has in the
+            file.
 
     Returns:
-        A module, float [M, channels, size, size] in [0, 1] to features [M, d], and the number of
-        tensors that were loaded.
+        A module that maps float [M, channels, size, size] in [0, 1] to features [M, d], and the
+        number of tensors that were loaded.
 
     Raises:
-        UserError: a file that is missing, unsafe or of another network.
+        UserError: the file is missing, unsafe or of another network.
     """
     net = create_network(spec, 0)
-    state = _state(path)
+    state = _read_state(path)
     first = first_convolutions(net)
     if spec.has_small_stem:
-        shrink_stem(net, keep_kernel=_same_kernels(net, state, first))
+        shrink_stem(net, keep_kernel=_has_own_kernels(net, state, first))
     for convolution in first:
         _match_channels(state, f"{convolution}.weight", spec.channels)
     count = _fill(net, state, path, spec.name)
     return check_output(Normalised(net, spec.channels), spec), count
 
 
-def _state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or of a state dict that torch saved, by plain names."""
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file or of a saved state dict, by plain names."""
     if path.suffix == ".safetensors":
         return read_tensors(path)[0]
     try:
@@ -60,15 +62,19 @@ def _state(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:
         unsafe = isinstance(error, UnpicklingError)
-        reason = "it holds more than tensors" if unsafe else first_line(error)
+        reason = "it contains more than tensors" if unsafe else first_line(error)
         raise UserError(
-            f"{path}: not loaded as a state dict ({reason}); save model.state_dict() as safetensors"
+            f"{path}: cannot be loaded as a state dict ({reason}); "
+            "save model.state_dict() as safetensors"
         ) from None
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no state dict but a {type(content).__name__}")
+        raise UserError(
+            f"{path}: contains a {type(content).__name__}, not a state dict; "
+            "save model.state_dict() as safetensors"
+        )
     return {
         str(key).removeprefix("module."): value
         for key, value in content.items()
@@ -76,7 +82,8 @@ def _state(path: Path) -> dict[str, Tensor]:
     }
 
 
-def _same_kernels(net: nn.Module, state: Mapping[str, Tensor], first: list[str]) -> bool:
+def _has_own_kernels(net: nn.Module, state: Mapping[str, Tensor], first: list[str]) -> bool:
+    """Whether the first kernels in `state` have the size of those of `net`."""
     own = net.state_dict()
     return all(
         f"{name}.weight" in state
@@ -86,40 +93,44 @@ def _same_kernels(net: nn.Module, state: Mapping[str, Tensor], first: list[str])
 
 
 def _match_channels(state: dict[str, Tensor], key: str, channels: int) -> None:
-    """Fold a colour network's first kernels for grey images, the way timm does."""
+    """Sum a colour network's first kernels over channels for grey images, as timm does."""
     weight = state.get(key)
     if weight is not None and weight.ndim == 4 and weight.shape[1] == 3 and channels == 1:
         state[key] = adapt_input_conv(channels, weight)
 
 
 def _fill(net: nn.Module, state: Mapping[str, Tensor], path: Path, name: str) -> int:
-    """Load `state`, which must hold exactly the backbone of `net`: how many tensors were loaded.
+    """Load `state` into `net` and return the number of tensors loaded.
 
-    The classifier may be there or not, and so may batch norm's counts of batches.
+    `state` must contain exactly the backbone of `net`. The classifier and batch norm's counts of
+    batches are optional.
     """
     classifiers = net.pretrained_cfg["classifier"]  # type: ignore[index]
     heads = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers or ())
     ignored = tuple(f"{head}." for head in heads)
     own = net.state_dict()
     needed = {key for key in own if not key.endswith("num_batches_tracked")}
-    found = {key: value for key, value in state.items() if not key.startswith(ignored)}
+    body = {key: value for key, value in state.items() if not key.startswith(ignored)}
     problems = {
-        "missing": sorted(needed - found.keys()),
-        "unknown": sorted(found.keys() - own.keys()),
+        "missing": sorted(needed - body.keys()),
+        "unknown": sorted(body.keys() - own.keys()),
         "of another shape": sorted(
-            key for key in found.keys() & own.keys() if found[key].shape != own[key].shape
+            key for key in body.keys() & own.keys() if body[key].shape != own[key].shape
         ),
     }
     if any(problems.values()):
-        raise UserError(f"{path} does not hold {name}'s weights: {_listed(problems, len(needed))}")
-    net.load_state_dict(found, strict=False)
+        raise UserError(
+            f"{path}: does not contain {name}'s weights: {_listed(problems, len(needed))}; "
+            "use a file of this model"
+        )
+    net.load_state_dict(body, strict=False)
     return len(needed)
 
 
 def _listed(problems: Mapping[str, list[str]], needed: int) -> str:
     parts = []
-    for what, keys in problems.items():
+    for problem, keys in problems.items():
         if keys:
             more = ", ..." if len(keys) > _SHOWN else ""
-            parts.append(f"{len(keys)} {what} ({', '.join(keys[:_SHOWN])}{more})")
-    return f"of {needed} tensors {'; '.join(parts)}"
+            parts.append(f"{len(keys)} {problem} ({', '.join(keys[:_SHOWN])}{more})")
+    return f"of {needed} tensors, {', '.join(parts)}"

@@ -180,9 +180,9 @@ def test_unprotected_part_keeps_its_own_labels(
 ) -> None:
     given: list[Any] = []
 
-    def watching(model: Any, images: Any, labels: Any, **rest: Any) -> Any:
+    def watching(model: Any, images: Any, labels: Any, *rest: Any, **named: Any) -> Any:
         given.append((images, labels))
-        return train_classifier(model, images, labels, **rest)
+        return train_classifier(model, images, labels, *rest, **named)
 
     monkeypatch.setattr(module, "train_classifier", watching)
     arm = trained(subject, "unprotected", fraction=0.4)

@@ -15,6 +15,7 @@ from bigbatch_ue.config.names import TARGETS
 from bigbatch_ue.config.sections import AugmentConfig, TargetConfig
 from bigbatch_ue.evaluation.target import WithLinearHead, build_target
 from bigbatch_ue.networks.classifier import train_classifier
+from bigbatch_ue.networks.recipe import TrainingSettings
 from bigbatch_ue.runtime.errors import UserError
 
 CPU = torch.device("cpu")
@@ -51,7 +52,7 @@ def test_every_preset_builds_and_gives_logits(name: str, size: int) -> None:
 
 def test_unknown_preset_and_settings_of_another_run_are_refused() -> None:
     with pytest.raises(
-        UserError, match=r"unknown target 'resnet19'; allowed: resnet18, .*vit_small"
+        UserError, match=r"target: unknown name 'resnet19'; allowed: resnet18, .*vit_small"
     ):
         revise_evaluation(load_config(), "resnet19")
     with pytest.raises(UserError, match=r"only target\.\*, evaluation\.\*"):
@@ -77,7 +78,7 @@ def test_fine_tuning_starts_from_the_file_and_learns_everything(tmp_path: Path) 
     loaded = model.body.net.state_dict()  # type: ignore[union-attr]
     assert torch.equal(loaded["layer4.1.conv2.weight"], body.state_dict()["layer4.1.conv2.weight"])
     assert all(parameter.requires_grad for parameter in model.parameters())
-    with pytest.raises(UserError, match="does not hold resnet34's weights"):
+    with pytest.raises(UserError, match="does not contain resnet34's weights"):
         target(f"file:{path}", model="resnet34")
 
 
@@ -90,9 +91,7 @@ def test_simclr_encoder_learns_from_the_arms_images_and_then_stays_frozen() -> N
     recipe = TargetConfig().fit.model_copy(update={"epochs": 2, "batch": 8})
     head = model.head.weight.clone()
     labels = np.arange(24) % 3
-    train_classifier(
-        model, images(), labels, recipe=recipe, augment=AugmentConfig(), seed=0, device=CPU
-    )
+    train_classifier(model, images(), labels, TrainingSettings(recipe, AugmentConfig(), 0, CPU))
     after = model.body.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not torch.equal(head, model.head.weight)

@@ -4,16 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.datasets import load_digits
 
 from bigbatch_ue.config.sections import AugmentConfig, SurrogateConfig, TrainingRecipe
 from bigbatch_ue.data.decoded import DataSet, ImageSet
 from bigbatch_ue.networks.backbone import Normalised
 from bigbatch_ue.networks.surrogate import prepare_surrogate
-
-CPU = torch.device("cpu")
-ARGS = {"channels": [8, 8, 16, 32]}
+from tests.helpers.networks import CPU, NARROW
 
 
 def digits(classes: int = 10) -> DataSet:
@@ -38,7 +35,7 @@ def prepared(
         SurrogateConfig(
             **{
                 "model": "resnet18",
-                "args": ARGS,
+                "args": NARROW,
                 "weights": weights,
                 "fit": TrainingRecipe(epochs=1, batch=50),
                 **more,

@@ -1,6 +1,4 @@
-"""The frozen surrogate at speed: whichever way it is computed, the gradient stays what it was."""
-
-from pathlib import Path
+"""The frozen surrogate at speed: its gradient does not depend on how it is computed."""
 
 import pytest
 import torch
@@ -14,8 +12,8 @@ from bigbatch_ue.networks.frozen import (
     ComputeMode,
     FrozenNetwork,
     compute_mode,
+    convolve_in_blocks,
     fold,
-    in_pixel_blocks,
 )
 from bigbatch_ue.networks.inference import to_float
 from bigbatch_ue.networks.surrogate import surrogate_of_run
@@ -32,8 +30,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, DataSet]:
-    """A surrogate fitted to real digits, and these."""
-    torch.set_num_threads(1)
+    """A surrogate trained on real digits, and these."""
     place = f"data.root={tmp_path_factory.mktemp('frozen')}"
     config = load_config("digits", overrides=[*SMALL, place])
     data = prepare_dataset(config.data)
@@ -79,11 +76,11 @@ def test_folding_layout_and_checkpointing_leave_the_gradient(
 
 def test_checkpointing_is_bit_equal(digits: tuple[nn.Module, DataSet]) -> None:
     net, data = digits
-    ways = [
+    modes = [
         compute_mode(PLAIN.model_copy(update={"checkpointing": on}), CPU) for on in (False, True)
     ]
-    kept, again = (delta_gradient(FrozenNetwork(net, way), data) for way in ways)
-    assert torch.equal(kept, again)
+    kept, recomputed = (delta_gradient(FrozenNetwork(net, mode), data) for mode in modes)
+    assert torch.equal(kept, recomputed)
 
 
 def test_bf16_keeps_the_direction_of_the_gradient(digits: tuple[nn.Module, DataSet]) -> None:
@@ -129,7 +126,7 @@ def test_every_batch_norm_after_a_convolution_is_folded(name: str, args: dict[st
 
 @pytest.mark.parametrize(("kernel", "padding"), [(7, 3), (3, 1), (3, 0), (4, 1), (6, 2)])
 @pytest.mark.parametrize("shape", [(32, 32), (15, 18), (9, 11)])
-def test_a_strided_convolution_of_images_is_one_of_blocks(
+def test_a_strided_convolution_of_images_is_one_over_blocks(
     kernel: int, padding: int, shape: tuple[int, int]
 ) -> None:
     torch.manual_seed(0)
@@ -137,17 +134,17 @@ def test_a_strided_convolution_of_images_is_one_of_blocks(
     net = nn.Sequential(conv, nn.Conv2d(5, 4, 3, stride=2)).requires_grad_(False)
     images = torch.rand(2, 3, *shape, requires_grad=True)
     expected = net[:1](images)
-    blocks = in_pixel_blocks(net)
+    blocks = convolve_in_blocks(net)
     assert type(blocks[0]) is not nn.Conv2d
     assert type(blocks[1]) is nn.Conv2d
-    found = blocks[:1](images)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    output = blocks[:1](images)
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
     wanted = torch.rand_like(expected)
-    gradients = [torch.autograd.grad(y, images, wanted)[0] for y in (found, expected)]
+    gradients = [torch.autograd.grad(y, images, wanted)[0] for y in (output, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
 
 
-def test_other_convolutions_stay() -> None:
+def test_other_convolutions_are_left_alone() -> None:
     for conv in (
         nn.Conv2d(3, 6, 3, padding=1),
         nn.Conv2d(3, 6, 2, stride=2),
@@ -156,7 +153,7 @@ def test_other_convolutions_stay() -> None:
         nn.Conv2d(3, 6, 3, stride=2, padding=1, padding_mode="reflect"),
     ):
         net = nn.Sequential(conv)
-        assert in_pixel_blocks(net)[0] is conv
+        assert convolve_in_blocks(net)[0] is conv
 
 
 def test_a_network_that_cannot_be_traced_is_left_as_it_is() -> None:
@@ -169,7 +166,7 @@ def test_a_network_that_cannot_be_traced_is_left_as_it_is() -> None:
         assert fold(net) is net
 
 
-def test_the_network_given_stays_what_it_was(digits: tuple[nn.Module, DataSet]) -> None:
+def test_the_given_network_is_not_changed(digits: tuple[nn.Module, DataSet]) -> None:
     net, _ = digits
     before = {name: value.clone() for name, value in net.state_dict().items()}
     FrozenNetwork(net, compute_mode(ComputeConfig(precision="bf16"), CPU))
@@ -186,6 +183,6 @@ def test_defaults_suit_the_device() -> None:
     assert compute_mode(PLAIN, CPU) == ComputeMode("float32", False, False, "off", False, False)
 
 
-def test_nothing_of_it_is_part_of_the_answer(tmp_path: Path) -> None:
+def test_compute_settings_do_not_decide_the_answer() -> None:
     changed = load_config(overrides=["compute.precision=bf16", "compute.fold=false"])
     assert changed.answer() == load_config().answer()

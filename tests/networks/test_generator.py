@@ -20,7 +20,7 @@ def test_a_generator_of_width_64_has_7_8_million_parameters() -> None:
 
 @pytest.mark.parametrize("size", [8, 9, 10, 11, 12, 29])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_any_size_comes_out_as_it_went_in(size: int, channels: int) -> None:
+def test_perturbations_have_the_size_of_the_images(size: int, channels: int) -> None:
     made = GeneratorBank(2, channels, size, GeneratorConfig(width=2), seed=0)
     assert made().shape == (2, channels, size, size)
 
@@ -70,7 +70,7 @@ def test_evaluation_mode_gives_the_pass_that_was_trained() -> None:
     assert torch.equal(made.eval()(), trained)
 
 
-def test_making_a_bank_leaves_the_global_random_state_alone() -> None:
+def test_building_a_bank_leaves_the_global_random_state_alone() -> None:
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)

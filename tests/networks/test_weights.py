@@ -1,0 +1,133 @@
+"""Weights from a file: all or none, under the names of the network, and never through pickle."""
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bigbatch_ue.networks.backbone import NetworkSpec, Normalised
+from bigbatch_ue.networks.weights import load_body
+from bigbatch_ue.runtime.errors import UserError
+from tests.helpers.networks import NARROW, built, convolution
+
+
+def loaded(path: Path) -> Normalised:
+    return load_body(path, NetworkSpec("resnet18", 1, 8, NARROW))[0]
+
+
+def state_of(name: str = "resnet18", **more: Any) -> dict[str, Tensor]:
+    torch.manual_seed(9)
+    return {**built(name, args=NARROW, **more).net.state_dict()}
+
+
+def test_every_tensor_of_the_body_is_loaded_and_the_classifier_is_not(tmp_path: Path) -> None:
+    path, state = tmp_path / "weights.safetensors", state_of(classes=10)
+    state["bn1.running_mean"] = torch.rand(64)
+    save_file(state, path)
+    own = loaded(path).net.state_dict()
+    assert state.keys() - own.keys() == {"fc.weight", "fc.bias"}
+    assert all(torch.equal(own[key], state[key]) for key in own)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda state: {k: v for k, v in state.items() if k.startswith("layer1")},
+            r"does not contain resnet18's weights: of 105 tensors, \d+ missing \(bn1.bias, ",
+        ),
+        (
+            lambda state: {f"visual.{key}": value for key, value in state.items()},
+            r"105 missing .*unknown \(visual",
+        ),
+        (
+            lambda state: {**state, "layer4.0.conv1.weight": torch.zeros(1)},
+            r"1 of another shape \(layer4\.0\.conv1\.weight\); use a file of this model",
+        ),
+        (lambda _: state_of("resnet34"), r"unknown \(layer1\.2\.bn1"),
+    ],
+)
+def test_weights_of_another_network_are_an_error(
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file(change(state_of()), path)
+    with pytest.raises(UserError, match=message):
+        loaded(path)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"model": {f"module.{key}": value for key, value in state.items()}},
+        lambda state: {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")},
+    ],
+)
+def test_saved_state_dicts_are_found_inside(
+    wrap: Callable[[dict[str, Tensor]], Any], tmp_path: Path
+) -> None:
+    state = state_of()
+    torch.save(wrap(state), tmp_path / "weights.pt")
+    own = loaded(tmp_path / "weights.pt").net.state_dict()
+    assert all(torch.equal(own[key], state[key]) for key in own)
+
+
+def test_colour_file_serves_grey_images_with_its_own_kernel(tmp_path: Path) -> None:
+    """As torchvision's ResNet files: 7 x 7, three channels, a classifier."""
+    published = timm.create_model("resnet18", **NARROW)
+    torch.save(published.state_dict(), tmp_path / "published.pth")
+    first = convolution(loaded(tmp_path / "published.pth"))
+    assert (first.kernel_size, first.stride) == ((7, 7), (1, 1))
+    assert torch.allclose(first.weight, published.conv1.weight.sum(1, keepdim=True))
+
+
+class Attack:
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.place),)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda it, p: p.write_bytes(pickle.dumps(it, 2))])
+def test_invariant_6_pickled_code_is_not_run(
+    save: Callable[[Any, Path], Any], tmp_path: Path
+) -> None:
+    save({"state_dict": Attack(tmp_path / "ran")}, tmp_path / "weights.pt")
+    with pytest.raises(UserError, match="contains more than tensors"):
+        loaded(tmp_path / "weights.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.pt", None, "none.pt: no such file"),
+        ("none.safetensors", None, "none.safetensors: no such file"),
+        ("junk.pt", b"junk", "junk.pt: cannot be loaded as a state dict"),
+        ("empty.pt", b"", "empty.pt: cannot be loaded as a state dict"),
+        ("junk.safetensors", b"junk" * 9, "not a readable safetensors file"),
+    ],
+)
+def test_missing_or_unreadable_file_is_an_error(
+    name: str, content: bytes | None, message: str, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        loaded(tmp_path / name)
+
+
+def test_file_of_something_else_is_an_error(tmp_path: Path) -> None:
+    torch.save(torch.zeros(3), tmp_path / "tensor.pt")
+    with pytest.raises(UserError, match="contains a Tensor, not a state dict"):
+        loaded(tmp_path / "tensor.pt")
