@@ -1,4 +1,4 @@
-"""JSON and YAML files: read with limits, written atomically."""
+"""JSON and YAML: read with limits, written atomically, and digested."""
 
 import hashlib
 import json
@@ -24,16 +24,19 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What JSON `text` says; NaN, infinities and nesting that is too deep are a `ValueError`."""
+    """Parse JSON.
+
+    Raises:
+        ValueError: invalid JSON, NaN, an infinity, or nesting that is too deep.
+    """
     try:
-        content = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    return content
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not valid JSON")
 
 
 def _finite(text: str) -> Any:
@@ -42,10 +45,10 @@ def _finite(text: str) -> Any:
 
 
 def read_json(path: Path, kind: type = object) -> Any:
-    """Read a JSON file that holds a `kind`.
+    """Read a JSON file that contains a `kind`.
 
     Raises:
-        UserError: naming the file if it is missing, torn or holds something else.
+        UserError: the file is missing, damaged or contains something else.
     """
     try:
         content = parse_json(require_file(path).read_text(encoding="utf-8"))
@@ -57,47 +60,51 @@ def read_json(path: Path, kind: type = object) -> Any:
 
 
 def parse_yaml(text: str, loader: Any = _LOADER) -> Any:
-    """What YAML `text` says.
+    """Parse YAML.
 
     Raises:
-        ValueError: not valid, nested too deeply, or so many aliases that it stands for more than a
-            configuration may hold.
+        ValueError: invalid YAML, nesting that is too deep, or aliases that expand to more values
+            than any configuration has.
     """
     try:
         _check_yaml_size(yaml.parse(text, loader))
         return yaml.load(text, loader)
     except (yaml.YAMLError, LookupError, TypeError, AttributeError, OverflowError) as error:
-        # PyYAML meets a value that its tag does not fit with nearly any of them
+        # for a value that does not match its tag, PyYAML raises almost any of them
         raise ValueError(" ".join(str(error).split())) from None
 
 
 def _check_yaml_size(events: Iterator[yaml.Event]) -> None:
-    """Count the values of a YAML document, those that aliases stand for included."""
+    """Raise ValueError for nesting that is too deep, or too many values with aliases expanded."""
     count = 0
-    opened: list[tuple[str | None, int]] = []
+    open_collections: list[tuple[str | None, int]] = []
     sizes: dict[str | None, int] = {}
     for event in events:
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in sizes:
-                raise ValueError(f"*{event.anchor} is not known here")
+                raise ValueError(f"unknown alias *{event.anchor}")
             count += sizes[event.anchor]
         elif isinstance(event, yaml.NodeEvent):
             count += 1
             sizes[event.anchor] = 1
         if isinstance(event, yaml.CollectionStartEvent):
             sizes.pop(event.anchor)
-            opened.append((event.anchor, count))
+            open_collections.append((event.anchor, count))
         elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, start = opened.pop()
+            anchor, start = open_collections.pop()
             sizes[anchor] = count - start + 1
-        if len(opened) > _MAX_DEPTH:
+        if len(open_collections) > _MAX_DEPTH:
             raise ValueError("nested too deeply")
         if count > _MAX_YAML_VALUES:
-            raise ValueError(f"stands for more than {_MAX_YAML_VALUES:,} values")
+            raise ValueError(f"expands to more than {_MAX_YAML_VALUES:,} values")
 
 
 def read_yaml(path: Path, loader: Any = _LOADER) -> Any:
-    """Read a YAML or JSON file; one that is missing or not valid is a `UserError` that names it."""
+    """Read a YAML or JSON file.
+
+    Raises:
+        UserError: the file is missing or invalid.
+    """
     try:
         return parse_yaml(require_file(path).read_text(encoding="utf-8"), loader)
     except OSError as error:
@@ -107,5 +114,5 @@ def read_yaml(path: Path, loader: Any = _LOADER) -> Any:
 
 
 def digest(content: Any) -> str:
-    """Twelve hexadecimal digits that name JSON-able `content`."""
+    """Compute twelve hexadecimal digits that identify JSON-able `content`."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Paths as users write them, and as they may be published."""
+"""Paths: as users write them, checked, and without the home folder."""
 
 import stat
 from pathlib import Path
@@ -7,15 +7,15 @@ from bigbatch_ue.runtime.errors import UserError
 
 
 def require_file(path: Path) -> Path:
-    """`path`, which must be a file: opening a pipe waits for ever, and a device has no end.
+    """Return `path` if it is a regular file: a pipe would block, and a device has no end.
 
     Raises:
-        UserError: there is none, or something else.
+        UserError: it does not exist, or is something else.
     """
     try:
         if stat.S_ISREG(path.stat().st_mode):
             return path
-    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         missing = isinstance(error, FileNotFoundError)
         reason = "no such file" if missing else getattr(error, "strerror", None) or error
         raise UserError(f"{path}: {reason}") from None
@@ -23,17 +23,17 @@ def require_file(path: Path) -> Path:
 
 
 def expand_path(text: str) -> Path:
-    """The path that a user has written, `~` being a home folder.
+    """Expand `~` in a path that a user has written.
 
     Raises:
-        UserError: nobody's home.
+        UserError: the home folder does not exist.
     """
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise UserError(f"{text}: there is no such home folder") from None
+        raise UserError(f"{text}: no such home folder") from None
 
 
 def hide_home(text: str) -> str:
-    """`text` without the way to the user's home folder, for what may be passed on."""
+    """Replace the home folder by `~` in `text`, for files that may be published."""
     return text.replace(str(Path.home()), "~")

@@ -1,4 +1,4 @@
-"""Tensors on disk: safetensors files, written whole or not at all, with a checksum."""
+"""Safetensors files, written atomically, with JSON metadata and a checksum."""
 
 import hashlib
 import json
@@ -23,11 +23,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """Write named tensors and JSON-able metadata as one safetensors file, atomically.
 
     Raises:
-        UserError: the file cannot be written, such as on a full disk.
+        UserError: the file cannot be written, for example on a full disk.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    about = json.dumps(metadata)
-    header = {_METADATA: about, _CHECKSUM: _checksum(contiguous, about)}
+    text = json.dumps(metadata)
+    header = {_METADATA: text, _CHECKSUM: _checksum(contiguous, text)}
     with atomic_file(path) as temporary:
         try:
             save_file(contiguous, temporary, metadata=header)
@@ -39,26 +39,26 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a safetensors file: tensors by name (on the CPU) and the metadata written with them.
 
     Raises:
-        UserError: the file is missing, is no whole safetensors file, or is not as it was written.
+        UserError: the file is missing, incomplete, or not as it was written.
     """
     try:
         with safe_open(require_file(path), framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        about = header.get(_METADATA, "{}")
-        metadata = parse_json(about)
+        text = header.get(_METADATA, "{}")
+        metadata = parse_json(text)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error})") from None
     if not isinstance(metadata, dict):
-        raise UserError(f"{path}: not a file of this program (its metadata is no mapping)")
-    if _METADATA in header and header.get(_CHECKSUM) != _checksum(tensors, about):
-        raise UserError(f"{path}: damaged, its checksum differs")
+        raise UserError(f"{path}: not a file of this program (its metadata is not a mapping)")
+    if _METADATA in header and header.get(_CHECKSUM) != _checksum(tensors, text):
+        raise UserError(f"{path}: damaged (its checksum differs)")
     return tensors, metadata
 
 
-def _checksum(tensors: Mapping[str, Tensor], about: str) -> str:
-    """SHA-256 of names, types, shapes and bytes of `tensors`, and of what is said about them."""
-    digest = hashlib.sha256(about.encode())
+def _checksum(tensors: Mapping[str, Tensor], metadata: str) -> str:
+    """Compute the SHA-256 of metadata, and of the names, types, shapes and bytes of tensors."""
+    digest = hashlib.sha256(metadata.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -68,16 +68,17 @@ def _checksum(tensors: Mapping[str, Tensor], about: str) -> str:
 def require_tensors(
     path: Path, tensors: Mapping[str, Tensor], **expected: tuple[int, torch.dtype]
 ) -> None:
-    """Check that `tensors` holds each expected name with (number of dimensions, dtype).
+    """Check that `tensors` contains each expected name with (number of dimensions, dtype).
 
     Raises:
-        UserError: naming `path` and the first tensor that is missing or of another kind.
+        UserError: a tensor is missing, or of other dimensions or dtype.
     """
     for name, (dimensions, dtype) in expected.items():
-        found = tensors.get(name)
-        if found is None:
-            raise UserError(f"{path}: holds no tensor {name!r}")
-        if found.ndim != dimensions or found.dtype != dtype:
+        if name not in tensors:
+            raise UserError(f"{path}: contains no tensor {name!r}")
+        tensor = tensors[name]
+        if tensor.ndim != dimensions or tensor.dtype != dtype:
             raise UserError(
-                f"{path}: {name!r} is {found.ndim}-D {found.dtype}, expected {dimensions}-D {dtype}"
+                f"{path}: {name!r} is {tensor.ndim}-D {tensor.dtype}, "
+                f"expected {dimensions}-D {dtype}"
             )

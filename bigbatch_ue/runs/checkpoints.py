@@ -19,7 +19,7 @@ class Checkpoint:
     Attributes:
         step: optimizer steps taken, skipped ones included.
         state: parameters and optimizer state by name (`Engine.state`); empty at step 0.
-        skipped: steps that were skipped.
+        skipped: number of steps that were skipped.
     """
 
     step: int = 0
@@ -31,28 +31,28 @@ NEW = Checkpoint()
 
 
 def save_checkpoint(run: Run, checkpoint: Checkpoint, keep: int) -> None:
-    """Write `checkpoint`; then delete all but the newest `keep`, and any of later steps."""
+    """Write `checkpoint`; then delete those of later steps, and all but the newest `keep`."""
     path = run.checkpoints / f"step-{checkpoint.step:08d}.safetensors"
     about = {"step": checkpoint.step, "skipped": checkpoint.skipped, "answer": run.answer}
     write_tensors(path, checkpoint.state, about)
-    everything = _files(run)
-    here = everything.index(path) + 1
-    for other in everything[: max(here - keep, 0)] + everything[here:]:
+    files = _checkpoint_files(run)
+    end = files.index(path) + 1
+    for other in files[: max(end - keep, 0)] + files[end:]:
         other.unlink()
 
 
 def load_checkpoint(run: Run) -> Checkpoint:
     """Load the newest undamaged checkpoint, or return `NEW` if there is none.
 
-    Each damaged one is named in a warning.
+    A warning names each damaged one.
 
     Raises:
         UserError: the checkpoint belongs to another run.
     """
-    for path in reversed(_files(run)):
+    for path in reversed(_checkpoint_files(run)):
         try:
             state, about = read_tensors(path)
-            found = Checkpoint(int(about["step"]), state, int(about.get("skipped", 0)))
+            checkpoint = Checkpoint(int(about["step"]), state, int(about.get("skipped", 0)))
         except (UserError, KeyError, TypeError, ValueError) as error:
             reason = str(error) if isinstance(error, UserError) else f"{path}: not a checkpoint"
             warnings.warn(f"{reason}; resuming from the checkpoint before it", stacklevel=2)
@@ -62,7 +62,7 @@ def load_checkpoint(run: Run) -> Checkpoint:
                 f"{path}: belongs to another configuration or data set; "
                 "choose another folder with output=..."
             )
-        return found
+        return checkpoint
     return NEW
 
 
@@ -71,5 +71,5 @@ def delete_checkpoints(run: Run) -> None:
     shutil.rmtree(run.checkpoints, ignore_errors=True)
 
 
-def _files(run: Run) -> list[Path]:
+def _checkpoint_files(run: Run) -> list[Path]:
     return sorted(run.checkpoints.glob("step-*.safetensors"))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from bigbatch_ue.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Names of the files in the folder of a run, of a sweep's cell, and of a run's evaluation."""
+    """The files in the folder of a run or of a sweep's cell, and of the run's evaluation."""
 
     folder: Path
 
@@ -29,7 +29,7 @@ class RunFiles:
 
     @property
     def state(self) -> Path:
-        """JSON: digests of what decides the answer, and of the data set."""
+        """JSON: digests of everything that decides the result, and of the data set."""
         return self.folder / "run.json"
 
     @property
@@ -54,7 +54,7 @@ class RunFiles:
 
     @property
     def tensorboard(self) -> Path:
-        """Folder of TensorBoard events of the training."""
+        """Folder of the TensorBoard events of the training."""
         return self.folder / "tensorboard"
 
     @property
@@ -79,12 +79,12 @@ class RunFiles:
 
     @property
     def controls(self) -> Path:
-        """Folder of control runs, such as with a random surrogate."""
+        """Folder of control runs, such as that of a random surrogate."""
         return self.folder / "controls"
 
     @property
     def groups(self) -> Path:
-        """Folder of the parts of a run that groups of ranks train (`compute.cluster_groups`)."""
+        """Folder of the parts of a run that rank groups train (`compute.cluster_groups`)."""
         return self.folder / "groups"
 
     @property
@@ -94,7 +94,7 @@ class RunFiles:
 
     @property
     def outcome(self) -> Path:
-        """JSON: whether a cell finished or failed, and why."""
+        """JSON: an `Outcome`; exists once a cell has finished or failed."""
         return self.folder / "outcome.json"
 
     @property
@@ -110,7 +110,7 @@ class RunFiles:
 
 @dataclass(frozen=True)
 class Run(RunFiles):
-    """A run: its folder, and the digest of everything that decides its answer."""
+    """A run: its folder, and the digest of everything that decides its result."""
 
     answer: str
 
@@ -122,25 +122,22 @@ class Run(RunFiles):
             UserError: another process is training it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / "training.lock", blocking=False)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise UserError(
-                f"{self.folder}: another process is training this run; wait for it, or end it"
-            ) from None
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(FileLock(self.folder / "training.lock", blocking=False))
+            except Timeout:
+                raise UserError(
+                    f"{self.folder}: another process is training this run; wait for it, or end it"
+                ) from None
             yield
-        finally:
-            lock.release()
 
 
 def open_run(config: Config, fingerprint: str, *, resume: bool) -> Run:
-    """The run of `config` on the data of `fingerprint`: new, to be continued, or finished.
+    """Open the run of `config` on the data of `fingerprint`: new, unfinished or finished.
 
     Raises:
-        UserError: the folder holds a run of another configuration or data set, or an unfinished one
-            and `resume` is not set.
+        UserError: the folder contains a run of another configuration or data set, or an unfinished
+            one and `resume` is not set.
     """
     folder = config.run_folder
     run = Run(folder, digest([config.answer(), fingerprint]))
@@ -150,29 +147,31 @@ def open_run(config: Config, fingerprint: str, *, resume: bool) -> Run:
     changed = sorted(_differences(before.answer(), config.answer()))
     if changed:
         raise UserError(
-            f"{folder} holds a run with other settings ({', '.join(changed)}): "
-            "choose another folder with output=..., or remove it"
+            f"{folder}: contains a run with other settings ({', '.join(changed)}); "
+            "choose another folder with output=..., or remove this one"
         )
     state = read_json(run.state, dict)
     if state.get("answer") != run.answer:
-        raise UserError(f"{folder}: its data set has changed since; choose another output=...")
+        raise UserError(
+            f"{folder}: its data set has changed; choose another folder with output=..."
+        )
     if not run.finished and not resume:
-        raise UserError(f"{folder} holds an unfinished run: add --resume to continue it")
+        raise UserError(f"{folder}: contains an unfinished run; add --resume to continue it")
     return run
 
 
 def create_run(run: Run, config: Config, fingerprint: str) -> None:
-    """Make the run's folder, with the resolved configuration."""
+    """Create the run's folder with the resolved configuration, unless it is there."""
     if not run.config.exists():
         write_json(run.state, {"answer": run.answer, "data": fingerprint})
         config.save(run.config)
 
 
 def load_run(folder: Path) -> tuple[Config, Run]:
-    """A finished run.
+    """Load a finished run.
 
     Raises:
-        UserError: there is no finished run in `folder`.
+        UserError: `folder` contains no finished run.
     """
     files = RunFiles(folder)
     if not files.config.exists():
@@ -180,14 +179,15 @@ def load_run(folder: Path) -> tuple[Config, Run]:
     config = load_config(file=files.config, overrides=[f"output={json.dumps(str(folder))}"])
     run = Run(folder, str(read_json(files.state, dict).get("answer")))
     if not run.finished:
-        raise UserError(f"{folder}: training is not finished; continue it with --resume")
+        raise UserError(f"{folder}: training is not finished; run train --resume")
     return config, run
 
 
 def _differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
+    """Describe each value that differs between two nested mappings."""
     if isinstance(before, dict) and isinstance(after, dict):
         for name in {**before, **after}:
             inner = f"{key}.{name}" if key else name
             yield from _differences(before.get(name), after.get(name), inner)
     elif before != after:
-        yield f"{key}: {yaml.safe_dump(before).split(chr(10))[0]} -> {after}"
+        yield f"{key}: {yaml.safe_dump(before).splitlines()[0]} -> {after}"

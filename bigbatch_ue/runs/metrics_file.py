@@ -13,14 +13,14 @@ from bigbatch_ue.runtime.errors import UserError
 
 
 class Moments(NamedTuple):
-    """Estimates of tr(Sigma) and |G|^2, one for each generator; NaN where there is none."""
+    """Estimates of tr(Sigma) and |G|^2, one of each generator; NaN where there is none."""
 
     trace: list[float]
     signal: list[float]
 
 
 def drop_steps_from(path: Path, step: int) -> None:
-    """Remove the lines of `step` and later ones, which a resumed run takes again."""
+    """Remove the lines of `step` and later steps, which a resumed run takes again."""
     kept = [line for line, content in _lines(path) if content["step"] < step]
     with atomic_file(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in kept))
@@ -30,7 +30,7 @@ def read_moments(path: Path, space: str, generators: int) -> NDArray[np.float64]
     """Read the estimates of the gradient noise in one space.
 
     Args:
-        path: of `metrics.jsonl`.
+        path: of the metrics.
         space: `delta` or `parameters`.
         generators: number of generators p that the run trains.
 
@@ -38,23 +38,23 @@ def read_moments(path: Path, space: str, generators: int) -> NDArray[np.float64]
         [2, T, p], tr(Sigma) and |G|^2 of the T steps; NaN where a step has no estimate.
 
     Raises:
-        UserError: a line whose estimates cannot be read.
+        UserError: the estimates of a line cannot be read.
     """
-    nothing = {name: [None] * generators for name in Moments._fields}
+    missing = {name: [None] * generators for name in Moments._fields}
     try:
-        found = [line.get("noise", {}).get(space, nothing) for _, line in _lines(path)]
-        moments = [[moment[name] for moment in found] for name in Moments._fields]
-        shape = (len(Moments._fields), len(found), generators)
+        steps = [line.get("noise", {}).get(space, missing) for _, line in _lines(path)]
+        moments = [[step[name] for step in steps] for name in Moments._fields]
+        shape = (len(Moments._fields), len(steps), generators)
         return np.array(moments, dtype=np.float64).reshape(shape)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: cannot read the gradient noise ({error})") from None
 
 
 def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Read the lines up to the first incomplete one, each as text and as its content."""
+    """Read the lines before the first incomplete one, each as text and as its content."""
     if not path.exists():
         return []
-    found = []
+    lines = []
     for line in require_file(path).read_bytes().splitlines():
         try:
             content = parse_json(line)
@@ -63,5 +63,5 @@ def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
             break
         if not isinstance(content, dict) or not isinstance(content.get("step"), int):
             break
-        found.append((text, content))
-    return found
+        lines.append((text, content))
+    return lines

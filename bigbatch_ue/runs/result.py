@@ -1,4 +1,4 @@
-"""The result of training, `result.json`: the contract between training and what comes after it."""
+"""The result of training, `result.json`: the contract between training and the later stages."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,10 +13,10 @@ from bigbatch_ue.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a finished run did.
+    """The result of a finished run.
 
     Attributes:
-        dataset: name of the data set, the home folder as `~`.
+        dataset: name of the data set, with the home folder as `~`.
         seed: of the run.
         scope: `cluster` or `all`.
         requested_batch: effective batch B as configured.
@@ -26,19 +26,19 @@ class TrainingResult:
         images_seen: images through the surrogate in all steps.
         learning_rate: peak, after scaling with B.
         final_loss: of each generator in the last step; None if it is not finite.
-        skipped_steps: steps left out because a loss or gradient was not finite.
+        skipped_steps: number of steps skipped because a loss or gradient was not finite.
         noise_scale: gradient noise scale in images, by space (`noise.summarise_noise`).
         engine: an `EngineName`.
         world_size: number of ranks.
-        cluster_groups: groups of ranks that trained clusters of their own.
-        micro_batch: most images in one pass of the surrogate on one rank.
-        micro_batches: passes of a rank in one step.
+        cluster_groups: number of rank groups, each of which trained its own clusters.
+        micro_batch: images in the largest micro-batch.
+        micro_batches: micro-batches of a rank in one step.
         accumulation: `delta` or `engine`.
-        compute: how the surrogate was computed (`frozen.ComputeMode`).
+        compute: a `ComputeMode`, by which the surrogate was computed.
         device: `cpu` or `cuda`.
         resumed_at: step of the checkpoint that the last process started from.
-        seconds: of training in the last process.
-        peak_memory_mib: largest memory of a process during training, MiB.
+        seconds: duration of training in the last process.
+        peak_memory_mib: peak memory of a process during training, MiB.
         images_per_second: through the surrogate, in the last process.
         versions: of bigbatch_ue and torch.
     """
@@ -81,28 +81,28 @@ def read_result(path: Path) -> TrainingResult:
     """Read a `result.json`.
 
     Raises:
-        UserError: a file that is missing, damaged, or not of a finished run.
+        UserError: the file is missing, damaged, or not of a finished run.
     """
     content = read_json(path, dict)
     try:
         return _RESULT.validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        key = ".".join(map(str, first["loc"]))
         raise UserError(
-            f"{path}: not the result of a run ({where}: {first['msg']}); train again"
+            f"{path}: not the result of a run ({key}: {first['msg']}); train again"
         ) from None
 
 
 def merge_results(results: Sequence[TrainingResult], noise_scale: dict[str, Any]) -> TrainingResult:
-    """Combine the results of groups of ranks that trained clusters of their own.
+    """Combine the results of rank groups, each of which trained its own clusters.
 
     Args:
-        results: of all groups, in the order of their clusters.
+        results: of all rank groups, in the order of their clusters.
         noise_scale: over all clusters.
 
     Returns:
-        One result: sums of work, the slowest group's time, the largest memory.
+        One result: the sum of the work, the longest duration, the largest memory.
     """
     return replace(
         results[0],
