@@ -38,7 +38,7 @@ def load_config(
             names the key and what is allowed.
     """
     if preset is not None and file is not None:
-        raise UserError("preset and config file: both are given; give only one of them")
+        raise UserError("preset and config file: give one of them, not both")
     content: dict[str, Any] = {}
     if preset is not None:
         content = _read_preset(preset)

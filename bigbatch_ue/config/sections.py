@@ -95,7 +95,7 @@ class SurrogateConfig(Section):
         "it; `auto` is `small` below 64 pixels.",
     )
     fit: TrainingRecipe = Field(
-        TrainingRecipe(), description="Training of the surrogate with `weights: fit`."
+        TrainingRecipe(), description="Training of the surrogate, with `weights: fit`."
     )
 
 
@@ -345,7 +345,9 @@ class EvaluationConfig(Section):
         "YAML file (`map:PATH`), or M groups of classes, at `random` or by k-means (`prototypes`).",
     )
     adversarial: AdversarialConfig = Field(
-        AdversarialConfig(), description="Strength of the countermeasure `adversarial`."
+        AdversarialConfig(),
+        description="Adversarial training, the countermeasure `adversarial`: PGD within an L-inf "
+        "ball.",
     )
     share: Literal["arms", "batches"] = Field(
         "arms",

@@ -129,7 +129,7 @@ def test_unreadable_files_are_one_line(tmp_path: Path, content: bytes, part: str
 def test_an_unknown_preset_and_two_sources_are_refused() -> None:
     with pytest.raises(UserError, match=r"^preset: unknown name 'digit'; allowed: small, digits, "):
         load_config("digit")
-    with pytest.raises(UserError, match=r"^preset and config file: both are given"):
+    with pytest.raises(UserError, match=r"^preset and config file: give one of them, not both$"):
         load_config("digits", Path("c.yaml"))
 
 
