@@ -185,8 +185,8 @@ def sweep(
 ) -> None:
     """Train, protect and evaluate at many batch sizes, seeds and budgets; start again to go on."""
     from bigbatch_ue.sweeps.cells import sweep_cells
-    from bigbatch_ue.sweeps.estimate import cell_table
     from bigbatch_ue.sweeps.jobs import run_sweep
+    from bigbatch_ue.sweeps.progress import cell_table
     from bigbatch_ue.sweeps.spec import load_sweep
 
     settings = load_sweep(config, overrides or ())

@@ -57,6 +57,14 @@ def raising_on_signals() -> Iterator[None]:
         yield
 
 
+def describe_exit(code: int) -> str:
+    """Say how a process ended, by its exit code; -n stands for signal n."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    memory = " (out of memory?)" if code == -signal.SIGKILL else ""
+    return f"was ended by {signal.Signals(-code).name}{memory}"
+
+
 class StopRequest:
     """The request to stop this process, made by a signal or a time limit.
 

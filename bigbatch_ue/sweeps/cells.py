@@ -1,4 +1,4 @@
-"""A cell of a sweep: one run, its folder, and what it came to."""
+"""The cells of a sweep: one run each, its folder and its outcome."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from bigbatch_ue.sweeps.spec import SweepDataset, SweepSpec
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a cell came to.
+    """The outcome of a cell.
 
     Attributes:
-        state: whether it was finished.
-        reason: why it failed, in one line; empty if it did not.
-        seconds: that it took.
+        state: `finished` if all results exist.
+        reason: why the cell failed, in one line; empty if it did not.
+        seconds: duration of the cell.
     """
 
     state: Literal["finished", "failed"]
@@ -31,37 +31,37 @@ class Outcome:
 
     @property
     def finished(self) -> bool:
-        """Whether there are results."""
+        """Whether all results exist."""
         return self.state == "finished"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a sweep; `config` is all that decides it, and says where it goes."""
+    """One run of a sweep: its configuration, with the folder as `output`, and its data."""
 
     config: Config
     data: DataSet
 
     @property
     def files(self) -> RunFiles:
-        """The run's folder."""
+        """Files in the run's folder."""
         return RunFiles(self.config.run_folder)
 
     @property
     def name(self) -> str:
-        """The folder's name."""
+        """Name of the folder."""
         return self.files.folder.name
 
     @property
     def axes(self) -> dict[str, Any]:
-        """What a sweep varies, and at which batch a step sees a whole cluster (`full`)."""
+        """Values that the sweep varies, and the batch of a whole cluster (`full`)."""
         return {**self.config.axes, "full": self.config.full_batch(len(self.data.train))}
 
     def outcome(self) -> Outcome | None:
-        """What it came to, or None if it has not been done.
+        """Read the outcome, or return None if the cell has not been run.
 
         Raises:
-            UserError: a file that is torn or of another kind.
+            UserError: the file is damaged, or of another kind.
         """
         path = self.files.outcome
         if not path.exists():
@@ -69,30 +69,32 @@ class Cell:
         try:
             return Outcome(**read_json(path, dict)["outcome"])
         except (TypeError, KeyError) as error:
-            raise UserError(f"{path}: no outcome of a cell ({error}); remove it") from None
+            raise UserError(
+                f"{path}: invalid outcome of a cell ({error}); delete it to run the cell again"
+            ) from None
 
 
 _ARMS = ["clean", "random_noise", "uc"]
 
 
 def sweep_cells(sweep: SweepSpec, *, download: bool = False) -> list[Cell]:
-    """Every cell, seed by seed, so that a sweep that is stopped early has whole curves.
+    """List all cells, seed by seed, so that a sweep that is stopped early has complete curves.
 
     Raises:
-        UserError: a setting that is not possible, or a data set that cannot be had.
+        UserError: an invalid setting, or a data set that is not available.
     """
-    made: dict[str, Cell] = {}
+    cells: dict[str, Cell] = {}
     for seed in sweep.seeds:
-        for images in sweep.datasets:
-            for cell in _cells_of(sweep, images, seed, download):
-                made.setdefault(cell.name, cell)
-    return list(made.values())
+        for dataset in sweep.datasets:
+            for cell in _cells_of(sweep, dataset, seed, download):
+                cells.setdefault(cell.name, cell)
+    return list(cells.values())
 
 
-def _cells_of(sweep: SweepSpec, images: SweepDataset, seed: int, download: bool) -> Iterator[Cell]:
-    """The cells of one data set and seed."""
+def _cells_of(sweep: SweepSpec, dataset: SweepDataset, seed: int, download: bool) -> Iterator[Cell]:
+    """Make the cells of one data set and seed."""
     for scope in sweep.scopes:
-        base = _base(sweep, images, seed, scope)
+        base = base_config(sweep, dataset, seed, scope)
         data = prepare_dataset(base.data, download=download)
         sizes = sweep.batches.sizes(base.full_batch(len(data.train)))
         for budget, rule, size in product(sweep.budgets, sweep.lr_rules, sizes):
@@ -101,24 +103,24 @@ def _cells_of(sweep: SweepSpec, images: SweepDataset, seed: int, download: bool)
                 "budget": base.budget.model_copy(update={"kind": budget}),
                 "optimizer": base.optimizer.model_copy(update={"lr_rule": rule}),
             }
-            yield Cell(_placed(base.model_copy(update=varied), data, sweep.output), data)
+            yield Cell(_with_folder(base.model_copy(update=varied), data, sweep.output), data)
 
 
-def _base(sweep: SweepSpec, images: SweepDataset, seed: int, scope: str) -> Config:
-    """What the cells of one data set, seed and scope have in common."""
+def base_config(sweep: SweepSpec, dataset: SweepDataset, seed: int, scope: str) -> Config:
+    """Load the configuration that the cells of one data set, seed and scope have in common."""
     defaults = {
         "batch": {"extend": "views"},
         "evaluation": {"arms": _ARMS, "fractions": [1.0], "seeds": [seed]},
     }
     own = {"seed": seed, "batch": {"scope": scope}}
-    settings = (defaults, sweep.settings, images.settings, own)
-    return load_config(images.preset, images.config, settings=settings)
+    settings = (defaults, sweep.settings, dataset.settings, own)
+    return load_config(dataset.preset, dataset.config, settings=settings)
 
 
-def _placed(config: Config, data: DataSet, output: Path) -> Config:
-    """`config` with a folder named after all that decides what the cell comes to."""
-    later = config.model_dump(mode="json", include={"target", "evaluation"})
-    key = digest([config.answer(), later, data.fingerprint])
+def _with_folder(config: Config, data: DataSet, output: Path) -> Config:
+    """Give `config` a folder, named after everything that decides the outcome of the cell."""
+    evaluation = config.model_dump(mode="json", include={"target", "evaluation"})
+    key = digest([config.answer(), evaluation, data.fingerprint])
     name = (
         f"{config.data.title}-b{config.batch.effective}-s{config.seed}-{config.budget.kind}-{key}"
     )

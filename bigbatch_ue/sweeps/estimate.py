@@ -1,55 +1,52 @@
-"""What the cells of a sweep will cost, from a short measurement on this machine."""
+"""Estimated times of a sweep's cells, from a short measurement on this machine."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from rich.table import Column, Table
-from torch import nn
+from torch import Tensor, nn
 
 from bigbatch_ue.batching.plan import BatchPlan, even_sizes, make_plan
+from bigbatch_ue.benchmark.timing import fastest
 from bigbatch_ue.config.names import ArmName
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet
 from bigbatch_ue.networks.backbone import NetworkSpec, build_network
 from bigbatch_ue.networks.frozen import FrozenNetwork, compute_mode
 from bigbatch_ue.networks.generator import GeneratorBank
+from bigbatch_ue.networks.surrogate import surrogate_spec
 from bigbatch_ue.sweeps.cells import Cell
-from bigbatch_ue.sweeps.progress import format_duration
 
-_SHARED = (ArmName.CLEAN, ArmName.RANDOM_NOISE)
+_SHARED_ARMS = (ArmName.CLEAN, ArmName.RANDOM_NOISE)
 _REPEATS = 2
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds on this machine.
+    """Seconds of the parts of a cell on this machine.
 
     Attributes:
-        step: one pass of the generators, forward and backward.
-        image: one image through the frozen surrogate, forward and to its input gradient.
-        fitted: one image of the surrogate's own training.
-        trained: one image of the target's training.
-        tested: one image of its test.
+        bank: one pass of all generators, forward and backward.
+        image: one image through the frozen surrogate, forward and back to its pixels.
+        surrogate: one image of the surrogate's own training.
+        target: one image of the target's training.
     """
 
-    step: float
+    bank: float
     image: float
-    fitted: float
-    trained: float
-    tested: float
+    surrogate: float
+    target: float
 
 
 def estimate(cells: Sequence[Cell]) -> dict[str, float]:
-    """Expected seconds of each cell by its name, in the order in which they come.
+    """Estimate the seconds of each cell by its name, in the given order.
 
-    What several cells share (a fitted surrogate, clean controls) is counted with the first one.
+    Work that several cells share (a trained surrogate, clean controls) counts for the first one.
     """
     rates: dict[str, Rates] = {}
     shared: set[tuple[str, int, str]] = set()
-    costs = {}
+    seconds = {}
     for cell in cells:
         config, data = cell.config, cell.data
         kind = config.model_dump_json(include={"data", "surrogate", "generator", "target"})
@@ -57,102 +54,63 @@ def estimate(cells: Sequence[Cell]) -> dict[str, float]:
             rates[kind] = measure_rates(config, data)
         first = (data.fingerprint, config.seed, kind) not in shared
         shared.add((data.fingerprint, config.seed, kind))
-        costs[cell.name] = _seconds(config, data, rates[kind], first)
-    return costs
+        seconds[cell.name] = _seconds(cell, rates[kind], first)
+    return seconds
 
 
 def plan_cell(cell: Cell) -> BatchPlan:
-    """The batch plan of a cell in one process, with clusters of equal size."""
+    """Plan the batches of a cell in one process, with clusters of equal size."""
     images, p = len(cell.data.train), cell.config.clusters.count
     return make_plan(cell.config, even_sizes(images, p), 1)
 
 
 def measure_rates(config: Config, data: DataSet) -> Rates:
-    """Time a few passes of networks with random weights on the device that would be used."""
+    """Time a few passes of networks with random weights on this machine's device."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     count, channels, size, _ = data.train.images.shape
     classes = max(len(data.classes), 2)
+    surrogate = surrogate_spec(config.surrogate, channels, size)
+    target = NetworkSpec(config.target.model, channels, size, config.target.args)
     p = config.clusters.count
     bank = GeneratorBank(p, channels, size, config.generator, config.seed).to(device)
-    surrogate, fitted, target = (
-        build_network(NetworkSpec(part.model, channels, size, part.args), heads)
-        .to(device)
-        .to(memory_format=torch.channels_last)
-        for part, heads in (
-            (config.surrogate, 0),
-            (config.surrogate, classes),
-            (config.target, classes),
-        )
-    )
-    frozen = FrozenNetwork(surrogate, compute_mode(config.compute, device))
+    features = build_network(surrogate, 0).to(device)
+    frozen = FrozenNetwork(features, compute_mode(config.compute, device))
 
-    def images(number: int) -> torch.Tensor:
-        made = torch.rand(number, channels, size, size, device=device)
-        return made.to(memory_format=torch.channels_last)
+    def random_images(number: int) -> Tensor:
+        images = torch.rand(number, channels, size, size, device=device)
+        return images.to(memory_format=torch.channels_last)
 
-    micro = images(plan_cell(Cell(config, data)).largest_micro).requires_grad_()
-    one = _timed(lambda: torch.autograd.backward(bank().sum()), device)
-    passed = _timed(lambda: torch.autograd.backward(frozen(micro).sum()), device)
-    own, theirs = (images(min(part.fit.batch, count)) for part in (config.surrogate, config.target))
+    def training_seconds(spec: NetworkSpec, batch: int) -> float:
+        network, images = build_network(spec, classes).to(device), random_images(min(batch, count))
+        network = network.to(memory_format=torch.channels_last)
+        return fastest(lambda: _train_on(network, images), device, _REPEATS) / len(images)
+
+    micro_batch = random_images(plan_cell(Cell(config, data)).largest_micro).requires_grad_()
+    seconds = fastest(lambda: torch.autograd.backward(frozen(micro_batch).sum()), device, _REPEATS)
     return Rates(
-        step=one,
-        image=passed / len(micro),
-        fitted=_timed(lambda: _learn(fitted, own), device) / len(own),
-        trained=_timed(lambda: _learn(target, theirs), device) / len(theirs),
-        tested=_timed(lambda: _test(target, theirs), device) / len(theirs),
+        bank=fastest(lambda: torch.autograd.backward(bank().sum()), device, _REPEATS),
+        image=seconds / len(micro_batch),
+        surrogate=training_seconds(surrogate, config.surrogate.fit.batch),
+        target=training_seconds(target, config.target.fit.batch),
     )
 
 
-def _seconds(config: Config, data: DataSet, rates: Rates, first: bool) -> float:
-    plan = plan_cell(Cell(config, data))
-    count, tests = len(data.train), len(data.test)
-    settings, epochs = config.evaluation, config.target.fit.epochs
-    target = epochs * (count * rates.trained + tests * rates.tested)
-    own = [arm for arm in settings.arms if arm not in _SHARED]
-    arms = len(own) * len(settings.fractions) + len(settings.countermeasures)
-    seconds = plan.steps * (rates.step + plan.images_per_step * rates.image)
-    seconds += len(settings.seeds) * target * arms
-    if first:
-        seconds += len(settings.seeds) * target * (len(settings.arms) - len(own))
-        if config.surrogate.weights == "fit":
-            seconds += config.surrogate.fit.epochs * count * rates.fitted
-    return seconds
-
-
-def _learn(model: nn.Module, images: torch.Tensor) -> None:
-    model.train()
+def _train_on(network: nn.Module, images: Tensor) -> None:
     labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
-    torch.autograd.backward(F.cross_entropy(model(images), labels))
+    torch.autograd.backward(F.cross_entropy(network(images), labels))
 
 
-def _test(model: nn.Module, images: torch.Tensor) -> None:
-    model.eval()
-    with torch.inference_mode():
-        model(images)
-
-
-def _timed(work: Callable[[], None], device: torch.device) -> float:
-    """Seconds of the fastest of a few repetitions, after one to warm up."""
-    seconds = []
-    for _ in range(_REPEATS + 1):
-        began = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - began)
-    return min(seconds[1:])
-
-
-def cell_table(cells: Sequence[Cell]) -> Table:
-    """Cells with what they would cost in one process on this machine, and which are done."""
-    costs = estimate(cells)
-    numbers = [Column(name, justify="right") for name in ("steps", "images a step", "time")]
-    table = Table("cell", *numbers, "state")
-    left = 0.0
-    for cell in cells:
-        plan, outcome = plan_cell(cell), cell.outcome()
-        left += costs[cell.name] if outcome is None else 0
-        row = (f"{plan.steps:,}", f"{plan.images_per_step:,}", format_duration(costs[cell.name]))
-        table.add_row(cell.name, *row, outcome.state if outcome else "to do")
-    table.caption = f"{len(cells)} cells; about {format_duration(left)} to do in one process"
-    return table
+def _seconds(cell: Cell, rates: Rates, first: bool) -> float:
+    """Add up the parts of a cell; `first` of those that share its surrogate and its controls."""
+    config, plan = cell.config, plan_cell(cell)
+    settings, images, tests = config.evaluation, len(cell.data.train), len(cell.data.test)
+    # A forward pass takes about a third of a training step.
+    target = config.target.fit.epochs * (images + tests / 3) * rates.target
+    own = [arm for arm in settings.arms if arm not in _SHARED_ARMS]
+    arms = len(own) * len(settings.fractions) + len(settings.countermeasures)
+    seconds = plan.steps * (rates.bank + plan.images_per_step * rates.image)
+    if first:
+        arms += len(settings.arms) - len(own)
+        if config.surrogate.weights == "fit":
+            seconds += config.surrogate.fit.epochs * images * rates.surrogate
+    return seconds + len(settings.seeds) * arms * target

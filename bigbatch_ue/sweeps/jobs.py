@@ -1,13 +1,16 @@
-"""A sweep: which runs it consists of, and doing them, one after the other or many jobs at once.
+"""A job: one of the processes that run the cells of a sweep together.
 
 A cell is one run: train, protect, evaluate, in a folder named after a digest of its configuration.
-What a cell comes to is kept in that folder, so that a sweep that was stopped goes on where it was,
-and any number of jobs share one folder: a cell is theirs who hold its lease, which expires when
-they die.
+Its outcome is a file in that folder, so a sweep that was stopped continues where it was. Any number
+of jobs share one folder. A job owns a cell while it holds the cell's lease; the lease expires when
+the job dies.
 """
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
 
 import yaml
 from filelock import SoftFileLease, Timeout
@@ -22,7 +25,7 @@ from bigbatch_ue.sweeps.progress import SweepProgress
 from bigbatch_ue.sweeps.spec import SweepSpec
 from bigbatch_ue.sweeps.worker import Worker
 
-SETTINGS = "sweep.yaml"
+SPECIFICATION = "sweep.yaml"
 LEASE_SECONDS = 60.0
 PATIENCE_SECONDS = 1.5 * LEASE_SECONDS
 POLL_SECONDS = 2.0
@@ -35,111 +38,114 @@ def run_sweep(
     retry: bool = False,
     download: bool = False,
 ) -> list[tuple[Cell, Outcome | None]]:
-    """Do the cells that nobody has done or is at, those of this shard first.
+    """Run all cells that are neither finished nor claimed, starting with this shard's.
 
     Args:
-        sweep: what to do; the same for all jobs that share its folder.
-        shard: (i, n), 1 <= i <= n: begin with the i-th of n parts, then take what others left.
-        retry: do cells again that have failed.
-        download: allow data sets to be downloaded.
+        sweep: the specification; the same for all jobs that share its folder.
+        shard: (i, n), 1 <= i <= n: start with the i-th of n shards, then run what is left.
+        retry: run failed cells again.
+        download: allow the data sets to be downloaded.
 
     Returns:
-        All cells and what they came to; None for one that another job is at.
+        All cells and their outcomes; None for a cell that another job is running.
 
     Raises:
-        UserError: bad settings; a cell that fails is an outcome.
+        UserError: a bad setting, or a launcher around the sweep itself. A failed cell is an
+            outcome, not an error.
     """
     if world_size() > 1:
         raise UserError(
-            "start the sweep itself without a launcher, and name the launcher in it: launcher: FILE"
+            "sweep: a launcher started this process; start the sweep without one, and name the "
+            "launcher of its cells in the sweep file (launcher: FILE)"
         )
-    everything = sweep_cells(sweep, download=download)
-    with atomic_file(sweep.output / SETTINGS) as temporary:
+    cells = sweep_cells(sweep, download=download)
+    _write_specification(sweep)
+    retried = {cell.name: cell.outcome() for cell in cells} if retry else {}
+    progress = SweepProgress(cells, estimate(cells))
+    with progress.shown(), closing(Worker()) as worker:
+        Job(sweep, worker, progress, retried).run(_own_first(cells, shard))
+    return [(cell, cell.outcome()) for cell in cells]
+
+
+def _write_specification(sweep: SweepSpec) -> None:
+    with atomic_file(sweep.output / SPECIFICATION) as temporary:
         content = sweep.model_dump(mode="json", by_alias=True)
         temporary.write_text(yaml.safe_dump(content, sort_keys=False))
-    costs = estimate(everything)
-    again = {cell.name: cell.outcome() for cell in everything} if retry else {}
-    with SweepProgress(everything, costs) as board, Worker() as worker:
-        _work_through(_mine_first(everything, shard), again, sweep, worker, board)
-    return [(cell, cell.outcome()) for cell in everything]
 
 
-def _work_through(
-    cells: Sequence[Cell],
-    again: Mapping[str, Outcome | None],
-    sweep: SweepSpec,
-    worker: Worker,
-    board: SweepProgress,
-) -> None:
-    """Take cell after cell; then wait for those that others are at, in case their leases expire.
-
-    A failed cell is done again if its outcome is still the one that `again` has.
-    """
-    claims = sweep.output / "claims"
-    claims.mkdir(parents=True, exist_ok=True)
-    left = [
-        (cell, SoftFileLease(claims / f"{cell.name}.lock", lease_duration=LEASE_SECONDS))
-        for cell in cells
-    ]
-    idle_since = time.monotonic()
-    while left and time.monotonic() - idle_since < PATIENCE_SECONDS:
-        others = []
-        for cell, lease in left:
-            before = again.get(cell.name)
-            if not _is_open(cell.outcome(), before):
-                continue
-            if _claim(cell, lease, before, sweep, worker, board):
-                idle_since = time.monotonic()
-            else:
-                others.append((cell, lease))
-        left = others
-        if left:
-            time.sleep(POLL_SECONDS)
-
-
-def _claim(
-    cell: Cell,
-    lease: SoftFileLease,
-    before: Outcome | None,
-    sweep: SweepSpec,
-    worker: Worker,
-    board: SweepProgress,
-) -> bool:
-    """Do a cell unless another job is at it; whether it has been done."""
-    try:
-        with lease.acquire(blocking=False):
-            if not _is_open(cell.outcome(), before):
-                return True
-            board.begin(cell)
-            done = _do(cell, sweep, worker, lease)
-            board.end(cell)
-            return done
-    except Timeout:
-        return False
-
-
-def _is_open(outcome: Outcome | None, before: Outcome | None) -> bool:
-    """Whether a cell is to be done: nobody has, or it had failed and nobody has tried again."""
-    return outcome is None or (not outcome.finished and outcome == before)
-
-
-def _do(cell: Cell, sweep: SweepSpec, worker: Worker, lease: SoftFileLease) -> bool:
-    """Have the worker do a cell, and write down what it came to, unless it was taken from us."""
-    cell.config.save(cell.files.cell)
-    outcome = worker.do(
-        cell.files.folder,
-        launcher=sweep.launcher,
-        protect=sweep.protect,
-        lost=lambda: lease.compromise is not None,
-    )
-    if outcome is None:
-        return False
-    write_json(cell.files.outcome, {"cell": cell.axes, "outcome": vars(outcome)})
-    return True
-
-
-def _mine_first(everything: Sequence[Cell], shard: tuple[int, int]) -> list[Cell]:
+def _own_first(cells: Sequence[Cell], shard: tuple[int, int]) -> list[Cell]:
+    """Order the cells of the shard before all others."""
     index, count = shard
-    mine = everything[index - 1 :: count]
-    names = {cell.name for cell in mine}
-    return [*mine, *(cell for cell in everything if cell.name not in names)]
+    own = range(index - 1, len(cells), count)
+    return [cells[i] for i in sorted(range(len(cells)), key=lambda i: i not in own)]
+
+
+def claim_on(cell: Cell, folder: Path) -> SoftFileLease:
+    """Make the lease of a cell; it watches for how long the claim of another job is not renewed."""
+    return SoftFileLease(folder / f"{cell.name}.lock", lease_duration=LEASE_SECONDS)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One of the jobs of a sweep.
+
+    Attributes:
+        sweep: the specification.
+        worker: runs the cells.
+        progress: is notified of the cells that this job runs.
+        retried: outcomes by cell name; a failed cell runs again if it still has this outcome.
+    """
+
+    sweep: SweepSpec
+    worker: Worker
+    progress: SweepProgress
+    retried: Mapping[str, Outcome | None]
+
+    def run(self, cells: Sequence[Cell]) -> None:
+        """Run cell after cell, then wait for those of other jobs, in case their leases expire."""
+        claims = self.sweep.output / "claims"
+        claims.mkdir(parents=True, exist_ok=True)
+        left = [(cell, claim_on(cell, claims)) for cell in cells]
+        idle_since = time.monotonic()
+        while left and time.monotonic() - idle_since < PATIENCE_SECONDS:
+            claimed_by_others = []
+            for cell, lease in left:
+                if not self._is_open(cell):
+                    continue
+                if self.run_unclaimed(cell, lease):
+                    idle_since = time.monotonic()
+                else:
+                    claimed_by_others.append((cell, lease))
+            left = claimed_by_others
+            if left:
+                time.sleep(POLL_SECONDS)
+
+    def run_unclaimed(self, cell: Cell, lease: SoftFileLease) -> bool:
+        """Run a cell unless another job has claimed it; return whether this job still owns it."""
+        try:
+            with lease.acquire(blocking=False):
+                return not self._is_open(cell) or self._run_claimed(cell, lease)
+        except Timeout:
+            return False
+
+    def _is_open(self, cell: Cell) -> bool:
+        """Return whether a cell has no outcome, or one that is to be tried again."""
+        outcome = cell.outcome()
+        if outcome is None:
+            return True
+        return not outcome.finished and outcome == self.retried.get(cell.name)
+
+    def _run_claimed(self, cell: Cell, lease: SoftFileLease) -> bool:
+        """Run a cell and write its outcome, unless the lease is lost meanwhile."""
+        self.progress.begin(cell)
+        cell.config.save(cell.files.cell)
+        outcome = self.worker.run(
+            cell.files.folder,
+            launcher=self.sweep.launcher,
+            protect=self.sweep.protect,
+            lost=lambda: lease.compromise is not None,
+        )
+        if outcome is not None:
+            write_json(cell.files.outcome, {"cell": cell.axes, "outcome": vars(outcome)})
+        self.progress.end(cell)
+        return outcome is not None

@@ -1,100 +1,121 @@
-"""What a sweep shows of itself while it goes on: cells done and left, and how long it will take."""
+"""Tables of a sweep for the terminal: its cells, and its progress."""
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Column, Table
 
 from bigbatch_ue.sweeps.cells import Cell
+from bigbatch_ue.sweeps.estimate import estimate, plan_cell
+
+_STATES = ("finished", "failed", "left")
+
+
+def cell_table(cells: Sequence[Cell]) -> Table:
+    """Make a table of cells: their states, and their estimated times in one process."""
+    seconds = estimate(cells)
+    numbers = [Column(name, justify="right") for name in ("steps", "images a step", "time")]
+    table = Table("cell", *numbers, "state")
+    left = 0.0
+    for cell in cells:
+        plan, outcome = plan_cell(cell), cell.outcome()
+        left += seconds[cell.name] if outcome is None else 0
+        table.add_row(
+            cell.name,
+            f"{plan.steps:,}",
+            f"{plan.images_per_step:,}",
+            format_duration(seconds[cell.name]),
+            outcome.state if outcome else "to do",
+        )
+    table.caption = f"{len(cells)} cells; about {format_duration(left)} left in one process"
+    return table
 
 
 class SweepProgress:
-    """A live table on a terminal, else a line for each cell; a context manager.
+    """The progress of all jobs of a sweep: a live table on a terminal, else a line for each cell.
 
     Args:
-        cells: all of the sweep, whichever job does them.
-        costs: expected seconds of each by its name; what they are wrong by is learnt on the way.
+        cells: all of the sweep, whichever job runs them.
+        seconds: estimated time of each cell, by name; the pace of the jobs corrects it.
     """
 
-    def __init__(self, cells: Sequence[Cell], costs: Mapping[str, float]) -> None:
+    def __init__(self, cells: Sequence[Cell], seconds: Mapping[str, float]) -> None:
         self._console = Console(stderr=True)
-        self._cells, self._costs = cells, costs
-        self._now, self._now_began = "", 0.0
+        self._cells, self._seconds = cells, seconds
+        self._running, self._running_since = "", 0.0
         self._began = time.monotonic()
-        self._look()
-        self._worth_at_start = self._worth
-        self._live = Live(
+        self._read_outcomes()
+        self._left_at_start = self._left
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the live table in this context, and its last state afterwards."""
+        if not self._console.is_terminal:
+            yield
+            return
+        live = Live(
             console=self._console, get_renderable=self._table, refresh_per_second=1, transient=True
         )
+        try:
+            with live:
+                yield
+        finally:
+            self._console.print(self._table())
 
     def begin(self, cell: Cell) -> None:
-        """This job starts on a cell."""
-        self._now, self._now_began = cell.name, time.monotonic()
+        """Note that this job starts to run a cell."""
+        self._running, self._running_since = cell.name, time.monotonic()
 
     def end(self, cell: Cell) -> None:
-        """This job is done with a cell."""
-        self._now = ""
-        self._look()
+        """Note that this job has run a cell, and report its outcome."""
+        self._running = ""
+        self._read_outcomes()
         outcome = cell.outcome()
         if outcome is None or (outcome.finished and self._console.is_terminal):
             return
-        done = sum(n for (_, state), n in self._states.items() if state != "left")
-        what = outcome.reason or f"in {format_duration(outcome.seconds)}"
-        line = f"[{done}/{len(self._cells)}] {cell.name}: {outcome.state} {what}"
-        left = f"about {format_duration(self.time_left())} left"
-        self._console.print(f"{line}; {left}", soft_wrap=True, markup=False, highlight=False)
+        done = sum(n for (*_, state), n in self._counts.items() if state != "left")
+        details = outcome.reason or f"in {format_duration(outcome.seconds)}"
+        self._console.print(
+            f"[{done}/{len(self._cells)}] {cell.name}: {outcome.state} {details}; "
+            f"about {format_duration(self.time_left())} left",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
 
     def time_left(self) -> float:
-        """Expected seconds until everything is done, at the pace of all jobs so far."""
-        done = self._worth_at_start - self._worth
-        gone = time.monotonic() - self._began
-        return self._worth * (gone / done if done else 1)
+        """Return the expected seconds until all cells have an outcome, at the pace so far."""
+        done = self._left_at_start - self._left
+        elapsed = time.monotonic() - self._began
+        return self._left * (elapsed / done if done else 1)
 
-    def _look(self) -> None:
-        """Read what cells have come to, whoever did them."""
+    def _read_outcomes(self) -> None:
         outcomes = [(cell, cell.outcome()) for cell in self._cells]
-        self._states: Counter[tuple[tuple[str, str], str]] = Counter(
-            (_row(c), o.state if o else "left") for c, o in outcomes
+        self._counts: Counter[tuple[str, str, str]] = Counter(
+            (*_row(cell), outcome.state if outcome else "left") for cell, outcome in outcomes
         )
-        self._worth = sum(self._costs[c.name] for c, o in outcomes if o is None)
+        self._left = sum(self._seconds[c.name] for c, o in outcomes if o is None)
 
     def _table(self) -> Table:
-        states = ("finished", "failed", "left")
-        numbers = [Column(name, justify="right") for name in states]
+        numbers = [Column(state, justify="right") for state in _STATES]
         table = Table("data set", "budget", *numbers)
-        for row in dict.fromkeys(_row(cell) for cell in self._cells):
-            table.add_row(*row, *(str(self._states[row, state]) for state in states))
-        gone = format_duration(time.monotonic() - self._began)
-        table.caption = f"{gone} gone, about {format_duration(self.time_left())} left"
-        if self._now:
-            since = format_duration(time.monotonic() - self._now_began)
-            table.caption += f"\nnow {self._now}, since {since}"
+        for row in dict.fromkeys(map(_row, self._cells)):
+            table.add_row(*row, *(str(self._counts[*row, state]) for state in _STATES))
+        elapsed = format_duration(time.monotonic() - self._began)
+        table.caption = f"{elapsed} elapsed, about {format_duration(self.time_left())} left"
+        if self._running:
+            running = format_duration(time.monotonic() - self._running_since)
+            table.caption += f"\nrunning {self._running} for {running}"
         return table
-
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._console.is_terminal:
-            self._live.stop()
-            self._console.print(self._table())
 
 
 def format_duration(seconds: float) -> str:
-    """A duration as hours, minutes and seconds."""
+    """Format a duration as hours, minutes and seconds."""
     return str(timedelta(seconds=round(seconds)))
 
 

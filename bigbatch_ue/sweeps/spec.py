@@ -1,4 +1,4 @@
-"""The specification of a sweep: what is varied, and where results go."""
+"""The specification of a sweep: the values to vary, and the folder of the results."""
 
 import math
 from collections.abc import Sequence
@@ -20,17 +20,17 @@ _VARIED = {
 }
 
 
-def _size(given: Any) -> Any:
+def _valid_batch(given: Any) -> Any:
     if given == "full" or (type(given) is int and given > 0):
         return given
-    raise ValueError(f"batches: {given!r} is no number of images, nor `full`")
+    raise ValueError(f"batches: {given!r} is neither a positive number of images nor 'full'")
 
 
-BatchSize = Annotated[int | Literal["full"], BeforeValidator(_size)]
+BatchSize = Annotated[int | Literal["full"], BeforeValidator(_valid_batch)]
 
 
 class BatchGrid(Section):
-    """Effective batches: a list, or every `factor` times the one before, and `to` itself."""
+    """Effective batches: a list, or a geometric grid from `from` to `to`, by `factor`."""
 
     listed: tuple[BatchSize, ...] = Field(
         (),
@@ -59,7 +59,7 @@ class BatchGrid(Section):
         return self
 
     def sizes(self, full: int) -> list[int]:
-        """The batches where a whole cluster has `full` images, ascending, each once."""
+        """Return the batches in ascending order, without duplicates; `full` is a whole cluster."""
         if self.start is None:
             return sorted({full if isinstance(size, str) else size for size in self.listed})
         last = full if isinstance(self.to, str) else self.to
@@ -69,7 +69,7 @@ class BatchGrid(Section):
 
 
 class SweepDataset(Section):
-    """One data set of a sweep: a preset or a file, and settings over it."""
+    """One data set of a sweep: a preset or a file, and further settings."""
 
     preset: str | None = Field(
         None, description="Name of a preset; a bare name is the same as `preset`."
@@ -88,7 +88,7 @@ class SweepDataset(Section):
 
 
 class SweepSpec(Section):
-    """What is varied, and where it goes; every combination is a cell."""
+    """The specification of a sweep; every combination of the varied values is a cell."""
 
     output: Path = Field(Path("runs/sweep"), description="Folder of the sweep.")
     datasets: tuple[SweepDataset, ...] = Field(
@@ -133,6 +133,6 @@ def load_sweep(file: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     """Read a sweep's YAML file.
 
     Raises:
-        UserError: an unreadable file, unknown key or impossible value.
+        UserError: an unreadable file, an unknown key or an invalid value.
     """
     return resolve(SweepSpec, read_settings(file), overrides)

@@ -1,4 +1,4 @@
-"""A process that does cells of a sweep: what kills it fails one cell, not the sweep."""
+"""A process that runs cells of a sweep; if it is killed, one cell fails, not the sweep."""
 
 import json
 import os
@@ -13,8 +13,7 @@ from contextlib import suppress
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import psutil
 
@@ -22,7 +21,9 @@ from bigbatch_ue.runs.folder import RunFiles
 from bigbatch_ue.runtime.errors import UserError, user_message
 from bigbatch_ue.runtime.signals import (
     EXIT_INTERRUPTED,
+    HOW_TO_CONTINUE,
     Interrupted,
+    describe_exit,
     handling_signals,
     raising_on_signals,
 )
@@ -30,15 +31,14 @@ from bigbatch_ue.sweeps.cells import Outcome
 
 _POLL = 0.5
 _GRACE = 100.0
-"""Seconds that training has for its checkpoint when the sweep is told to stop."""
-_GO_ON = "stopped by a signal; the same command goes on from here"
+"""Seconds that training has for its checkpoint when the sweep is stopped by a signal."""
+_STOPPED = f"stopped by a signal; {HOW_TO_CONTINUE}"
 
 
 class Worker:
-    """Does one cell after another in a process of its own, which is replaced when it dies.
+    """A process that runs one cell after another, and is replaced when it dies.
 
-    A context manager; the process ends with it, and with the process that made it, however that
-    ends.
+    It ends with `close`, and with the process that started it, however that ends.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Worker:
         self._process: Any = None
         self._connection: Connection[Any, Any] | None = None
 
-    def do(
+    def run(
         self,
         folder: Path,
         *,
@@ -54,19 +54,19 @@ class Worker:
         protect: bool = True,
         lost: Callable[[], bool] = lambda: False,
     ) -> Outcome | None:
-        """Train, protect and evaluate the cell of `folder`, whose `cell.yaml` says how.
+        """Train, protect and evaluate a cell.
 
         Args:
-            folder: of the cell; what it has to say goes to `log.txt` there.
-            launcher: an Accelerate YAML under which it is trained; in the worker itself if None.
+            folder: of the cell, with its `cell.yaml`; all output goes to `log.txt` there.
+            launcher: Accelerate YAML file under which the cell trains; None trains in the worker.
             protect: write the protected images.
-            lost: whether the cell is no longer ours; then the work on it ends.
+            lost: whether this job has lost the cell; the work on it then ends.
 
         Returns:
-            What it came to; None if it was lost.
+            The outcome; None if the cell was lost.
 
         Raises:
-            Interrupted: this process or that of the worker was told to stop; training has made a
+            Interrupted: a signal stopped this process or the worker; training has written a
                 checkpoint.
         """
         began = time.perf_counter()
@@ -78,7 +78,7 @@ class Worker:
         try:
             while not self._connection.poll(_POLL):
                 if lost():
-                    self._stop()
+                    self.close()
                     return None
         except Interrupted:
             self._process.terminate()
@@ -89,50 +89,37 @@ class Worker:
         except EOFError:
             self._process.join()
             if self._process.exitcode == EXIT_INTERRUPTED:
-                raise Interrupted(_GO_ON) from None
+                raise Interrupted(_STOPPED) from None
             reason, healthy = _death(self._process.exitcode, folder), False
         if not healthy:
-            self._stop()
+            self.close()
         seconds = round(time.perf_counter() - began, 3)
         return Outcome("failed" if reason else "finished", reason, seconds)
 
     def _start(self) -> None:
-        self._connection, theirs = self._spawn.Pipe()
-        self._process = self._spawn.Process(target=_serve, args=(theirs,), daemon=True)
+        self._connection, other_end = self._spawn.Pipe()
+        self._process = self._spawn.Process(target=_serve, args=(other_end,), daemon=True)
         self._process.start()
-        theirs.close()
+        other_end.close()
 
-    def _stop(self) -> None:
+    def close(self) -> None:
+        """Kill the process, and all that it started."""
         if self._process is not None:
             _kill_with_children(self._process.pid)
             self._process.join()
             self._process = None
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop()
-
-
-def _death(code: int | None, folder: Path) -> str:
-    """Why a process ended, in words."""
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        memory = " (out of memory?)" if name == "SIGKILL" else ""
-        return f"its process was ended by {name}{memory}"
-    return f"its process ended with exit code {code}; see {folder.name}/{RunFiles(folder).log.name}"
+def _death(code: int, folder: Path) -> str:
+    """Say why the process died, and where it may have said more."""
+    hint = "" if code < 0 else f"; see {folder.name}/{RunFiles(folder).log.name}"
+    return f"its process {describe_exit(code)}{hint}"
 
 
 def _serve(connection: "Connection[Any, Any]") -> None:
-    """Do what comes through `connection` until it is closed; the body of the process."""
+    """Run the cells that `connection` orders, until it is closed; the body of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_follow, daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         with raising_on_signals():
             while True:
@@ -146,8 +133,8 @@ def _serve(connection: "Connection[Any, Any]") -> None:
         sys.exit(EXIT_INTERRUPTED)
 
 
-def _follow() -> None:
-    """End with the process that started this one."""
+def _end_with_parent() -> None:
+    """Kill this process when the one that started it ends."""
     parent = parent_process()
     assert parent is not None
     parent.join()
@@ -155,24 +142,24 @@ def _follow() -> None:
 
 
 def _kill_with_children(pid: int) -> None:
-    """End a process and all that it started: a launcher's ranks must not outlive it."""
+    """Kill a process and all that it started: a launcher's ranks must not outlive it."""
     try:
         process = psutil.Process(pid)
-        doomed = [*process.children(recursive=True), process]
+        processes = [*process.children(recursive=True), process]
     except psutil.NoSuchProcess:
         return
-    for each in doomed:
+    for each in processes:
         with suppress(psutil.NoSuchProcess):
             each.kill()
 
 
 def _attempt(folder: Path, launcher: str | None, protect: bool) -> tuple[str, bool]:
-    """Do a cell: why it failed, if it did, and whether this process is fit for another one."""
+    """Run a cell; return why it failed, else "", and whether this process can run another one."""
     with RunFiles(folder).log.open("a", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:
-            _do_cell(folder, launcher, protect)
+            _run_cell(folder, launcher, protect)
         except Exception as error:
             message = user_message(error)
             if message is not None:
@@ -183,7 +170,7 @@ def _attempt(folder: Path, launcher: str | None, protect: bool) -> tuple[str, bo
         return "", True
 
 
-def _do_cell(folder: Path, launcher: str | None, protect: bool) -> None:
+def _run_cell(folder: Path, launcher: str | None, protect: bool) -> None:
     from bigbatch_ue.config.load import load_config
     from bigbatch_ue.evaluation.evaluate import evaluate
     from bigbatch_ue.protection.protect import protect as write_protected
@@ -191,21 +178,21 @@ def _do_cell(folder: Path, launcher: str | None, protect: bool) -> None:
 
     settings = RunFiles(folder).cell
     if launcher is not None:
-        _launch(launcher, settings)
+        _train_under(launcher, settings)
     run = train(load_config(file=settings), resume=True)
     if protect:
         write_protected(run.folder, form="npz", at="training")
     evaluate(run.folder)
 
 
-def _launch(launcher: str, settings: Path) -> None:
-    """Train under a launcher, in processes of its own."""
+def _train_under(launcher: str, settings: Path) -> None:
+    """Train under a launcher, which starts processes of its own."""
     command = [sys.executable, "-m", "bigbatch_ue.launch", "--config_file", launcher]
     command += ["--main_process_port", "0"]  # jobs of a sweep may share a machine
     training = ["-m", "bigbatch_ue.train", "--config", str(settings), "--resume"]
     with subprocess.Popen([*command, *training]) as ranks, handling_signals(ranks.send_signal):
         code = ranks.wait()
     if code == EXIT_INTERRUPTED:
-        raise Interrupted(_GO_ON)
+        raise Interrupted(_STOPPED)
     if code:
-        raise UserError(f"training under {launcher} ended with exit code {code}")
+        raise UserError(f"training under {launcher} {describe_exit(code)}; see the lines above")

@@ -1,4 +1,4 @@
-"""Sweeps: which cells, done by whom, killed and started again."""
+"""Jobs of a sweep: which one runs which cell; killed, stopped and started again."""
 
 import os
 import random
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,9 @@ from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.signals import EXIT_INTERRUPTED
 from bigbatch_ue.sweeps import jobs as module
 from bigbatch_ue.sweeps.cells import Outcome, sweep_cells
-from bigbatch_ue.sweeps.estimate import cell_table, estimate, plan_cell
-from bigbatch_ue.sweeps.jobs import run_sweep
+from bigbatch_ue.sweeps.jobs import Job, claim_on, run_sweep
 from bigbatch_ue.sweeps.progress import SweepProgress
-from bigbatch_ue.sweeps.spec import BatchGrid, load_sweep
+from bigbatch_ue.sweeps.spec import load_sweep
 from bigbatch_ue.sweeps.worker import Worker
 from tests.helpers.sweeps import TINY, write, write_one_long_cell
 
@@ -109,12 +109,12 @@ def test_shards_of_which_one_is_killed_and_started_again_give_the_table_of_one(
     pd.testing.assert_frame_equal(table(config), table(undisturbed[0]))
 
 
-def test_cells_under_a_launcher_that_are_told_to_stop_go_on(tmp_path: Path) -> None:
+def test_cells_under_a_launcher_continue_after_a_signal(tmp_path: Path) -> None:
     launcher = Path(__file__).parents[2] / "launchers" / "accelerate" / "ddp.yaml"
     config = write_one_long_cell(tmp_path, launcher=str(launcher))
     process = start(config)
     (cell,) = sweep_cells(load_sweep(config))
-    metrics = cell.files.folder / "metrics.jsonl"
+    metrics = cell.files.metrics
     while not metrics.exists():
         assert process.poll() is None
         time.sleep(0.02)
@@ -127,18 +127,18 @@ def test_cells_under_a_launcher_that_are_told_to_stop_go_on(tmp_path: Path) -> N
     assert checkpoint.stem == f"step-{done:08d}"
     assert not outcomes(config)
     claim = tmp_path / "sweep" / "claims" / f"{cell.name}.lock"
-    assert not claim.exists(), "another job may go on with it at once"
+    assert not claim.exists(), "another job may continue with it at once"
 
     ((cell, outcome),) = run_sweep(load_sweep(config))
     assert outcome is not None
-    assert outcome.finished, (cell.files.folder / "log.txt").read_text()
+    assert outcome.finished, cell.files.log.read_text()
     result = read_json(cell.files.folder / "result.json")
     assert result["resumed_at"] == done
     assert (result["engine"], result["world_size"]) == ("ddp", 2)
-    assert not (cell.files.folder / "protected").exists()
+    assert not cell.files.protected.exists()
 
 
-def test_nothing_works_on_when_the_sweep_is_killed(tmp_path: Path) -> None:
+def test_no_process_survives_the_sweep(tmp_path: Path) -> None:
     endless = {**TINY, "budget": {"steps": 1_000_000}, "data": {"size": 8, "limit": 120}}
     endless["data"]["root"] = str(tmp_path / "data")
     config = write(tmp_path, batches=[4], seeds=[0], settings=endless)
@@ -159,11 +159,11 @@ def test_nothing_works_on_when_the_sweep_is_killed(tmp_path: Path) -> None:
 def test_a_cell_that_another_job_has_just_done_is_not_done_again(tmp_path: Path) -> None:
     sweep = load_sweep(write(tmp_path))
     cell = sweep_cells(sweep)[0]
-    lease = SoftFileLease(tmp_path / "claim.lock", lease_duration=module.LEASE_SECONDS)
     write_json(cell.files.outcome, {"outcome": vars(Outcome("finished", "", 1.0))})
-    with Worker() as worker, SweepProgress([cell], {cell.name: 1.0}) as board:
-        assert module._claim(cell, lease, None, sweep, worker, board)
-    assert not (cell.files.folder / "log.txt").exists()
+    with closing(Worker()) as worker:
+        job = Job(sweep, worker, SweepProgress([cell], {cell.name: 1.0}), {})
+        assert job.run_unclaimed(cell, claim_on(cell, tmp_path))
+    assert not cell.files.log.exists()
 
 
 def test_a_failed_cell_is_recorded_and_does_not_stop_the_rest(tmp_path: Path) -> None:
@@ -183,42 +183,10 @@ def test_a_failed_cell_is_recorded_and_does_not_stop_the_rest(tmp_path: Path) ->
     again = run_sweep(load_sweep(config), retry=True)[0][1]
     assert again is not None
     assert (again.reason, again.seconds != failed.seconds) == (failed.reason, True)
-    assert "error: " in (cell.files.folder / "log.txt").read_text()
+    assert "error: " in cell.files.log.read_text()
 
 
-def test_what_kills_the_worker_fails_one_cell(tmp_path: Path) -> None:
-    sweep = load_sweep(write(tmp_path, batches=[4], seeds=[0, 1]))
-    first, second = sweep_cells(sweep)
-    for cell in (first, second):
-        cell.config.save(cell.files.folder / "cell.yaml")
-    killed: list[int] = []
-
-    def kill_once() -> bool:
-        children = psutil.Process().children()
-        workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
-        if not killed and (first.folder / "log.txt").exists():
-            killed.extend(worker.pid for worker in workers)
-            for pid in killed:
-                os.kill(pid, signal.SIGKILL)
-        return False
-
-    with Worker() as worker:
-        outcome = worker.do(first.folder, lost=kill_once)
-        assert outcome is not None
-        assert outcome.reason == "its process was ended by SIGKILL (out of memory?)"
-        after = worker.do(second.folder)
-    assert after is not None
-    assert after.finished
-
-
-def test_a_cell_that_another_job_took_over_is_let_go_of(tmp_path: Path) -> None:
-    cell = sweep_cells(load_sweep(write(tmp_path)))[0]
-    cell.config.save(cell.files.folder / "cell.yaml")
-    with Worker() as worker:
-        assert worker.do(cell.files.folder, lost=lambda: True) is None
-
-
-def test_a_cell_that_another_job_is_at_is_left_to_it(
+def test_a_cell_that_another_job_has_claimed_is_left_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.5)
@@ -229,7 +197,7 @@ def test_a_cell_that_another_job_is_at_is_left_to_it(
     claim.parent.mkdir(parents=True)
     with SoftFileLease(claim, lease_duration=module.LEASE_SECONDS):
         assert [outcome for _, outcome in run_sweep(sweep)] == [None]
-    assert not (cell.files.outcome).exists()
+    assert not cell.files.outcome.exists()
 
 
 def test_a_stale_claim_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,11 +206,11 @@ def test_a_stale_claim_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module, "POLL_SECONDS", 0.2)
     done: list[str] = []
 
-    def do(self: Worker, folder: Path, **_: Any) -> Outcome:
+    def run(self: Worker, folder: Path, **_: Any) -> Outcome:
         done.append(folder.name)
         return Outcome("finished", "", 1.0)
 
-    monkeypatch.setattr(Worker, "do", do)
+    monkeypatch.setattr(Worker, "run", run)
     sweep = load_sweep(write(tmp_path, batches=[4], seeds=[0]))
     (cell,) = sweep_cells(sweep)
     claim = sweep.output / "claims" / f"{cell.name}.lock"
@@ -252,101 +220,6 @@ def test_a_stale_claim_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     claim.write_bytes(elsewhere)
     run_sweep(sweep)
     assert done == [cell.name]
-
-
-def test_dry_run_lists_cells_with_their_cost_and_does_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = write(tmp_path)
-    main(["sweep", "--config", str(config), "--dry-run"])
-    printed = capsys.readouterr().out
-    for cell in sweep_cells(load_sweep(config)):
-        assert cell.name in printed
-    assert printed.count("to do") == 5
-    assert not (tmp_path / "sweep").exists()
-
-
-def test_cost_grows_with_the_batch_and_shared_work_counts_once(tmp_path: Path) -> None:
-    everything = sweep_cells(load_sweep(write(tmp_path, batches=[4, 4096], seeds=[0])))
-    costs = estimate(everything)
-    small, large = (costs[cell.name] for cell in everything)
-    assert [plan_cell(cell).images_per_step for cell in everything] == [12, 12288]
-    assert 0 < small < large
-    turned = estimate(everything[::-1])
-    assert turned[everything[0].name] < small
-    assert sum(turned.values()) > 0
-
-
-def test_cells_are_keyed_by_all_that_decides_their_answer(tmp_path: Path) -> None:
-    def names(**settings: Any) -> set[str]:
-        own = {"preset": "digits", "settings": settings}
-        return {cell.name for cell in sweep_cells(load_sweep(write(tmp_path, datasets=[own])))}
-
-    plain = names()
-    assert len(plain) == 4
-    assert names(batch={"micro": 7}) == plain
-    for other in (
-        {"optimizer": {"lr": 0.5}},
-        {"target": {"fit": {"epochs": 3}}},
-        {"data": {"limit": 100}},
-        {"evaluation": {"arms": ["uc"]}},
-    ):
-        assert not names(**other) & plain
-
-
-def test_cells_take_every_axis(tmp_path: Path) -> None:
-    sweep = load_sweep(
-        write(
-            tmp_path,
-            budgets=["epochs", "steps"],
-            lr_rules=["none", "sqrt"],
-            scopes=["cluster", "all"],
-            batches=["full", 4],
-        )
-    )
-    axes = [cell.axes for cell in sweep_cells(sweep)]
-    assert len(axes) == 2 * 2 * 2 * 2 * 2
-    assert {a["effective_batch"] for a in axes if a["scope"] == "all"} == {4, 120}
-    assert {a["effective_batch"] for a in axes if a["scope"] == "cluster"} == {4, 40}
-    assert {a["seed"] for a in axes[:16]} == {0}
-    first = sweep_cells(sweep)[0].config
-    assert first.evaluation.seeds == (0,)
-    assert first.batch.extend == "views"
-
-
-@pytest.mark.parametrize(
-    ("given", "sizes"),
-    [
-        ([8, "full", 2], [2, 8, 100]),
-        ({"from": 16, "to": "full"}, [16, 32, 64, 100]),
-        ({"from": 25, "to": "full"}, [25, 50, 100]),
-        ({"from": 2, "to": 54, "factor": 3}, [2, 6, 18, 54]),
-        ({"from": 200, "to": "full"}, [100]),
-    ],
-)
-def test_batches(given: Any, sizes: list[int]) -> None:
-    assert BatchGrid.model_validate(given).sizes(100) == sizes
-
-
-@pytest.mark.parametrize(
-    ("changed", "says"),
-    [
-        ({"batches": []}, "give a list, or from, to and factor"),
-        ({"batches": {"from": 2, "factor": 1}}, "batches.factor=1"),
-        ({"batches": [0]}, "batches: 0 is no number of images, nor `full`"),
-        ({"sizes": [2]}, "sizes: unknown key; allowed: output, datasets, batches"),
-        ({"datasets": [{"name": "digits"}]}, "datasets.name: unknown key"),
-        ({"settings": {"seed": 3}}, "settings: seed is varied by the sweep; use `seeds`"),
-        ({"settings": {"batch": {"effective": 3}}}, "batch.effective is varied"),
-        ({"budgets": ["hours"]}, "budgets='hours'"),
-    ],
-)
-def test_a_bad_sweep_file_is_one_clear_line(
-    changed: dict[str, Any], says: str, tmp_path: Path
-) -> None:
-    with pytest.raises(UserError) as error:
-        load_sweep(write(tmp_path, **changed))
-    assert says in str(error.value)
 
 
 def test_a_bad_cell_stops_the_sweep_before_anything_is_done(tmp_path: Path) -> None:
@@ -361,21 +234,3 @@ def test_a_sweep_under_a_launcher_says_what_to_do(
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="launcher: FILE"):
         run_sweep(load_sweep(write(tmp_path)))
-
-
-def test_a_torn_outcome_is_named(tmp_path: Path) -> None:
-    sweep = load_sweep(write(tmp_path))
-    cell = sweep_cells(sweep)[0]
-    write_json(cell.files.outcome, {"outcome": {"state": "finished"}})
-    with pytest.raises(UserError, match=r"outcome\.json: no outcome of a cell"):
-        cell_table(sweep_cells(sweep))
-
-
-def test_the_study_can_be_swept() -> None:
-    (file,) = (Path(__file__).parents[2] / "analysis").rglob("study/sweep.yaml")
-    sweep = load_sweep(file)
-    assert sweep.batches.sizes(5000) == [32, 64, 128, 256, 512, 1024]
-    for images in sweep.datasets:
-        config = module._base(sweep, images, 0, "cluster")
-        assert config.optimizer.lr == pytest.approx(1e-4)
-        assert config.generator.eps == pytest.approx(16 / 255)
