@@ -4,7 +4,7 @@ import math
 
 from analysis.findings.findings import Finding, Findings, manner
 from analysis.fits.mean import MeanFit
-from analysis.table.table import Critical, Curve
+from analysis.table.table import CriticalBatch, Curve
 
 
 def statements(findings: Findings) -> dict[str, str]:
@@ -27,13 +27,13 @@ def statements(findings: Findings) -> dict[str, str]:
     }
 
 
-def span(critical: Critical) -> str:
+def span(critical: CriticalBatch) -> str:
     """Such as `1,200 (800 to 2,100)`; where runs agree, their value alone."""
     value = _size(critical.value)
     return value if critical.low == critical.high else f"{value} ({_range(critical)})"
 
 
-def _amount(critical: Critical) -> str:
+def _amount(critical: CriticalBatch) -> str:
     lost = f"in {critical.unbounded} of {critical.runs} runs the gradient is lost in its noise"
     if math.isinf(critical.low):
         return f"beyond what can be told ({lost})"
@@ -42,7 +42,7 @@ def _amount(critical: Critical) -> str:
     return f"of {_size(critical.value)} (middle 80 % of {critical.runs} runs: {_range(critical)})"
 
 
-def _compared(critical: Critical, finding: Finding) -> str:
+def _compared(critical: CriticalBatch, finding: Finding) -> str:
     mean = finding.mean
     if math.isinf(critical.low):
         return ""
@@ -56,7 +56,7 @@ def _compared(critical: Critical, finding: Finding) -> str:
     return f", and the best B measured, {sign}{best}, {_place(critical, mean, finding.curve)}"
 
 
-def _place(critical: Critical, mean: MeanFit, curve: Curve) -> str:
+def _place(critical: CriticalBatch, mean: MeanFit, curve: Curve) -> str:
     """Where the best B lies; what the sizes tried or its interval leave open is said.
 
     Of a verdict `at least` or `at most`, all sizes from there on are as good.
@@ -75,7 +75,7 @@ def _place(critical: Critical, mean: MeanFit, curve: Curve) -> str:
     return f"lies {place} it{', though its interval reaches there' if reaches[1] else ''}"
 
 
-def _range(critical: Critical) -> str:
+def _range(critical: CriticalBatch) -> str:
     return f"{_size(critical.low)} to {_size(critical.high)}"
 
 

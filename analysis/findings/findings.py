@@ -13,7 +13,14 @@ import pandas as pd
 from analysis.fits.confound import Separation, separate
 from analysis.fits.instability import InstabilityFit, Kind, fit_instability
 from analysis.fits.mean import MeanFit, fit_mean
-from analysis.table.table import CRITICAL, CURVE, Critical, Curve, critical_of, curves
+from analysis.table.table import (
+    CRITICAL_COLUMNS,
+    CURVE_COLUMNS,
+    CriticalBatch,
+    Curve,
+    critical_batch_of,
+    curves,
+)
 from bigbatch_ue.config.names import ArmName
 from bigbatch_ue.evaluation.arms import ARM_NAMES
 from bigbatch_ue.files.atomic import atomic_file
@@ -132,7 +139,7 @@ class SizeSummary:
     oscillation: float
     images_per_second: float
     memory: float
-    critical: Critical | None
+    critical: CriticalBatch | None
 
 
 def analyse(table: pd.DataFrame, *, draws: int = 1000, margin: float = 0.02) -> Findings:
@@ -159,7 +166,7 @@ def sizes(finding: Finding, table: pd.DataFrame | None = None) -> list[SizeSumma
     curve, nothing = finding.curve, np.full(len(finding.curve.batches), np.nan)
     speed = memory = pd.Series(dtype=float)
     if table is not None:
-        mine = (table[list(CURVE)] == list(curve.key)).all(axis=1)
+        mine = (table[list(CURVE_COLUMNS)] == list(curve.key)).all(axis=1)
         by_size = table[mine].groupby("effective_batch")
         speed, memory = by_size["images_per_second"].mean(), by_size["peak_memory_mib"].max()
     found = []
@@ -178,7 +185,7 @@ def sizes(finding: Finding, table: pd.DataFrame | None = None) -> list[SizeSumma
                 oscillation=oscillation,
                 images_per_second=float(speed.get(batch, math.nan)),
                 memory=float(memory.get(batch, math.nan)),
-                critical=critical_of(curve.critical[row]),
+                critical=critical_batch_of(curve.critical[row]),
             )
         )
     return found
@@ -330,13 +337,13 @@ def _fit_rows(findings: Findings) -> Iterator[dict[str, Any]]:
         ends = (predicted.value, predicted.low, predicted.high) if predicted else ()
         for family in finding.mean.families if finding.mean else ():
             yield {
-                **dict(zip(CURVE, finding.curve.key, strict=True)),
+                **dict(zip(CURVE_COLUMNS, finding.curve.key, strict=True)),
                 "family": family.name,
                 "aicc": family.aicc,
                 "weight": family.weight,
                 **family.parameters,
                 **{f"{name}_error": error for name, error in family.errors.items()},
-                **dict(zip(CRITICAL, ends, strict=False)),
+                **dict(zip(CRITICAL_COLUMNS, ends, strict=False)),
             }
 
 

@@ -1,4 +1,4 @@
-"""From run folders to one tidy table; a run that contradicts itself is told of, not averaged in."""
+"""From run folders to one tidy table; runs with inconsistent records are reported and left out."""
 
 import json
 import math
@@ -11,28 +11,38 @@ import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 from rich.progress import track
-from safetensors import SafetensorError, safe_open
 
-from analysis.table.table import COLUMNS, CRITICAL, CURVE, read_table, write_table
-from bigbatch_ue.batching.plan import make_plan
+from analysis.table.consistency import check_arm, check_run, require_values
+from analysis.table.table import (
+    COLUMNS,
+    CRITICAL_COLUMNS,
+    CURVE_COLUMNS,
+    read_table,
+    write_table,
+)
 from bigbatch_ue.config.names import ArmName, Countermeasure
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.config.sections import DataConfig
 from bigbatch_ue.evaluation.arms import RUN_ARMS, Arm, ArmSpec, arm_specs, arm_title, load_arms
-from bigbatch_ue.files.formats import digest, parse_json, read_json, read_yaml, write_json
-from bigbatch_ue.files.paths import hide_home, require_file
+from bigbatch_ue.files.formats import digest, read_json, read_yaml, write_json
+from bigbatch_ue.files.paths import hide_home
 from bigbatch_ue.reporting.statistics import last_quarter
 from bigbatch_ue.runs.folder import RunFiles
 from bigbatch_ue.runs.result import TrainingResult, read_result
 from bigbatch_ue.runtime.errors import UserError
 
 ABOUT = "about.json"
-_OF_ANOTHER_KIND = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
+_MALFORMED = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
+"""Errors that records of an unexpected structure cause."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A run, or what of it, is not in the table, and why."""
+    """A run, or a part of it, that is not in the table.
+
+    Attributes:
+        run: name of its folder.
+        reason: why it was left out.
+    """
 
     run: str
     reason: str
@@ -40,15 +50,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Collection:
-    """What run folders hold.
+    """The table of some runs, and how they were made.
 
     Attributes:
-        table: a row for each target whose train images depend on the effective batch, with the
-            columns of `table.COLUMNS`; of a run that failed, a row that says so.
-        problems: what was left out.
-        settings: for each data set, the configuration that its runs share.
-        commands: that make these runs.
-        versions: of the programs that made them.
+        table: a row for each target whose training images depend on the effective batch, with the
+            columns of `table.COLUMNS`. A run that failed has rows that say so.
+        problems: runs that were left out.
+        settings: settings that the runs share, by data set.
+        commands: commands that repeat the runs and the table.
+        versions: versions of the programs that made the runs.
     """
 
     table: pd.DataFrame
@@ -61,41 +71,40 @@ class Collection:
 def collect(folders: Sequence[Path]) -> Collection:
     """Read every run below `folders`.
 
-    A run is left out, with the reason, if it is not finished or evaluated, if anything recorded of
-    its batch, steps, seed or data disagrees with its configuration, clusters, metrics or
-    perturbations, or if a generator's images capped its batch, so that it is not of the size it
-    claims. Of runs that are there twice, one is kept.
+    A run is left out, with the reason, in these cases: it is not finished or not evaluated; a
+    record of its batch, steps, seed or data disagrees with its configuration, clusters, metrics or
+    perturbations; or its clusters capped the batch, so that the run does not have the batch that it
+    claims. Of duplicate runs, one is kept.
 
     Raises:
         UserError: there is no run at all.
     """
-    found = sorted({run for folder in folders for run in _runs(folder)}, key=lambda r: r.folder)
-    if not found:
+    runs = sorted({run for folder in folders for run in _runs(folder)}, key=lambda r: r.folder)
+    if not runs:
         raise UserError(f"{', '.join(map(str, folders))}: no run folders here")
-    rows: dict[str, list[dict[str, Any]]] = {}
+    rows: dict[RunFiles, list[dict[str, Any]]] = {}
     problems: list[Problem] = []
     settings: dict[str, Any] = {}
     versions: dict[str, str] = {}
-    for run in track(found, "collecting", transient=True):
+    for run in track(runs, "collecting", transient=True):
         try:
             config = _configuration(run)
-            rows[run.folder.name] = _rows_of(run, config)
+            rows[run] = _run_rows(run, config)
             settings.setdefault(config.data.title, shared_settings(config))
             if (result := _result(run)) is not None:
                 versions |= result.versions
         except UserError as error:
             problems.append(Problem(run.folder.name, str(error)))
-        except _OF_ANOTHER_KIND as error:
-            problems.append(_strange(run.folder.name, error))
-    whole, strange = _table(rows)
-    problems += strange
-    table, twice = _once(whole)
-    commands = [_command(folder) for folder in folders]
-    return Collection(table, (*problems, *twice), settings, tuple(commands), versions)
+        except _MALFORMED as error:
+            problems.append(_malformed(run, error))
+    table, malformed = _table(rows)
+    table, duplicates = _without_duplicates(table)
+    commands = tuple(map(_command, folders))
+    return Collection(table, (*problems, *malformed, *duplicates), settings, commands, versions)
 
 
 def write_collection(collection: Collection, folder: Path) -> None:
-    """Write the table and, to `about.json`, all else into `folder`."""
+    """Write the table, and everything else to `about.json`, into `folder`."""
     write_table(collection.table, folder)
     about = {name: getattr(collection, name) for name in ("settings", "commands", "versions")}
     about["problems"] = [vars(problem) for problem in collection.problems]
@@ -103,10 +112,10 @@ def write_collection(collection: Collection, folder: Path) -> None:
 
 
 def read_collection(folder: Path) -> Collection:
-    """What `write_collection` has written; of a table alone, whatever else is empty.
+    """Read the files of `write_collection`; a table alone gives an otherwise empty collection.
 
     Raises:
-        UserError: no table, or files that are torn or of another kind.
+        UserError: there is no table, or a file is damaged.
     """
     table = read_table(folder / "table.csv")
     if not (folder / ABOUT).exists():
@@ -117,11 +126,13 @@ def read_collection(folder: Path) -> Collection:
         commands = tuple(about["commands"])
         return Collection(table, problems, about["settings"], commands, about["versions"])
     except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / ABOUT}: not from `collect` ({error}); collect anew") from None
+        raise UserError(
+            f"{folder / ABOUT}: not written by `collect` ({error}); run `collect` again"
+        ) from None
 
 
 def shared_settings(config: Config) -> dict[str, Any]:
-    """What decides a run's answer, but for seed, batch, scope, kind of budget and rate rule."""
+    """Return all settings that decide a result, except the seed and those that a sweep varies."""
     content = config.answer()
     content["target"] = config.target.model_dump(mode="json")
     del content["seed"], content["budget"]["kind"], content["optimizer"]["lr_rule"]
@@ -129,32 +140,11 @@ def shared_settings(config: Config) -> dict[str, Any]:
     return content
 
 
-def _table(rows: Mapping[str, list[dict[str, Any]]]) -> tuple[pd.DataFrame, list[Problem]]:
-    """One table of the rows of each run, those left out whose values are of another kind."""
-    try:
-        return _typed([row for own in rows.values() for row in own]), []
-    except _OF_ANOTHER_KIND:
-        good, problems = {}, []
-        for run, own in rows.items():
-            try:
-                _typed(own)
-            except _OF_ANOTHER_KIND as error:
-                problems.append(_strange(run, error))
-            else:
-                good[run] = own
-        return _typed([row for own in good.values() for row in own]), problems
-
-
-def _typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
-
-
-def _strange(run: str, error: Exception) -> Problem:
-    return Problem(run, f"records of another kind ({type(error).__name__}: {error})")
+# -- runs ----------------------------------------------------------------------------------------
 
 
 def _runs(folder: Path) -> Iterator[RunFiles]:
-    """Folders below that hold a run or a cell of a sweep, controls of runs excepted."""
+    """Yield the runs and the sweep cells below a folder, without the control runs."""
     names = RunFiles(folder)
     for name in (names.config.name, names.cell.name):
         for path in folder.rglob(name):
@@ -173,109 +163,48 @@ def _configuration(run: RunFiles) -> Config:
         ) from None
 
 
-def _rows_of(run: RunFiles, config: Config) -> list[dict[str, Any]]:
-    """The table's rows of one run.
+def _result(run: RunFiles) -> TrainingResult | None:
+    return read_result(run.result) if run.finished else None
+
+
+def _command(folder: Path) -> str:
+    sweep = folder / "sweep.yaml"
+    if sweep.exists():
+        return f"bigbatch-ue sweep --config {sweep.as_posix()}"
+    return f"bigbatch-ue train --config {folder.as_posix()}/RUN/config.yaml"
+
+
+# -- rows ----------------------------------------------------------------------------------------
+
+
+def _run_rows(run: RunFiles, config: Config) -> list[dict[str, Any]]:
+    """Return the table rows of one run.
 
     Raises:
-        UserError: why it has none.
+        UserError: the run is unfinished, not evaluated or inconsistent.
     """
     outcome = read_json(run.outcome, dict) if run.outcome.exists() else None
     if outcome is not None:
-        _agree(outcome["cell"], config.axes, run.outcome.name)
+        require_values(outcome["cell"], config.axes, run.outcome.name)
         if outcome["outcome"]["state"] == "failed":
-            return [_failed_row(run, config, outcome, case) for case in _wanted(config)]
+            return [
+                _failed_row(run, config, outcome, spec)
+                for spec in arm_specs(config.evaluation, ArmName.UC)
+                if spec.arm in RUN_ARMS
+            ]
     result = _result(run)
     if result is None:
         raise UserError("training is not finished")
-    sizes = _check(run, config, result)
+    sizes = check_run(run, config, result)
     if not run.evaluation_results.exists():
-        raise UserError("not evaluated: bigbatch-ue evaluate")
+        raise UserError("not evaluated; run `bigbatch-ue evaluate`")
     arms = load_arms(run.evaluation_results)
     own = [arm for arm in arms if arm.arm in RUN_ARMS]
     if not own:
         raise UserError("no protected arm was evaluated")
     for arm in own:
-        _agree(vars(arm), _facts(config, result), f"evaluation of {arm_title(arm)}")
+        check_arm(arm, config, result)
     return [_row(run, config, result, sizes, arm, arms) for arm in own]
-
-
-def _check(run: RunFiles, config: Config, result: TrainingResult) -> list[int]:
-    """Compare whatever the folder records of the run; images in each cluster are returned.
-
-    Raises:
-        UserError: the first contradiction.
-    """
-    state = read_json(run.state, dict)
-    if state.get("answer") != digest([config.answer(), state.get("data")]):
-        raise UserError("config.yaml or the data set is not what the run was made with")
-    assignment, about = _tensor(run.clusters, "assignment")
-    _agree(about, {"answer": state["answer"]}, run.clusters.name)
-    sizes = [int(n) for n in np.bincount(assignment, minlength=config.clusters.count)]
-    plan = make_plan(config, sizes, result.world_size)
-    expected = {
-        "dataset": config.data.title,
-        "seed": config.seed,
-        "scope": config.batch.scope,
-        "requested_batch": config.batch.effective,
-        "effective_batch": plan.effective,
-        "effective_batch_per_generator": plan.per_generator,
-        "optimizer_steps": plan.steps,
-        "images_seen": plan.images_per_step * plan.steps,
-    }
-    title = DataConfig(name=result.dataset).title  # its place depends on the user
-    _agree({**vars(result), "dataset": title}, expected, run.result.name)
-    _, about = _tensor(run.perturbations)
-    _agree(about, {"answer": state["answer"], "steps": plan.steps}, run.perturbations.name)
-    _agree(_logged(run), {"steps": plan.steps, "images_seen": expected["images_seen"]}, "metrics")
-    if set(plan.per_generator) != {config.batch.effective}:
-        raise UserError(
-            f"not a run at B = {config.batch.effective}: clusters of {min(sizes)} to {max(sizes)} "
-            f"images capped it to {min(plan.per_generator)} ... {plan.effective} "
-            "(batch.extend=views would not)"
-        )
-    return sizes
-
-
-def _agree(found: Mapping[str, Any], expected: Mapping[str, Any], where: str) -> None:
-    for key, value in expected.items():
-        if found.get(key) != value:
-            raise UserError(f"{where} says {key} = {found.get(key)}, the run says {value}")
-
-
-def _facts(config: Config, result: TrainingResult) -> dict[str, Any]:
-    """What the records of an evaluation have of its run."""
-    facts = {key: getattr(result, key) for key in ("effective_batch", "optimizer_steps")}
-    return {"dataset": config.data.title, "run_seed": config.seed, **facts}
-
-
-def _result(run: RunFiles) -> TrainingResult | None:
-    return read_result(run.result) if run.finished else None
-
-
-def _logged(run: RunFiles) -> dict[str, int]:
-    """Count steps and images in the metrics; each group of ranks has a file of its own."""
-    parts = [run.metrics] if run.metrics.exists() else sorted(run.groups.glob("*/metrics.jsonl"))
-    try:
-        logs = [require_file(part).read_bytes().splitlines() for part in parts or [run.metrics]]
-        last = [parse_json(lines[-1]) if lines else {} for lines in logs]
-        return {
-            "steps": max(map(len, logs)),
-            "images_seen": sum(line["images_seen"] for line in last),
-        }
-    except (UserError, OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"metrics.jsonl: not readable ({error})") from None
-
-
-def _tensor(path: Path, name: str | None = None) -> tuple[Any, dict[str, Any]]:
-    """A tensor of a safetensors file, and what is recorded beside it."""
-    try:
-        with safe_open(require_file(path), framework="np") as file:
-            about = parse_json((file.metadata() or {}).get("bigbatch_ue", "{}"))
-            if not isinstance(about, dict):
-                raise ValueError("its metadata is no mapping")
-            return (file.get_tensor(name) if name else None), about
-    except (UserError, SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path.name}: not readable ({error})") from None
 
 
 def _row(
@@ -287,7 +216,7 @@ def _row(
     arms: Sequence[Arm],
 ) -> dict[str, Any]:
     return {
-        **_names(run, config, arm_title(arm)),
+        **_identity(run, config, arm_title(arm)),
         "target_seed": arm.seed,
         "optimizer_steps": result.optimizer_steps,
         "learning_rate": result.learning_rate,
@@ -297,44 +226,31 @@ def _row(
         "peak_accuracy": arm.peak_accuracy,
         "tail_accuracy": arm.tail_mean,
         "oscillation": arm.tail_std,
-        "clean_accuracy": _control(ArmName.CLEAN, arm, arms),
-        "noise_accuracy": _control(ArmName.RANDOM_NOISE, arm, arms),
+        "clean_accuracy": _control_accuracy(ArmName.CLEAN, arm, arms),
+        "noise_accuracy": _control_accuracy(ArmName.RANDOM_NOISE, arm, arms),
         "chance": 1 / len(arm.confusion),
         "test_images": int(np.sum(arm.confusion)),
         "tail_epochs": last_quarter(len(arm.accuracies)),
         "images_per_second": result.images_per_second,
         "peak_memory_mib": result.peak_memory_mib,
-        **_critical(result),
+        **_critical_batch(result),
         "failed": False,
         "reason": "",
     }
 
 
-def _critical(result: TrainingResult) -> dict[str, float]:
-    """The noise scale of the generators' parameters; null in it is unbounded."""
-    try:
-        measured = result.noise_scale.get("parameters")
-        if measured is None:
-            return dict.fromkeys(CRITICAL, math.nan)
-        found = [measured[name] for name in ("value", "low", "high")]
-        numbers = [math.inf if number is None else float(number) for number in found]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"result.json: noise_scale is not readable ({error!r})") from None
-    return dict(zip(CRITICAL, numbers, strict=True))
-
-
 def _failed_row(
-    run: RunFiles, config: Config, outcome: Mapping[str, Any], case: ArmSpec
+    run: RunFiles, config: Config, outcome: Mapping[str, Any], spec: ArmSpec
 ) -> dict[str, Any]:
-    """A row of a run that failed: what it was to be, and why there is no more."""
+    """Return the row of an arm that was planned for a failed run."""
     result = _result(run)
     unknown = {name: math.nan for name, kind in COLUMNS.items() if kind == "float64"}
     counts = {name: 0 for name, kind in COLUMNS.items() if kind == "int64"}
     return {
         **unknown,
         **counts,
-        **_names(run, config, arm_title(case)),
-        "target_seed": case.seed,
+        **_identity(run, config, arm_title(spec)),
+        "target_seed": spec.seed,
         "optimizer_steps": result.optimizer_steps if result else 0,
         "full_batch": outcome["cell"].get("full", 0),
         "failed": True,
@@ -342,7 +258,7 @@ def _failed_row(
     }
 
 
-def _names(run: RunFiles, config: Config, arm: str) -> dict[str, Any]:
+def _identity(run: RunFiles, config: Config, arm: str) -> dict[str, Any]:
     return {
         **config.axes,
         "arm": arm,
@@ -351,35 +267,68 @@ def _names(run: RunFiles, config: Config, arm: str) -> dict[str, Any]:
     }
 
 
-def _wanted(config: Config) -> list[ArmSpec]:
-    return [case for case in arm_specs(config.evaluation, ArmName.UC) if case.arm in RUN_ARMS]
+def _critical_batch(result: TrainingResult) -> dict[str, float]:
+    """Return the noise scale of the generators' parameters; null in the record is unbounded."""
+    try:
+        measured = result.noise_scale.get("parameters")
+        if measured is None:
+            return dict.fromkeys(CRITICAL_COLUMNS, math.nan)
+        values = [measured[name] for name in ("value", "low", "high")]
+        numbers = [math.inf if value is None else float(value) for value in values]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"result.json: noise_scale is not readable ({error!r})") from None
+    return dict(zip(CRITICAL_COLUMNS, numbers, strict=True))
 
 
-def _control(name: ArmName, arm: Arm, arms: Sequence[Arm]) -> float:
-    """Final accuracy of a control with the same seed and labels, and countermeasure if any has."""
-    mine = [other for other in arms if (other.arm, other.seed) == (name, arm.seed)]
-    mine = [other for other in mine if other.labels == arm.labels]
-    for countermeasure in (arm.countermeasure, Countermeasure.NONE):
-        for control in mine:
-            if control.countermeasure == countermeasure:
-                return control.final_accuracy
-    return math.nan
+def _control_accuracy(name: ArmName, arm: Arm, arms: Sequence[Arm]) -> float:
+    """Return the final accuracy of a control with the seed and labels of an arm.
+
+    Of several, the one with the same countermeasure is taken, or else one without; NaN if there is
+    none.
+    """
+    controls = {
+        other.countermeasure: other.final_accuracy
+        for other in reversed(arms)
+        if (other.arm, other.seed, other.labels) == (name, arm.seed, arm.labels)
+    }
+    plain = controls.get(Countermeasure.NONE, math.nan)
+    return controls.get(arm.countermeasure, plain)
 
 
-def _once(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
-    """Rows sorted, each once; and the runs that were there before."""
-    what = [*CURVE, "effective_batch", "seed", "target_seed"]
-    table = table.sort_values([*what, "run"], kind="stable", ignore_index=True)
-    again = table.duplicated(what)
-    twice = [
-        Problem(run, f"the same run is there twice ({arm})")
+# -- the table -----------------------------------------------------------------------------------
+
+
+def _table(rows: Mapping[RunFiles, list[dict[str, Any]]]) -> tuple[pd.DataFrame, list[Problem]]:
+    """Make one table of the rows of each run; runs with values of a wrong type are left out."""
+    try:
+        return _typed([row for own in rows.values() for row in own]), []
+    except _MALFORMED:
+        good, problems = [], []
+        for run, own in rows.items():
+            try:
+                _typed(own)
+            except _MALFORMED as error:
+                problems.append(_malformed(run, error))
+            else:
+                good += own
+        return _typed(good), problems
+
+
+def _typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def _malformed(run: RunFiles, error: Exception) -> Problem:
+    return Problem(run.folder.name, f"malformed records ({type(error).__name__}: {error})")
+
+
+def _without_duplicates(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
+    """Sort the rows and keep each once; also return the duplicates."""
+    identity = [*CURVE_COLUMNS, "effective_batch", "seed", "target_seed"]
+    table = table.sort_values([*identity, "run"], kind="stable", ignore_index=True)
+    again = table.duplicated(identity)
+    duplicates = [
+        Problem(run, f"duplicate of another run ({arm})")
         for run, arm in zip(table["run"][again], table["arm"][again], strict=True)
     ]
-    return table[~again].reset_index(drop=True), twice
-
-
-def _command(folder: Path) -> str:
-    sweep = folder / "sweep.yaml"
-    if sweep.exists():
-        return f"bigbatch-ue sweep --config {sweep.as_posix()}"
-    return f"bigbatch-ue train --config {folder.as_posix()}/RUN/config.yaml"
+    return table[~again].reset_index(drop=True), duplicates

@@ -1,4 +1,4 @@
-"""The tidy table of a sweep, and the curves it holds."""
+"""The tidy table of a sweep, and its curves."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,25 +45,27 @@ COLUMNS = {
     "reason": "str",
     "run": "str",
 }
-CRITICAL = ("critical_batch", "critical_batch_low", "critical_batch_high")
-"""A run's gradient noise scale and its interval, in images: NaN not measured, inf unbounded."""
+CRITICAL_COLUMNS = ("critical_batch", "critical_batch_low", "critical_batch_high")
+"""Gradient noise scale of a run and its interval, in images: NaN not measured, inf unbounded."""
 
-CURVE = ("dataset", "arm", "budget", "lr_rule", "scope", "settings")
+CURVE_COLUMNS = ("dataset", "arm", "budget", "lr_rule", "scope", "settings")
+"""Columns whose values all runs of a curve share."""
 
 
 @dataclass(frozen=True)
-class Critical:
-    """What the gradient noise of some runs predicts as critical batch, in images.
+class CriticalBatch:
+    """The critical batch that the gradient noise of some runs predicts, in images.
 
     It is the noise scale in the space of the generators' parameters (McCandlish et al., 2018, arXiv
-    1812.06162): well below it twice the batch needs half the steps, well above it as many.
+    1812.06162). Well below it, twice the batch needs half the steps. Well above it, it needs as
+    many.
 
     Attributes:
-        value: median over the runs; inf is unbounded, as everywhere here.
+        value: median over the runs; inf if it is unbounded, as everywhere here.
         low: lower end of the middle 80 % of the runs, rounded outwards to a run.
         high: upper end.
-        runs: how many measured it.
-        unbounded: of these, how many could not tell the gradient from its noise.
+        runs: number of runs that measured it.
+        unbounded: number of these runs whose gradient cannot be told from its noise.
     """
 
     value: float
@@ -75,29 +77,29 @@ class Critical:
 
 @dataclass(frozen=True)
 class Curve:
-    """Runs that differ in nothing but effective batch and seed: k sizes by n seeds.
+    """Runs that differ only in effective batch and seed: k sizes by n seeds.
 
     Accuracies are fractions in [0, 1] of the clean test set; low is good protection. A run that is
-    missing or has failed is NaN. Where a run had several targets, they are averaged.
+    missing or has failed is NaN. The targets of a run are averaged.
 
     Attributes:
-        dataset: its name.
-        arm: what the targets were trained on, in words: `protected`, `protected, 80 %`, ...
+        dataset: name of the data set.
+        arm: training images of the targets, in words: `protected`, `protected 80%`, ...
         budget: `epochs` or `steps`.
         lr_rule: `none`, `sqrt` or `linear`.
         scope: `cluster` or `all`.
-        settings: digest of everything else that decides the answer.
+        settings: digest of all other settings that decide the result.
         batches: int64 [k], effective batches, ascending.
         seeds: int64 [n], ascending.
         steps: int64 [k], optimizer steps of the generators.
         accuracy: float64 [k, n], after the last epoch.
         oscillation: float64 [k, n], standard deviation over the last quarter of the epochs.
-        critical: float64 [k, n], critical batch that the run's gradient noise predicts, in images;
-            inf where it is unbounded, NaN where it was not measured.
-        failed: int64 [k], how many runs failed or diverged.
+        critical: float64 [k, n], critical batch that the gradient noise of each run predicts, in
+            images; inf where it is unbounded, NaN where it was not measured.
+        failed: int64 [k], number of runs that failed or diverged.
         full: images of a whole cluster (scope `all`: of the whole set): B of full-batch training.
         clean: mean accuracy of targets trained on clean images; NaN if there are none.
-        noise: mean accuracy of targets trained under random noise; NaN if there are none.
+        noise: mean accuracy of targets trained on random noise; NaN if there are none.
         chance: accuracy of guessing.
         test_images: size of the test set.
         tail_epochs: epochs in the last quarter.
@@ -125,22 +127,22 @@ class Curve:
 
     @property
     def x(self) -> Floats:
-        """float64 [k], log2 B."""
+        """The effective batches as log2 B, float64 [k]."""
         return np.log2(self.batches.astype(np.float64))
 
     @property
-    def predicted(self) -> Critical | None:
-        """The critical batch by all runs of the curve; None if none measured it."""
-        return critical_of(self.critical)
+    def predicted(self) -> CriticalBatch | None:
+        """The critical batch that all runs of the curve predict; None if none measured it."""
+        return critical_batch_of(self.critical)
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What tells this curve from others."""
-        return tuple(getattr(self, name) for name in CURVE)
+        """The values that identify the curve, in the order of `CURVE_COLUMNS`."""
+        return tuple(getattr(self, name) for name in CURVE_COLUMNS)
 
     @property
     def title(self) -> str:
-        """The curve's name in words, such as `digits, protected: equal epochs`."""
+        """The name of the curve in words, such as `digits, protected: equal epochs`."""
         parts = [f"{self.dataset}, {self.arm}: equal {self.budget}"]
         if self.lr_rule != "none":
             parts.append(f"{self.lr_rule} learning rate")
@@ -149,19 +151,19 @@ class Curve:
         return ", ".join(parts)
 
 
-def critical_of(values: Floats) -> Critical | None:
-    """Median and middle 80 % of runs' critical batches; None if none measured it."""
+def critical_batch_of(values: Floats) -> CriticalBatch | None:
+    """Return the median and the middle 80 % of runs' critical batches; None if all are NaN."""
     known = values[~np.isnan(values)]
     if not known.size:
         return None
     low = np.quantile(known, 0.1, method="lower")
     high = np.quantile(known, 0.9, method="higher")
     unbounded = int(np.isinf(known).sum())
-    return Critical(float(np.median(known)), float(low), float(high), known.size, unbounded)
+    return CriticalBatch(float(np.median(known)), float(low), float(high), known.size, unbounded)
 
 
 def write_table(table: pd.DataFrame, folder: Path) -> None:
-    """Write `table.csv` and `table.parquet` into `folder`, each whole or not at all."""
+    """Write `table.csv` and `table.parquet` into `folder`, each atomically."""
     with atomic_file(folder / "table.csv") as temporary:
         table.to_csv(temporary, index=False)
     with atomic_file(folder / "table.parquet") as temporary:
@@ -169,12 +171,13 @@ def write_table(table: pd.DataFrame, folder: Path) -> None:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A table that `write_table` or another program has written, CSV or parquet.
+    """Read a table, CSV or parquet, that `write_table` or another program has written.
 
-    Of an older one, the columns `CRITICAL` are NaN.
+    In an older table that lacks them, the columns `CRITICAL_COLUMNS` are NaN.
 
     Raises:
-        UserError: a file that is missing, of another kind, or lacks a column.
+        UserError: the file is missing, is not a table, lacks a column, or a value has the wrong
+            type.
     """
     try:
         if path.suffix == ".parquet":
@@ -183,27 +186,27 @@ def read_table(path: Path) -> pd.DataFrame:
             text = [name for name, kind in COLUMNS.items() if kind == "str"]
             table = pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=True)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file; run `collect` first") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: not a readable table ({error})") from None
-    for name in CRITICAL:
+    for name in CRITICAL_COLUMNS:
         if name not in table:
             table[name] = np.nan
     missing = [name for name in COLUMNS if name not in table]
     if missing:
-        raise UserError(f"{path}: lacks the column(s) {', '.join(missing)}")
+        raise UserError(f"{path}: missing column(s): {', '.join(missing)}")
     for name, kind in COLUMNS.items():
         if kind == "str":
             table[name] = table[name].fillna("")
     try:
         return table.astype(COLUMNS)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: a value of the wrong kind ({error})") from None
+        raise UserError(f"{path}: a value has the wrong type ({error})") from None
 
 
 def curves(table: pd.DataFrame) -> Iterator[Curve]:
-    """Every curve of a table, in the order of data set, arm, budget, rule and scope."""
-    for _, rows in table.groupby(list(CURVE), sort=True):
+    """Yield every curve of a table, in the order of data set, arm, budget, rule and scope."""
+    for _, rows in table.groupby(list(CURVE_COLUMNS), sort=True):
         yield _curve(rows)
 
 
@@ -222,7 +225,7 @@ def _curve(rows: pd.DataFrame) -> Curve:
     by_size = values.groupby("effective_batch")
     first = rows.iloc[0]
     return Curve(
-        **{name: str(first[name]) for name in CURVE},
+        **{name: str(first[name]) for name in CURVE_COLUMNS},
         batches=accuracy.index.to_numpy(np.int64),
         seeds=accuracy.columns.to_numpy(np.int64),
         steps=by_size["optimizer_steps"].max().to_numpy(np.int64),

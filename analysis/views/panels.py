@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.findings.findings import Finding
-from analysis.table.table import Critical
+from analysis.table.table import CriticalBatch
 from bigbatch_ue.files.atomic import atomic_file
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -126,7 +126,7 @@ def ticks(axes: Axes, places: Sequence[int]) -> None:
     axes.minorticks_off()
 
 
-def critical_batch(axes: Axes, critical: Critical, y: float, colour: str) -> None:
+def critical_batch(axes: Axes, critical: CriticalBatch, y: float, colour: str) -> None:
     """A predicted critical batch: a line up the panel, and at height `y` a tick on its range.
 
     Where the range leaves the axis it ends in an arrow; a value out there has neither line nor

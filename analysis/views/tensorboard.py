@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from analysis.findings.findings import Finding, Findings, sizes
-from analysis.table.table import CURVE
+from analysis.table.table import CURVE_COLUMNS
 from bigbatch_ue.files.atomic import atomic_folder
 from bigbatch_ue.reporting.words import slugs
 
@@ -69,7 +69,7 @@ def _scalars(finding: Finding, table: pd.DataFrame) -> dict[str, Series]:
 
 def _runs(table: pd.DataFrame) -> list[dict[str, Any]]:
     """A record for each run of each arm, in the order of the curves."""
-    what = [*CURVE, "effective_batch", "seed"]
+    what = [*CURVE_COLUMNS, "effective_batch", "seed"]
     runs = table.groupby(what, as_index=False, sort=True).agg(
         {"failed": "any", **dict.fromkeys(METRICS, "mean")}
     )
@@ -77,7 +77,7 @@ def _runs(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _run_name(run: Mapping[str, Any]) -> str:
-    curve = "-".join(run[name] for name in CURVE)
+    curve = "-".join(run[name] for name in CURVE_COLUMNS)
     return f"{curve}-b{run['effective_batch']}-s{run['seed']}"
 
 

@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.findings.findings import (
-    Finding,
-)
+from analysis.findings.findings import Finding
 from analysis.fits.instability import InstabilityFit
 from analysis.fits.mean import FamilyFit, MeanFit
-from analysis.table.table import COLUMNS, Curve
+from analysis.table.table import COLUMNS, CRITICAL_COLUMNS, Curve
 
 BATCHES = tuple(2**k for k in range(1, 9))
 LEVELS = {"digits": (0.995, 0.99, 0.1), "blood8": (0.906, 0.873, 0.125)}
@@ -26,7 +24,7 @@ def a_table(
     failures: tuple[tuple[str, int, int], ...] = (("digits", 2, 3), ("digits", 256, 1)),
     **changed: Any,
 ) -> pd.DataFrame:
-    """A sweep as it might come out: a U at equal epochs, a gentler one at equal steps."""
+    """A simulated sweep: a U at equal epochs, a gentler one at equal steps."""
     random = np.random.default_rng(7)
     rows = []
     for dataset in datasets:
@@ -74,6 +72,17 @@ def a_table(
                         }
                     )
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def a_measured_table(**changed: Any) -> pd.DataFrame:
+    """Five seeds that predict critical batches of 10 B to 50 B; one at B = 128 is unbounded."""
+    table = a_table(
+        ("digits",), batches=(16, 32, 64, 128), failures=(("digits", 16, 3),), **changed
+    )
+    value = 10.0 * table["effective_batch"] * (table["seed"] + 1)
+    value[(table["effective_batch"] == 128) & (table["seed"] == 4)] = math.inf
+    value[table["failed"]] = math.nan
+    return table.assign(**dict(zip(CRITICAL_COLUMNS, (value, value / 2, 2 * value), strict=True)))
 
 
 def a_curve(k: int = 4, seeds: int = 3, **changed: Any) -> Curve:

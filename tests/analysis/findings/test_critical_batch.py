@@ -17,10 +17,10 @@ from analysis.findings.critical_batch import span, statements
 from analysis.findings.findings import Finding, Findings, analyse, sizes, write_findings
 from analysis.table.collect import Collection
 from analysis.table.table import (
-    CRITICAL,
-    Critical,
+    CRITICAL_COLUMNS,
+    CriticalBatch,
     Floats,
-    critical_of,
+    critical_batch_of,
     curves,
     read_table,
     write_table,
@@ -45,7 +45,7 @@ def a_measured_table(**changed: Any) -> pd.DataFrame:
     value = 10.0 * table["effective_batch"] * (table["seed"] + 1)
     value[(table["effective_batch"] == 128) & (table["seed"] == 4)] = math.inf
     value[table["failed"]] = math.nan
-    return table.assign(**dict(zip(CRITICAL, (value, value / 2, 2 * value), strict=True)))
+    return table.assign(**dict(zip(CRITICAL_COLUMNS, (value, value / 2, 2 * value), strict=True)))
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +59,16 @@ def findings(table: pd.DataFrame) -> Findings:
 
 
 def test_the_median_and_the_middle_80_percent_of_runs() -> None:
-    assert critical_of(np.full((2, 3), np.nan)) is None
-    assert critical_of(np.array([np.nan, 7.0])) == Critical(7, 7, 7, 1, 0)
-    assert critical_of(np.arange(11.0)) == Critical(5, 1, 9, 11, 0)
-    assert critical_of(np.arange(10.0)) == Critical(4.5, 0, 9, 10, 0)
-    assert critical_of(np.array([5.0, np.inf, 3.0, np.inf])) == Critical(
+    assert critical_batch_of(np.full((2, 3), np.nan)) is None
+    assert critical_batch_of(np.array([np.nan, 7.0])) == CriticalBatch(7, 7, 7, 1, 0)
+    assert critical_batch_of(np.arange(11.0)) == CriticalBatch(5, 1, 9, 11, 0)
+    assert critical_batch_of(np.arange(10.0)) == CriticalBatch(4.5, 0, 9, 10, 0)
+    assert critical_batch_of(np.array([5.0, np.inf, 3.0, np.inf])) == CriticalBatch(
         math.inf, 3, math.inf, 4, 2
     )
-    assert critical_of(np.full(3, np.inf)) == Critical(math.inf, math.inf, math.inf, 3, 3)
+    assert critical_batch_of(np.full(3, np.inf)) == CriticalBatch(
+        math.inf, math.inf, math.inf, 3, 3
+    )
 
 
 def test_a_curve_has_the_prediction_of_every_run_once(table: pd.DataFrame) -> None:
@@ -76,7 +78,7 @@ def test_a_curve_has_the_prediction_of_every_run_once(table: pd.DataFrame) -> No
     np.testing.assert_array_equal(steps.critical, expected)
     expected[0, 3] = np.nan
     np.testing.assert_array_equal(epochs.critical, expected)
-    assert steps.predicted == Critical(1280, 320, 5120, 20, 1)
+    assert steps.predicted == CriticalBatch(1280, 320, 5120, 20, 1)
     assert epochs.predicted is not None
     assert epochs.predicted.runs == 19
 
@@ -87,16 +89,16 @@ def test_unbounded_and_unmeasured_survive_csv_and_parquet(
     write_table(table, tmp_path)
     for name in ("table.csv", "table.parquet"):
         again = read_table(tmp_path / name)
-        pd.testing.assert_frame_equal(again[list(CRITICAL)], table[list(CRITICAL)])
+        pd.testing.assert_frame_equal(again[list(CRITICAL_COLUMNS)], table[list(CRITICAL_COLUMNS)])
         assert np.isinf(again["critical_batch"]).sum() == 2
         assert again["critical_batch"].isna().sum() == 1
 
 
 @pytest.mark.parametrize("name", ["table.csv", "table.parquet"])
 def test_an_older_table_has_no_prediction(name: str, table: pd.DataFrame, tmp_path: Path) -> None:
-    write_table(table.drop(columns=list(CRITICAL)), tmp_path)
+    write_table(table.drop(columns=list(CRITICAL_COLUMNS)), tmp_path)
     again = read_table(tmp_path / name)
-    assert again[list(CRITICAL)].isna().all(axis=None)
+    assert again[list(CRITICAL_COLUMNS)].isna().all(axis=None)
     for curve in curves(again):
         assert curve.predicted is None
 
@@ -106,8 +108,8 @@ def test_sizes_and_files_carry_the_prediction(
 ) -> None:
     _, steps = findings.findings
     first, *_, last = sizes(steps, table)
-    assert first.critical == Critical(480, 160, 800, 5, 0)
-    assert last.critical == Critical(3840, 1280, math.inf, 5, 1)
+    assert first.critical == CriticalBatch(480, 160, 800, 5, 0)
+    assert last.critical == CriticalBatch(3840, 1280, math.inf, 5, 1)
     write_findings(Findings((*findings.findings, a_finding())), tmp_path)
     content = json.loads((tmp_path / "findings.json").read_text())
     _, record, bare = content["findings"]
@@ -122,10 +124,14 @@ def test_sizes_and_files_carry_the_prediction(
     assert record["curve"]["critical"][3][4] is None
     assert bare["critical"] is None
     fits = pd.read_csv(tmp_path / "fits.csv")
-    assert fits.query("budget == 'steps'")[list(CRITICAL)].iloc[0].tolist() == [1280, 320, 5120]
-    assert fits[list(CRITICAL)].iloc[-1].isna().all()
+    assert fits.query("budget == 'steps'")[list(CRITICAL_COLUMNS)].iloc[0].tolist() == [
+        1280,
+        320,
+        5120,
+    ]
+    assert fits[list(CRITICAL_COLUMNS)].iloc[-1].isna().all()
     write_findings(Findings((a_finding(),)), tmp_path)
-    assert not set(CRITICAL) & set(pd.read_csv(tmp_path / "fits.csv"))
+    assert not set(CRITICAL_COLUMNS) & set(pd.read_csv(tmp_path / "fits.csv"))
 
 
 OF_12 = "gradient noise predicts a critical batch of 90 (middle 80 % of 12 runs: 80 to 100)"
@@ -210,9 +216,9 @@ def test_there_is_one_sentence_for_each_data_set_of_its_protected_curves() -> No
 
 
 def test_a_span_is_short() -> None:
-    assert span(Critical(1234.4, 870, math.inf, 5, 1)) == "1,234 (870 to unbounded)"
-    assert span(Critical(20, 20, 20, 1, 0)) == "20"
-    assert span(Critical(math.inf, math.inf, math.inf, 4, 4)) == "unbounded"
+    assert span(CriticalBatch(1234.4, 870, math.inf, 5, 1)) == "1,234 (870 to unbounded)"
+    assert span(CriticalBatch(20, 20, 20, 1, 0)) == "20"
+    assert span(CriticalBatch(math.inf, math.inf, math.inf, 4, 4)) == "unbounded"
 
 
 def marks(axes: Axes) -> dict[str, list[list[float]]]:
@@ -303,7 +309,7 @@ def test_the_page_has_the_sentence_the_column_and_what_it_means(
 
 
 def test_nothing_is_told_where_nothing_was_measured(table: pd.DataFrame, tmp_path: Path) -> None:
-    bare = table.assign(**dict.fromkeys(CRITICAL, math.nan))
+    bare = table.assign(**dict.fromkeys(CRITICAL_COLUMNS, math.nan))
     mixed = pd.concat([bare, a_measured_table().replace({"dataset": {"digits": "blood8"}})])
     for text in a_report(tmp_path, bare, analyse(bare, draws=100)):
         assert "ritical" not in text
