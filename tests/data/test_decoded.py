@@ -1,3 +1,5 @@
+"""Decoded data sets: shared, complete, and decoded again only if their source has changed."""
+
 import multiprocessing
 import os
 import shutil
@@ -13,13 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigbatch_ue.config.names import DATASETS
 from bigbatch_ue.config.sections import DataConfig
-from bigbatch_ue.data.datasets import catalogue
 from bigbatch_ue.data.decoded import DataSet, prepare_dataset, resize
 from bigbatch_ue.runtime.errors import UserError
-
-MakeNpz = Callable[..., Path]
+from tests.conftest import MakeNpz
 
 
 def prepared(path: Path, root: Path, size: int = 10, limit: int | None = None) -> DataSet:
@@ -63,19 +62,6 @@ def test_resize_squashes_the_whole_image(channels: int) -> None:
     quarters = small[-1][np.ix_([1, 6], [1, 6])].tolist()
     assert quarters == [[50, 250], [0, 200]]
     assert not small[:-1].any()
-
-
-def test_digits_and_official_medmnist(tmp_path: Path, shared_data: Path) -> None:
-    digits = prepare_dataset(DataConfig(name="digits", root=tmp_path, size=16))
-    assert (len(digits.train), len(digits.test)) == (1437, 360)
-    assert digits.train.images.shape[1:] == (1, 16, 16)
-    (tmp_path / "medmnist").mkdir()
-    shutil.copy(shared_data / "breastmnist.npz", tmp_path / "medmnist")
-    breast = prepare_dataset(DataConfig(name="breastmnist", root=tmp_path, size=28))
-    assert breast.classes == ["malignant", "normal, benign"]
-    original = np.load(shared_data / "breastmnist.npz")
-    np.testing.assert_array_equal(breast.test.images[:, 0], original["test_images"])
-    np.testing.assert_array_equal(breast.train.labels, original["train_labels"][:, 0])
 
 
 def test_folder_of_photographs(tmp_path: Path, shared_data: Path) -> None:
@@ -195,7 +181,7 @@ def test_progress_is_shown_by_rank_0_only(
 
 def test_broken_source_leaves_no_entry(make_npz: MakeNpz, tmp_path: Path) -> None:
     path = make_npz(test_labels=None)
-    with pytest.raises(UserError, match="holds no array 'test_labels'"):
+    with pytest.raises(UserError, match="contains no array 'test_labels'"):
         prepared(path, tmp_path)
     assert entries(tmp_path) == []
     path.unlink()
@@ -275,14 +261,3 @@ def test_root_that_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         prepare_dataset(DataConfig(root=tmp_path / "file"))
-
-
-def test_catalogue_lists_what_is_there(tmp_path: Path) -> None:
-    (tmp_path / "medmnist").mkdir()
-    (tmp_path / "medmnist" / "bloodmnist_64.npz").touch()
-    (tmp_path / "oxford-iiit-pet").mkdir()
-    rows = {row.name: row for row in catalogue(tmp_path)}
-    assert set(rows) == {*DATASETS, "npz:PATH", "folder:PATH"}
-    present = {name for name, row in rows.items() if row.present}
-    assert present == {"digits", "pets", "bloodmnist"}
-    assert rows["bloodmnist"].place == f"{tmp_path / 'medmnist'}/"
