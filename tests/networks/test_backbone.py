@@ -7,6 +7,7 @@ import timm
 import torch
 from torch import nn
 
+from bigbatch_ue.networks.backbone import NetworkSpec, create_network
 from bigbatch_ue.runtime.errors import UserError
 from tests.helpers.networks import built, convolution
 
@@ -99,3 +100,9 @@ def test_vision_transformer_is_made_for_the_images_size() -> None:
 def test_size_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(UserError, match=r"does not take images of 32 pixels .*img_size"):
         built("vit_tiny_patch16_224", size=32, args={"depth": 1, "img_size": 64})
+
+
+@pytest.mark.parametrize("name", ["hf-hub:user/model", "local-dir:elsewhere"])
+def test_only_pretrained_networks_come_from_a_hub(name: str) -> None:
+    with pytest.raises(UserError, match="needs weights=pretrained"):
+        create_network(NetworkSpec(name, 3, 8), 0)

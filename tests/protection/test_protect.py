@@ -18,7 +18,7 @@ from bigbatch_ue.data.decoded import prepare_dataset
 from bigbatch_ue.files.formats import read_json, write_json
 from bigbatch_ue.protection import writers
 from bigbatch_ue.protection.perturbations import to_eight_bit
-from bigbatch_ue.protection.protect import protect
+from bigbatch_ue.protection.protect import hash_files, protect
 from bigbatch_ue.protection.visibility import Visibility
 from bigbatch_ue.runtime.errors import UserError
 from tests.conftest import MakeNpz
@@ -273,3 +273,12 @@ def test_originals_are_read_in_the_order_of_the_training_images(tmp_path: Path) 
     )
     images = np.stack(list(open_source(config.data).split("train").images()))
     np.testing.assert_array_equal(images, prepare_dataset(config.data).train.images)
+
+
+def test_links_among_protected_images_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "secret").write_text("a")
+    (tmp_path / "out" / "a.png").symlink_to(tmp_path / "secret")
+    linked = hash_files(tmp_path / "out")
+    (tmp_path / "secret").write_text("b")
+    assert hash_files(tmp_path / "out") == linked

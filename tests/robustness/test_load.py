@@ -1,4 +1,4 @@
-"""Many images and many runs: memory is bounded by the memory map, and every run is read."""
+"""Many images and many runs, fewer than in `make soak`: bounded memory, and every run is read."""
 
 import sys
 from pathlib import Path
