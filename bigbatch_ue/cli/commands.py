@@ -1,6 +1,7 @@
-"""The commands of `bigbatch-ue`: one for each stage."""
+"""The commands of `bigbatch-ue`, one for each stage."""
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,26 +30,24 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(help="settings, such as batch.effective=4096 seed=1")
 ]
 Preset = Annotated[str | None, typer.Option(help=f"one of: {', '.join(PRESETS)}")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="a YAML file of settings")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings")]
 Download = Annotated[bool, typer.Option("--download", help="allow the data set to be downloaded")]
 RunFolder = Annotated[Path, typer.Argument(help="folder of a finished run")]
 
 
 @app.command()
 def datasets(
-    root: Annotated[Path, typer.Option(help="where data files are kept (data.root)")] = Path(
-        "data"
-    ),
+    root: Annotated[Path, typer.Option(help="folder of the data files (data.root)")] = Path("data"),
 ) -> None:
-    """List the data sets, and where their files go."""
+    """List the data sets and the places of their files."""
     from bigbatch_ue.data.datasets import catalogue
 
-    table = Table("name", "what", "sizes", Column("files", overflow="fold"), "here")
-    for row in catalogue(root):
-        here = "yours" if ":" in row.name else "yes" if row.present else "no"
-        table.add_row(row.name, row.what, row.sizes, row.place, here)
+    table = Table("name", "content", "sizes", Column("files", overflow="fold"), "present")
+    for entry in catalogue(root):
+        present = "yours" if ":" in entry.name else "yes" if entry.present else "no"
+        table.add_row(entry.name, entry.what, entry.sizes, entry.place, present)
     console.print(table)
-    console.print("MedMNIST files: <name>.npz at 28 pixels, <name>_<size>.npz above.")
+    console.print("MedMNIST files: <name>.npz at 28 pixels, <name>_<size>.npz at larger sizes.")
 
 
 @app.command()
@@ -56,17 +55,20 @@ def plan(
     overrides: Overrides = None,
     preset: Preset = None,
     config: ConfigFile = None,
-    ranks: Annotated[int | None, typer.Option(min=1, help="ranks (default: as launched)")] = None,
+    ranks: Annotated[
+        int | None, typer.Option(min=1, help="number of ranks (default: as launched)")
+    ] = None,
     images: Annotated[
-        int | None, typer.Option(min=1, help="train images (default: count the data set's)")
+        int | None,
+        typer.Option(min=1, help="number of train images (default: those of the data set)"),
     ] = None,
     engine: Annotated[
         EngineName,
-        typer.Option(help="engine, for the expected memory"),
+        typer.Option(help="engine to plan the memory for"),
     ] = EngineName.SINGLE,
     download: Download = False,
 ) -> None:
-    """Print how the effective batch would be made, without training."""
+    """Show the batch plan and the memory it needs, without training."""
     from bigbatch_ue.cli.plan_table import plan_table
     from bigbatch_ue.runtime.ranks import world_size
 
@@ -85,7 +87,9 @@ def train(
     download: Download = False,
     time_limit: Annotated[
         float | None,
-        typer.Option(min=0, metavar="MINUTES", help="then write a checkpoint and end with code 75"),
+        typer.Option(
+            min=0, metavar="MINUTES", help="stop after MINUTES with a checkpoint (exit code 75)"
+        ),
     ] = None,
 ) -> None:
     """Train the perturbations of one data set at one effective batch."""
@@ -101,17 +105,17 @@ def train(
 @app.command()
 def protect(
     run: RunFolder,
-    out: Annotated[Path | None, typer.Option(help="where to (default: RUN/protected)")] = None,
+    out: Annotated[Path | None, typer.Option(help="output folder (default: RUN/protected)")] = None,
     form: Annotated[
-        Literal["png", "npz"] | None, typer.Option(help="default: what the source is")
+        Literal["png", "npz"] | None, typer.Option(help="file format (default: same as the source)")
     ] = None,
     at: Annotated[
         Literal["training", "original"],
-        typer.Option(help="size: as trained on, or perturbations resized to each original"),
+        typer.Option(help="image size: as in training, or original, with perturbations resized"),
     ] = "original",
     download: Download = False,
 ) -> None:
-    """Write the protected data set, and measure it on the written files."""
+    """Write the protected data set, and measure the visibility of its perturbations."""
     from bigbatch_ue.protection.protect import protect as write_protected
 
     console.print(str(write_protected(run, out=out, form=form, at=at, download=download)))
@@ -123,67 +127,76 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="RUN [KEY=VALUE]...",
-            help="folder of a finished run (none with --protected), and settings such as "
+            help="folder of a finished run (omitted with --protected), and settings, such as "
             "evaluation.countermeasures=all",
         ),
     ] = None,
     protected: Annotated[
         str | None,
         typer.Option(
-            help="judge these instead: folder:PATH or npz:PATH beside the clean data.name"
+            help="evaluate these images instead: folder:PATH or npz:PATH; data.name is the clean "
+            "original"
         ),
     ] = None,
     preset: Preset = None,
     config: ConfigFile = None,
     target: Annotated[
-        str | None, typer.Option(help=f"train another network: {', '.join(TARGETS)}")
+        str | None, typer.Option(help=f"preset of the target network: {', '.join(TARGETS)}")
     ] = None,
     seeds: Annotated[
-        list[int] | None, typer.Option("--seed", min=0, help="repeatable: evaluation.seeds")
+        list[int] | None, typer.Option("--seed", min=0, help="evaluation.seeds; repeatable")
     ] = None,
     arms: Annotated[
-        list[ArmName] | None, typer.Option("--arm", help="repeatable: evaluation.arms")
+        list[ArmName] | None, typer.Option("--arm", help="evaluation.arms; repeatable")
     ] = None,
-    shard: Annotated[str, typer.Option(help="I/N: do the I-th of N parts of the arms")] = "1/1",
+    shard: Annotated[str, typer.Option(help="I/N: train the I-th of N parts of the arms")] = "1/1",
     download: Download = False,
 ) -> None:
     """Train targets on clean, control and protected images; test them on clean ones."""
-    from bigbatch_ue.evaluation.evaluate import evaluate as judge_run
+    from bigbatch_ue.evaluation.evaluate import evaluate as evaluate_run
     from bigbatch_ue.evaluation.evaluate import evaluate_external
     from bigbatch_ue.evaluation.report.terminal import arms_table
 
     given = list(arguments or ())
     listed = {"seeds": seeds, "arms": arms}
-    short = [f"evaluation.{key}=[{', '.join(map(str, v))}]" for key, v in listed.items() if v]
-    how: Any = {"shard": _shard(shard), "download": download, "command": _command()}
+    overrides = [f"evaluation.{key}=[{', '.join(map(str, v))}]" for key, v in listed.items() if v]
+    options: Any = {"shard": _parse_shard(shard), "download": download, "command": _command_line()}
     if protected is None:
         if not given or preset or config:
             raise UserError(
-                "name the folder of a finished run; --preset and --config go with --protected"
+                "evaluate: name the folder of a finished run; --preset and --config need "
+                "--protected"
             )
         folder = Path(given.pop(0))
-        found = judge_run(folder, target=target, overrides=[*short, *given], **how)
+        results = evaluate_run(folder, target=target, overrides=[*overrides, *given], **options)
     else:
-        resolved = revise_evaluation(load_config(preset, config, given), target, short)
-        found = evaluate_external(resolved, protected, **how)
+        resolved = revise_evaluation(load_config(preset, config, given), target, overrides)
+        results = evaluate_external(resolved, protected, **options)
     if is_main_process():
-        console.print(arms_table(found))
+        console.print(arms_table(results))
 
 
 @app.command()
 def sweep(
-    config: Annotated[Path, typer.Option("--config", help="a YAML file: data sets, batches, ...")],
-    overrides: Overrides = None,
+    config: Annotated[
+        Path, typer.Option("--config", help="YAML file of the sweep: data sets, batches, ...")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="settings of the sweep, such as seeds=[0,1]")
+    ] = None,
     shard: Annotated[
-        str, typer.Option(help="I/N: begin with the I-th of N parts, as one of N jobs")
+        str, typer.Option(help="I/N: start with the I-th of N parts, as one of N jobs")
     ] = "1/1",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="list the cells and what they would cost")
+        bool, typer.Option("--dry-run", help="list the cells and their estimated times")
     ] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="do failed cells again")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="run failed cells again")] = False,
     download: Download = False,
 ) -> None:
-    """Train, protect and evaluate at many batch sizes, seeds and budgets; start again to go on."""
+    """Train, protect and evaluate at many batch sizes, seeds and budgets.
+
+    Run the same command again to continue.
+    """
     from bigbatch_ue.sweeps.cells import sweep_cells
     from bigbatch_ue.sweeps.jobs import run_sweep
     from bigbatch_ue.sweeps.progress import cell_table
@@ -193,13 +206,12 @@ def sweep(
     if dry_run:
         console.print(cell_table(sweep_cells(settings, download=download)))
         return
-    done = run_sweep(settings, shard=_shard(shard), retry=retry, download=download)
-    outcomes = [outcome for _, outcome in done]
-    failed = sum(outcome is not None and not outcome.finished for outcome in outcomes)
-    others = outcomes.count(None)
-    finished = len(done) - failed - others
+    cells = run_sweep(settings, shard=_parse_shard(shard), retry=retry, download=download)
+    states = Counter(outcome.state if outcome else "claimed" for _, outcome in cells)
+    failed = states["failed"]
     console.print(
-        f"{len(done)} cells: {finished} finished, {failed} failed, {others} with other jobs"
+        f"{len(cells)} cells: {states['finished']} finished, {failed} failed, "
+        f"{states['claimed']} claimed by other jobs"
     )
     console.print(f"next: python -m analysis collect {settings.output}", soft_wrap=True)
     if failed:
@@ -211,9 +223,9 @@ def report(
     folders: Annotated[
         list[Path], typer.Argument(help="evaluation folders, such as runs/a/evaluation")
     ],
-    out: Annotated[Path, typer.Option(help="where the page and the records go")],
+    out: Annotated[Path, typer.Option(help="output folder")],
 ) -> None:
-    """Put several evaluations on one page, and their records into one results.json."""
+    """Combine several evaluations in one page and one results.json."""
     from bigbatch_ue.evaluation.report.page import write_report
 
     console.print(f"report: {write_report(folders, out)}", soft_wrap=True)
@@ -225,29 +237,34 @@ def bench(
     preset: Preset = None,
     config: ConfigFile = None,
     batches: Annotated[
-        list[int] | None, typer.Option("--batch", min=1, help="repeatable: effective batches")
+        list[int] | None, typer.Option("--batch", min=1, help="effective batch; repeatable")
     ] = None,
     micros: Annotated[
-        list[str] | None, typer.Option("--micro", help="repeatable: most images in a pass, or auto")
+        list[str] | None,
+        typer.Option("--micro", help="maximum images in a micro-batch, or auto; repeatable"),
     ] = None,
     paths: Annotated[
         list[GradientPath] | None,
-        typer.Option("--path", help="repeatable: gradient paths, and the public code's way"),
+        typer.Option("--path", help="gradient path; baseline: as in the public code; repeatable"),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="repetitions, in turn")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="repetitions of each case")] = 3,
     at_most: Annotated[
         int | None,
-        typer.Option(min=1, help="time so many micro-batches of engine and baseline, and scale"),
+        typer.Option(
+            min=1,
+            help="measure at most this many micro-batches on the engine and baseline paths, and "
+            "extrapolate",
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="folder of the records")] = Path("runs/bench"),
 ) -> None:
-    """Measure speed, memory, energy and traffic of optimizer steps, on random images."""
+    """Measure speed, memory and traffic of optimizer steps on random images."""
     from bigbatch_ue.benchmark.session import bench as run_bench
 
     resolved = load_config(preset, config, overrides or ())
-    wrong = [m for m in micros or () if m != "auto" and not (m.isdecimal() and int(m) > 0)]
-    if wrong:
-        raise UserError(f"--micro {wrong[0]}: expected a number from 1, or auto")
+    for micro in micros or ():
+        if micro != "auto" and not (micro.isdecimal() and int(micro) > 0):
+            raise UserError(f"--micro {micro}: expected a positive number of images, or auto")
     run_bench(
         resolved,
         batches=batches or [resolved.batch.effective],
@@ -264,28 +281,32 @@ def bench(
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option(help="where everything is written")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    folder: Annotated[Path, typer.Option(help="output folder")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0, help="seed of the runs and of the targets")] = 0,
 ) -> None:
-    """Protect real digits at three effective batches, and see that it worked."""
+    """Protect real digits at three effective batches, and evaluate the protection."""
     from bigbatch_ue.cli.demo import demo as run_demo
 
     run_demo(folder, seed=seed)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; see `runner.run` for its exit codes."""
+    """Run a command; `runner.run` describes the exit codes."""
     run(app, arguments)
 
 
-def _shard(text: str) -> tuple[int, int]:
-    """`text` of the form I/N as (I, N), 1 <= I <= N."""
+def _parse_shard(text: str) -> tuple[int, int]:
+    """Parse I/N, such as 2/4, as (I, N).
+
+    Raises:
+        UserError: not 1 <= I <= N.
+    """
     index, slash, count = text.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise UserError(f"--shard {text}: expected I/N with I from 1 to N, such as 2/4")
     return int(index), int(count)
 
 
-def _command() -> list[str]:
-    """What the user typed, without the way to their home folder."""
+def _command_line() -> list[str]:
+    """Return the command line of this process, with the home directory as `~`."""
     return ["bigbatch-ue", *map(hide_home, sys.argv[1:])]

@@ -1,4 +1,4 @@
-"""The whole way on real digits in minutes: train, protect, evaluate, at three effective batches."""
+"""The demo: train, protect and evaluate real digits at three effective batches, in minutes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,18 +27,18 @@ SUMMARY = "summary.json"
 def demo(folder: Path = Path("runs/demo"), *, seed: int = 0, overrides: Sequence[str] = ()) -> Path:
     """Train, protect and evaluate the `digits` preset at each of `BATCHES`, with equal steps.
 
-    What an earlier call has finished is not done again.
+    Results of an earlier call are reused.
 
     Args:
-        folder: where the runs, pictures and the summary go.
+        folder: of the runs, the report and the summary.
         seed: of the runs and of the targets.
-        overrides: `key=value` on top of the preset, such as a smaller network.
+        overrides: `key=value` settings that win over the preset, such as a smaller network.
 
     Returns:
         The path of `summary.json`: arms, seed, data set and versions.
 
     Raises:
-        UserError: runs of other settings in `folder`.
+        UserError: `folder` contains runs with other settings.
     """
     console = Console(soft_wrap=True)
     arms: list[Arm] = []
@@ -61,7 +61,7 @@ def demo(folder: Path = Path("runs/demo"), *, seed: int = 0, overrides: Sequence
 
 
 def demo_config(folder: Path, batch: int, seed: int, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of the demo's run at one effective batch."""
+    """Load the configuration of the demo's run at one effective batch."""
     config = load_config(
         preset=PRESET,
         overrides=[*overrides, f"batch.effective={batch}", f"seed={seed}", "budget.kind=steps"],
@@ -70,7 +70,7 @@ def demo_config(folder: Path, batch: int, seed: int, overrides: Sequence[str] = 
 
 
 def _protocol(seed: int) -> list[str]:
-    """The least that shows it: three arms, one seed."""
+    """Return the smallest evaluation that shows the effect: three arms, one seed."""
     return [
         f"evaluation.seeds=[{seed}]",
         "evaluation.arms=[clean, random_noise, uc]",
@@ -79,18 +79,18 @@ def _protocol(seed: int) -> list[str]:
 
 
 def sentence(arms: Sequence[Arm]) -> str:
-    """What the arms show, in plain words."""
+    """Say in plain words what the arms show."""
     protected = [arm for arm in arms if arm.arm == "uc"]
-    reached = " / ".join(f"{arm.final_accuracy:.0%}" for arm in protected)
+    accuracies = " / ".join(f"{arm.final_accuracy:.0%}" for arm in protected)
     batches = " / ".join(str(arm.effective_batch) for arm in protected)
     clean, noise = (
         next(arm.final_accuracy for arm in arms if arm.arm == name)
         for name in ("clean", "random_noise")
     )
     return (
-        f"A network trained on protected digits gets {reached} of clean test digits right "
-        f"(effective batch {batches}); on unprotected ones {clean:.0%}, on digits under random "
-        f"noise of the same size {noise:.0%}."
+        f"A network trained on protected digits gets {accuracies} of the clean test digits right "
+        f"(effective batch {batches}); one trained on unprotected digits gets {clean:.0%}, and "
+        f"one trained on digits with random noise of the same size {noise:.0%}."
     )
 
 

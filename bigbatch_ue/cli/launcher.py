@@ -1,12 +1,13 @@
-r"""`accelerate launch` for jobs that may be interrupted: the same arguments, four differences.
+r"""`accelerate launch` for jobs that may be interrupted, with the same arguments.
 
     python -m bigbatch_ue.launch --config_file launchers/accelerate/ddp.yaml \
         -m bigbatch_ue train --preset digits
 
-SIGTERM and SIGUSR1 reach every rank, which then writes a checkpoint; the exit code is that of the
-rank that ended first (128 + n if signal n killed it); and that rank is named. Accelerate's own
-launcher ends with 1 whatever happened, and kills ranks that take over 30 seconds to end. With
-`--dry-run` before them, the arguments are read, and what would be run is printed.
+There are four differences. SIGTERM and SIGUSR1 reach every rank, which then writes a checkpoint.
+The exit code is that of the rank that ended first, or 128 + n if signal n killed it. That rank is
+named. With `--dry-run` before them, the arguments are only checked, and the command is printed.
+Accelerate's own launcher always ends with 1 after a failure, and kills ranks that take more than
+30 seconds to end.
 """
 
 import logging
@@ -26,14 +27,19 @@ from accelerate.commands.launch import launch_command, launch_command_parser
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from bigbatch_ue.runtime.errors import EXIT_LOST_RANK, UserError, user_message
-from bigbatch_ue.runtime.signals import EXIT_INTERRUPTED, SIGNALS, handling_signals
+from bigbatch_ue.runtime.signals import (
+    EXIT_INTERRUPTED,
+    SIGNALS,
+    describe_exit,
+    handling_signals,
+)
 
 _CONSEQUENCES = (EXIT_INTERRUPTED, EXIT_LOST_RANK, -signal.SIGTERM)
-"""How ranks end when another one did; the launcher sends SIGTERM to the rest."""
+"""Exit codes of ranks that end because another one ended; the launcher sends them SIGTERM."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Launch, or tell what would be launched; returns the exit code."""
+    """Launch the ranks, or print what would be launched; return the exit code."""
     try:
         if arguments[:1] == ["--dry-run"]:
             print(describe(arguments[1:]))
@@ -45,33 +51,33 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def describe(arguments: Sequence[str]) -> str:
-    """How many ranks `arguments` start, as a shell comment, and the command of each.
+    """Return the number of ranks that `arguments` start, as a shell comment, and their command.
 
     Raises:
         UserError: an argument or the configuration file is wrong.
     """
     options = _parse(arguments)
-    ranks, machines = _size(options)
+    ranks, machines = _ranks_and_machines(options)
     python = [] if options.no_python else [sys.executable, *(["-m"] if options.module else [])]
     command = shlex.join([*python, options.training_script, *options.training_script_args])
-    where = options.config_file or "Accelerate's own configuration"
-    return f"# {where}: {ranks} rank(s) on {machines} machine(s), each of which runs\n{command}"
+    file = options.config_file or "Accelerate's own configuration"
+    return f"# {file}: {ranks} rank(s) on {machines} machine(s), each of which runs\n{command}"
 
 
 def launch_ranks(arguments: Sequence[str]) -> int:
-    """Start the ranks that `arguments`, those of `accelerate launch`, ask for.
+    """Start the ranks that the `arguments` of `accelerate launch` request, and wait for them.
 
     Returns:
-        The exit code: 0, `interrupt.EXIT_CODE` if the ranks were stopped in good order, else that
-        of the rank that failed first.
+        The exit code: 0; `EXIT_INTERRUPTED` after an orderly stop; otherwise that of the rank that
+        failed first.
 
     Raises:
         UserError: an argument or the configuration file is wrong.
     """
     options = _parse(arguments)
     if options.config_file:
-        _size(options)
-    options.signals_to_handle = "SIGINT,SIGHUP,SIGQUIT"  # the rest is passed on here
+        _ranks_and_machines(options)
+    options.signals_to_handle = "SIGINT,SIGHUP,SIGQUIT"  # `pass_on` handles the others
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     passed_on: list[signal.Signals] = []
 
@@ -95,7 +101,7 @@ def launch_ranks(arguments: Sequence[str]) -> int:
             return 0
     if code == EXIT_INTERRUPTED or (passed_on and -code in SIGNALS):
         return EXIT_INTERRUPTED
-    print(f"error: rank {rank} {_describe_exit(code)}; the other ranks were ended", file=sys.stderr)
+    print(f"error: rank {rank} {describe_exit(code)}; the other ranks were ended", file=sys.stderr)
     return 128 - code if code < 0 else code
 
 
@@ -109,15 +115,15 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     return options
 
 
-def _size(options: Namespace) -> tuple[int, int]:
-    """How many ranks, and on how many machines, by `options` and their configuration file."""
+def _ranks_and_machines(options: Namespace) -> tuple[int, int]:
+    """Read the numbers of ranks and of machines from `options` and their configuration file."""
     file = options.config_file
     try:
         config = load_config_from_file(file)
     except OSError as error:
         raise UserError(user_message(error) or f"{file}: no such file") from error
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise UserError(f"{file}: no configuration of Accelerate: {error}") from error
+        raise UserError(f"{file}: not a configuration of Accelerate ({error})") from error
     ranks, machines = (
         given if given is not None else configured
         for given, configured in (
@@ -127,22 +133,14 @@ def _size(options: Namespace) -> tuple[int, int]:
     )
     if min(ranks, machines) < 1 or ranks % machines:
         raise UserError(
-            f"num_processes={ranks}: expected the ranks of all machines together, "
-            f"as many on each of num_machines={machines}"
+            f"num_processes={ranks}: expected the number of ranks on all machines together, "
+            f"a multiple of num_machines={machines}"
         )
     return ranks, machines
 
 
 def _root_causes_first(rank: int, failure: ProcessFailure) -> tuple[int, int, int]:
-    """Order of failures: first what is no consequence of another."""
+    """Return the sort key of a failure: root causes first, then by time."""
     code = failure.exitcode
     late = _CONSEQUENCES.index(code) + 1 if code in _CONSEQUENCES else 0
     return late, failure.timestamp, rank
-
-
-def _describe_exit(code: int) -> str:
-    """How a process ended, in words."""
-    if code >= 0:
-        return f"ended with exit code {code}"
-    memory = " (out of memory?)" if code == -signal.SIGKILL else ""
-    return f"was ended by {signal.Signals(-code).name}{memory}"

@@ -8,8 +8,10 @@ from PIL import Image
 
 from bigbatch_ue.cli import demo as module
 from bigbatch_ue.cli.demo import BATCHES, demo, demo_config, sentence
+from bigbatch_ue.data.source import to_hwc
 from bigbatch_ue.evaluation.arms import Arm
-from bigbatch_ue.evaluation.report.figures import ROWS, first_of_each_group, picture_grid
+from bigbatch_ue.evaluation.report import pictures
+from bigbatch_ue.evaluation.report.pictures import ROWS, first_of_each_group, picture_grid
 from tests.helpers.records import arm as record
 
 
@@ -83,7 +85,12 @@ def test_sentence_says_what_the_arms_show() -> None:
     said = sentence(
         [arm("clean", 0.981), arm("random_noise", 0.97), arm("uc", 0.41, 8), arm("uc", 0.3, 128)]
     )
-    for part in ("41% / 30%", "8 / 128", "unprotected ones 98%", "noise of the same size 97%"):
+    for part in (
+        "41% / 30%",
+        "8 / 128",
+        "unprotected digits gets 98%",
+        "noise of the same size 97%",
+    ):
         assert part in said
 
 
@@ -101,10 +108,7 @@ def test_picture_shows_clean_over_protected_over_amplified_difference(
     protected = originals.copy()
     protected[:, :, :4] += 16
     shown: list[np.ndarray] = []
-    rows = picture_grid.__globals__["rows"]
-    monkeypatch.setitem(
-        picture_grid.__globals__, "rows", lambda image: shown.append(image) or rows(image)
-    )
+    monkeypatch.setattr(pictures, "to_hwc", lambda image: shown.append(image) or to_hwc(image))
     path = tmp_path / "picture.png"
     picture_grid(path, originals, protected, ["a", "b", "c"], "heading")
     assert len(shown) == len(ROWS) * 3

@@ -1,4 +1,4 @@
-"""`bigbatch_ue.launch`: signals reach the ranks, and the exit code tells what became of them."""
+"""The launcher: signals reach the ranks, and the exit code says how they ended."""
 
 import os
 import signal
@@ -15,24 +15,22 @@ ROOT = Path(__file__).parents[2]
 RANK = """
 import os, signal, sys, time
 from pathlib import Path
-rank, how = int(os.environ.get("LOCAL_RANK", "0")), sys.argv[1]
+rank, behaviour = int(os.environ.get("LOCAL_RANK", "0")), sys.argv[1]
 def leave(number, frame):
     sys.exit(75)
-if how == "obey":
+if behaviour == "obey":
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGUSR1, leave)
 Path(sys.argv[2], str(rank)).write_text(str(os.getpid()))
-if how == "fail" and rank == 1:
+if behaviour == "fail" and rank == 1:
     sys.exit(7)
-if how == "limit":
+if behaviour == "limit":
     sys.exit(75) if rank == 1 else time.sleep(60)
-if how == "done":
-    sys.exit(0)
 time.sleep(120)
 """
 
 
-def start(folder: Path, how: str, ranks: int = 2) -> "subprocess.Popen[str]":
+def start(folder: Path, behaviour: str, ranks: int = 2) -> "subprocess.Popen[str]":
     script = folder / "rank.py"
     script.write_text(RANK)
     launcher = "ddp" if ranks > 1 else "single"
@@ -40,7 +38,16 @@ def start(folder: Path, how: str, ranks: int = 2) -> "subprocess.Popen[str]":
     arguments = ["--config_file", str(config), "--num_processes", str(ranks)]
     port = ["--main_process_port", "0"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "bigbatch_ue.launch", *arguments, *port, str(script), how, folder],
+        [
+            sys.executable,
+            "-m",
+            "bigbatch_ue.launch",
+            *arguments,
+            *port,
+            str(script),
+            behaviour,
+            folder,
+        ],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
@@ -53,20 +60,38 @@ def start(folder: Path, how: str, ranks: int = 2) -> "subprocess.Popen[str]":
     return process
 
 
-@pytest.mark.parametrize(("number", "ranks"), [(signal.SIGTERM, 1), (signal.SIGUSR1, 2)])
-def test_a_signal_reaches_every_rank(number: signal.Signals, ranks: int, tmp_path: Path) -> None:
-    process = start(tmp_path, "obey", ranks)
-    process.send_signal(number)
+@pytest.mark.parametrize(
+    ("behaviour", "ranks", "number", "code", "line"),
+    [
+        ("obey", 1, signal.SIGTERM, 75, ""),
+        ("obey", 2, signal.SIGUSR1, 75, ""),
+        ("ignorant", 2, signal.SIGTERM, 75, ""),
+        ("limit", 2, None, 75, ""),
+        ("fail", 2, None, 7, "error: rank 1 ended with exit code 7"),
+    ],
+    ids=[
+        "one-rank-stops",
+        "two-ranks-stop",
+        "ranks-that-do-not-listen-yet",
+        "one-rank-stops-while-the-other-still-ends",
+        "a-rank-fails",
+    ],
+)
+def test_the_exit_code_says_how_the_ranks_ended(
+    behaviour: str,
+    ranks: int,
+    number: signal.Signals | None,
+    code: int,
+    line: str,
+    tmp_path: Path,
+) -> None:
+    process = start(tmp_path, behaviour, ranks)
+    if number is not None:
+        process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 75
+    assert process.returncode == code
+    assert line in said
     assert "Traceback" not in said
-
-
-def test_ranks_that_are_not_listening_yet_lose_nothing_either(tmp_path: Path) -> None:
-    process = start(tmp_path, "ignorant")
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == 75
 
 
 def test_a_rank_that_dies_is_named_and_the_others_end(tmp_path: Path) -> None:
@@ -82,32 +107,11 @@ def test_a_rank_that_dies_is_named_and_the_others_end(tmp_path: Path) -> None:
         os.kill(other, 0)
 
 
-def test_the_exit_code_is_that_of_the_rank(tmp_path: Path) -> None:
-    process = start(tmp_path, "fail")
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 7
-    assert "error: rank 1 ended with exit code 7" in said
-
-
-def test_success_is_0(tmp_path: Path) -> None:
-    process = start(tmp_path, "done")
-    process.communicate(timeout=60)
-    assert process.returncode == 0
-
-
-def test_a_rank_that_is_still_ending_when_the_other_has_stopped_is_no_failure(
-    tmp_path: Path,
-) -> None:
-    process = start(tmp_path, "limit")
-    process.communicate(timeout=60)
-    assert process.returncode == 75
-
-
 CONFIGS = sorted((ROOT / "launchers" / "accelerate").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_dry_run_tells_how_many_ranks_would_run_what(
+def test_dry_run_prints_the_number_of_ranks_and_their_command(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--dry-run", "--config_file", str(config), "-m", "bigbatch_ue", "train", "a=[1, 2]"]
@@ -127,9 +131,12 @@ DDP = f"--config_file {ROOT / 'launchers/accelerate/ddp.yaml'}"
         (DDP, "the following arguments are required: training_script"),
         (f"{DDP} --dryrun train", "unrecognized arguments: --dryrun"),
         ("--config_file nowhere.yaml train", "nowhere.yaml: no such file"),
-        (f"--config_file {ROOT / 'README.md'} train", "README.md: no configuration of Accelerate"),
-        (f"--config_file {sys.executable} train", "no configuration of Accelerate"),
-        (f"{DDP} --num_processes 0 train", "num_processes=0: expected the ranks of all machines"),
+        (
+            f"--config_file {ROOT / 'README.md'} train",
+            "README.md: not a configuration of Accelerate",
+        ),
+        (f"--config_file {sys.executable} train", "not a configuration of Accelerate"),
+        (f"{DDP} --num_processes 0 train", "num_processes=0: expected the number of ranks"),
         (f"{DDP} --num_machines 3 --machine_rank 1 train", "num_processes=2: expected"),
     ],
 )
