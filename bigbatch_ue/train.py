@@ -1,4 +1,4 @@
-"""Train the generator bank: the perturbations of one data set at one effective batch size.
+r"""Train the generator bank: the perturbations of one data set at one effective batch size.
 
 One process, then two ranks on one machine under each engine, then two machines of four GPUs:
 
@@ -10,8 +10,8 @@ One process, then two ranks on one machine under each engine, then two machines 
     MACHINES=2 MACHINE_RANK=$RANK MAIN_HOST=$HOST RANKS_PER_MACHINE=4 ENGINE=fsdp2 \
         launchers/multinode.sh train --preset pets batch.effective=1024
 
-The perturbations are the same, whichever of these is used (docs/design.md, invariant 1). This module
-is run, not imported: in Python, `bigbatch_ue.train` is the function (docs/python.md).
+The perturbations are the same, whichever of these is used (docs/design.md, invariant 1).
+This module is run, not imported: in Python, `bigbatch_ue.train` is the function (docs/python.md).
 """
 
 import sys
