@@ -1,4 +1,4 @@
-"""Batch size or number of steps? Two budgets of the same sweep tell them apart."""
+"""Batch size or number of steps: two budgets of the same sweep tell their effects apart."""
 
 from dataclasses import dataclass, replace
 
@@ -9,16 +9,14 @@ from scipy.stats import f as fisher
 from scipy.stats import t as student
 from statsmodels.regression.linear_model import OLS
 
-from analysis.fits.instability import fieller
-from analysis.table.table import Curve
+from analysis.fits.intervals import ALPHA, fieller
+from analysis.table.table import Curve, Floats
 from bigbatch_ue.reporting.statistics import half_width
 from bigbatch_ue.reporting.words import p_value
 from bigbatch_ue.runtime.errors import UserError
 
-Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 
-ALPHA = 0.05
 _MIN_SIZES = 3
 _MIN_SEEDS = 2
 
@@ -28,24 +26,24 @@ class Separation:
     """How much of the effect of B at equal epochs is the effect of fewer optimizer steps.
 
     Attributes:
-        dataset: and the rest of what the two curves share, in words.
+        dataset: data set, and whatever else the two curves have in common, in words.
         batches: int64 [k], effective batches that both budgets have.
         smallest: smallest B compared.
         largest: largest B compared.
         change_epochs: change of accuracy from the smallest to the largest B along each seed's
             straight line, at equal epochs; mean over seeds.
-        change_epochs_interval: its 95 % t interval.
-        change_steps: the same at equal steps.
-        change_steps_interval: its 95 % t interval.
-        difference_p: p-value of the t-test that the two are equal: paired, or Welch's where the
-            budgets share fewer than two seeds.
-        share: (change_epochs - change_steps) / change_epochs, the part that goes with fewer steps;
-            without meaning where `share_interval` is None.
-        share_interval: its 95 % Fieller interval; None where it is unbounded.
+        change_epochs_interval: 95 % t interval of `change_epochs`.
+        change_steps: the same change at equal steps.
+        change_steps_interval: 95 % t interval of `change_steps`.
+        difference_p: p-value of the t-test that the two changes are equal: paired, or Welch's if
+            the budgets have fewer than two seeds in common.
+        share: (change_epochs - change_steps) / change_epochs, the fraction of the effect that goes
+            with fewer steps; meaningless if `share_interval` is None.
+        share_interval: 95 % Fieller interval of `share`; None if it is unbounded.
         batch_p: p-value of the partial F-test of B, given steps and seeds, over both budgets; NaN
-            where the sizes cannot tell B from steps.
+            if the sizes cannot tell B from steps.
         steps_p: p-value of the partial F-test of steps, given B and seeds.
-        statement: all this in two sentences.
+        statement: all of this in words.
     """
 
     dataset: str
@@ -66,7 +64,7 @@ class Separation:
 
 @dataclass(frozen=True)
 class _Changes:
-    """Changes of accuracy at equal epochs and at equal steps, [n] each; pairs, or two samples."""
+    """Changes of accuracy at equal epochs and at equal steps: [n] pairs, or two samples."""
 
     epochs: Floats
     steps: Floats
@@ -78,15 +76,14 @@ class _Changes:
 
     @property
     def covariance(self) -> Floats:
-        """float64 [2, 2], of the two means."""
+        """The covariance of the two means, float64 [2, 2]."""
         if self.paired:
             return np.atleast_2d(np.cov(self.epochs, self.steps)) / len(self.epochs)
-        samples = (self.epochs, self.steps)
-        return np.diag([float(np.var(one, ddof=1)) / len(one) for one in samples])
+        return np.diag([float(np.var(s, ddof=1)) / len(s) for s in (self.epochs, self.steps)])
 
     @property
     def dof(self) -> float:
-        """Degrees of freedom of the difference (Welch, 1947, where the seeds are no pairs)."""
+        """Degrees of freedom of the difference; for two samples by Welch (1947)."""
         variances = np.diag(self.covariance)
         if self.paired or not variances.any():
             return float(min(len(self.epochs), len(self.steps)) - 1)
@@ -95,90 +92,93 @@ class _Changes:
 
 
 def separate(epochs: Curve, steps: Curve) -> Separation:
-    """Tell the effect of B from that of fewer steps, T, which falls as B rises at equal epochs.
+    """Tell the effect of B from that of the number of steps, T, which falls with B at equal epochs.
 
     Sizes that both budgets have are compared. Seeds that both have are pairs, and their lines go
-    through the cells that neither budget lacks; with fewer than two such seeds the budgets count
-    as two samples. A seed counts if its cells are at least three and span half the range of log2 B.
+    through the runs that both budgets have; with fewer than two such seeds the budgets count as two
+    samples. A seed counts if it has at least three runs that span half the range of log2 B.
+
     The F-tests (Draper and Smith, 1998, section 6.1) are of log2 B and its square, given a level of
     accuracy for every seed and every T, and of log2 T and its square, given one for every seed and
-    every B. Levels, not powers, of what is given: powers that miss a sharp bend in T would pass the
-    rest on to B. They take runs as independent but for the level of their seed.
+    every B. What is given enters by levels, not by powers: powers would miss a sharp bend in T and
+    attribute the rest to B. The tests treat runs as independent, except for the level of the seed.
 
     Args:
-        epochs: the sweep at equal epochs.
-        steps: the sweep at equal optimizer steps.
+        epochs: curve at equal epochs.
+        steps: curve at equal optimizer steps.
 
     Raises:
         UserError: fewer than three common sizes, or fewer than two seeds in a budget.
     """
-    batches = np.intersect1d(_measured(epochs), _measured(steps))
+    name = epochs.title.replace(f": equal {epochs.budget}", "")
+    batches = np.intersect1d(_measured_batches(epochs), _measured_batches(steps))
     if len(batches) < _MIN_SIZES:
         raise UserError(
-            f"{epochs.title}: {len(batches)} effective batch(es) common to both budgets; "
+            f"{name}: {len(batches)} effective batch(es) common to both budgets; at least "
             f"{_MIN_SIZES} are needed to tell batch size from steps"
         )
     changes = _changes(epochs, steps, batches)
     if min(len(changes.epochs), len(changes.steps)) < _MIN_SEEDS:
         raise UserError(
-            f"{epochs.title}: fewer than {_MIN_SEEDS} seeds with enough sizes under both budgets; "
+            f"{name}: fewer than {_MIN_SEEDS} seeds with enough sizes under both budgets; "
             "batch size cannot be told from steps"
         )
     change_epochs, change_steps = changes.means
-    batch_p, steps_p = _partial_f(epochs, steps, batches)
+    batch_p, steps_p = _partial_f_tests(epochs, steps, batches)
     result = Separation(
-        dataset=epochs.title.replace(f": equal {epochs.budget}", ""),
+        dataset=name,
         batches=batches,
         smallest=int(batches[0]),
         largest=int(batches[-1]),
         change_epochs=change_epochs,
-        change_epochs_interval=_interval(changes.epochs),
+        change_epochs_interval=_t_interval(changes.epochs),
         change_steps=change_steps,
-        change_steps_interval=_interval(changes.steps),
+        change_steps_interval=_t_interval(changes.steps),
         difference_p=_difference_p(changes),
         share=(change_epochs - change_steps) / change_epochs if change_epochs else float("nan"),
-        share_interval=_share_interval(changes),
+        share_interval=_fraction_interval(changes),
         batch_p=batch_p,
         steps_p=steps_p,
         statement="",
     )
-    return replace(result, statement=f"{_lines_say(result, changes.paired)} {_f_say(result)}")
+    sentences = (_changes_in_words(result, changes.paired), _f_tests_in_words(result))
+    return replace(result, statement=" ".join(sentences))
 
 
-def _measured(curve: Curve) -> NDArray[np.int64]:
+def _measured_batches(curve: Curve) -> NDArray[np.int64]:
     return curve.batches[np.isfinite(curve.accuracy).any(axis=1)]
 
 
-def _rows(curve: Curve, batches: NDArray[np.int64]) -> Floats:
+def _accuracy_at(batches: NDArray[np.int64], curve: Curve) -> Floats:
     return curve.accuracy[np.searchsorted(curve.batches, batches)]
 
 
 def _changes(epochs: Curve, steps: Curve, batches: NDArray[np.int64]) -> _Changes:
     x = np.log2(batches.astype(np.float64))
-    first, second = _rows(epochs, batches), _rows(steps, batches)
+    at_epochs, at_steps = (_accuracy_at(batches, curve) for curve in (epochs, steps))
     _, left, right = np.intersect1d(epochs.seeds, steps.seeds, return_indices=True)
-    both = first[:, left] + second[:, right]  # NaN where either is
-    one, other = (
-        _line_changes(x, np.where(np.isfinite(both), accuracy, np.nan))
-        for accuracy in (first[:, left], second[:, right])
+    common = np.isfinite(at_epochs[:, left] + at_steps[:, right])
+    paired_epochs, paired_steps = (
+        _line_changes(x, np.where(common, accuracy, np.nan))
+        for accuracy in (at_epochs[:, left], at_steps[:, right])
     )
-    if len(one) >= _MIN_SEEDS:
-        return _Changes(one, other, paired=True)
-    return _Changes(_line_changes(x, first), _line_changes(x, second), paired=False)
+    if len(paired_epochs) >= _MIN_SEEDS:
+        return _Changes(paired_epochs, paired_steps, paired=True)
+    return _Changes(_line_changes(x, at_epochs), _line_changes(x, at_steps), paired=False)
 
 
 def _line_changes(x: Floats, accuracy: Floats) -> Floats:
-    """Slope of each usable column's least-squares line over x, times the range of x."""
+    """Return the rise over the range of x of the least-squares line of each usable column."""
     changes = []
     for column in accuracy.T:
-        there = np.isfinite(column)
-        if there.sum() >= _MIN_SIZES and np.ptp(x[there]) >= np.ptp(x) / 2:
-            centred = x[there] - x[there].mean()
-            changes.append(centred @ column[there] / (centred @ centred) * np.ptp(x))
+        known = np.isfinite(column)
+        if known.sum() >= _MIN_SIZES and np.ptp(x[known]) >= np.ptp(x) / 2:
+            centred = x[known] - x[known].mean()
+            changes.append(centred @ column[known] / (centred @ centred) * np.ptp(x))
     return np.array(changes)
 
 
-def _interval(sample: Floats) -> Interval:
+def _t_interval(sample: Floats) -> Interval:
     half = half_width(float(sample.std(ddof=1)), len(sample))
     return float(sample.mean() - half), float(sample.mean() + half)
 
@@ -192,34 +192,36 @@ def _difference_p(changes: _Changes) -> float:
     return float(2 * student.sf(difference / error, changes.dof))
 
 
-def _share_interval(changes: _Changes) -> Interval | None:
+def _fraction_interval(changes: _Changes) -> Interval | None:
     change_epochs, change_steps = changes.means
-    rows = np.array([[1, -1], [1, 0]])  # the difference, and the change at equal epochs
-    covariance = rows @ changes.covariance @ rows.T
+    terms = np.array([[1, -1], [1, 0]])  # the difference, and the change at equal epochs
+    covariance = terms @ changes.covariance @ terms.T
     quantile = float(student.ppf(1 - ALPHA / 2, changes.dof))
     interval = fieller(change_epochs - change_steps, change_epochs, covariance, quantile)
     return interval if np.isfinite(interval[0]) else None
 
 
-def _partial_f(epochs: Curve, steps: Curve, batches: NDArray[np.int64]) -> tuple[float, float]:
-    """P-values of B given steps and of steps given B; a run that stands in both counts once."""
-    cells = {
+def _partial_f_tests(
+    epochs: Curve, steps: Curve, batches: NDArray[np.int64]
+) -> tuple[float, float]:
+    """Return p-values of B given steps and of steps given B; a run of both curves counts once."""
+    runs = {
         (int(seed), batch, int(curve.steps[row]), float(curve.accuracy[row, column]))
         for curve in (epochs, steps)
         for row, batch in enumerate(curve.batches.tolist())
         for column, seed in enumerate(curve.seeds)
         if batch in batches and np.isfinite(curve.accuracy[row, column])
     }
-    seed, batch, step, accuracy = np.array(sorted(cells), dtype=np.float64).T
+    seed, batch, step, accuracy = np.array(sorted(runs), dtype=np.float64).T
     batch_p, steps_p = (
-        _extra_p(accuracy, np.hstack([_levels(seed), _levels(given)]), _powers(np.log2(tested)))
+        _partial_f_p(accuracy, np.hstack([_levels(seed), _levels(given)]), _powers(np.log2(tested)))
         for given, tested in ((step, batch), (batch, step))
     )
     return batch_p, steps_p
 
 
-def _extra_p(accuracy: Floats, given: Floats, tested: Floats) -> float:
-    # A seed's level may be the sum of others' (seeds not shared): a basis has full rank.
+def _partial_f_p(accuracy: Floats, given: Floats, tested: Floats) -> float:
+    # Levels may be linearly dependent, as of seeds that the budgets do not share: use a basis.
     reduced, full = (
         OLS(accuracy, orth(design)).fit() for design in (given, np.hstack([given, tested]))
     )
@@ -232,40 +234,46 @@ def _extra_p(accuracy: Floats, given: Floats, tested: Floats) -> float:
 
 
 def _levels(values: Floats) -> Floats:
+    """Return a column of 0 and 1 for each different value."""
     levels: Floats = np.equal.outer(values, np.unique(values)).astype(np.float64)
     return levels
 
 
 def _powers(values: Floats) -> Floats:
+    """Return the centred values and their squares."""
     centred = values - values.mean()
     return np.column_stack([centred, centred**2])
 
 
-def _lines_say(result: Separation, paired: bool) -> str:
+def _changes_in_words(result: Separation, paired: bool) -> str:
     kind = "paired difference" if paired else "difference"
-    said = (
+    changes = (
         f"From B = {result.smallest} to {result.largest}, accuracy changes by "
         f"{_points(result.change_epochs, result.change_epochs_interval)} at equal epochs and by "
         f"{_points(result.change_steps, result.change_steps_interval)} at equal optimizer steps "
-        f"({kind} {p_value(result.difference_p)})"
+        f"({kind} {p_value(result.difference_p)})."
     )
+    return f"{changes} {_fraction_in_words(result)}"
+
+
+def _fraction_in_words(result: Separation) -> str:
     low, high = result.change_epochs_interval
     if low <= 0 <= high:
-        return f"{said}: at equal epochs no change is shown, so a share of it has no meaning."
+        return "No change is shown at equal epochs, so a fraction of it has no meaning."
     if result.share_interval is None:
-        return f"{said}: what share goes with fewer steps cannot be bounded."
-    share, low, high = (round(100 * part) for part in (result.share, *result.share_interval))
-    told = f"{share} % [{low}, {high}]"
+        return "The fraction of the effect that goes with fewer steps cannot be bounded."
+    best, low, high = (round(100 * part) for part in (result.share, *result.share_interval))
+    fraction = f"{best} % [{low}, {high}]"
     if result.difference_p >= ALPHA:
-        return f"{said}: the share that goes with fewer steps, {told}, may be nil."
-    return f"{said}: {told} of the effect of B goes with fewer steps."
+        return f"The fraction of the effect that goes with fewer steps, {fraction}, may be zero."
+    return f"Of the effect of B, {fraction} goes with fewer steps."
 
 
-def _f_say(result: Separation) -> str:
+def _f_tests_in_words(result: Separation) -> str:
     return (
-        "In F-tests over all runs, which see bends too and take runs as independent, "
-        f"the number of steps {_matters(result.steps_p)} at given B, "
-        f"and B {_matters(result.batch_p)} at given steps."
+        "F-tests over all runs also detect bends, but treat runs as independent: at a given B, "
+        f"the number of steps {_matters(result.steps_p)}; at a given number of steps, "
+        f"B {_matters(result.batch_p)}."
     )
 
 

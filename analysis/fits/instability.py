@@ -1,11 +1,11 @@
 """Instability against log2 B: a variance function, and whether it rises at both ends.
 
-Of n runs at one size with normal noise, the sample variance s^2 is Gamma with mean sigma^2 and
-variance 2 sigma^4 / (n - 1). So a Gamma GLM (McCullagh and Nelder, 1989, chapter 8) with log link
-and weights (n - 1) / 2 fits log sigma^2 = a + b x + c x^2, x = log2 B. Its scale is 1 by theory;
-where Pearson's X^2 / (k - 3) over the k sizes is larger (heavy tails, runs that differ more than
-their epochs do, a curve that is no parabola), that is taken instead. All intervals and p-values
-are Student's with k - 3 degrees of freedom.
+The sample variance s^2 of n runs with normal noise is Gamma with mean sigma^2 and variance
+2 sigma^4 / (n - 1). A Gamma GLM (McCullagh and Nelder, 1989, chapter 8) with log link and weights
+(n - 1) / 2 therefore fits log sigma^2 = a + b x + c x^2, x = log2 B. Its scale is 1 by theory.
+Where Pearson's X^2 / (k - 3) over the k sizes is larger, that is used instead; causes are heavy
+tails, runs that differ more than their epochs do, or a curve that is not a parabola. All intervals
+and p-values use Student's t with k - 3 degrees of freedom.
 """
 
 from dataclasses import dataclass
@@ -18,41 +18,45 @@ from statsmodels.genmod.families import Gamma
 from statsmodels.genmod.families.links import Log
 from statsmodels.genmod.generalized_linear_model import GLM
 
-Floats = NDArray[np.float64]
+from analysis.fits.intervals import ALPHA, fieller
+from analysis.table.table import Floats
+
 Kind = Literal["seeds", "oscillation"]
 Shape = Literal["both ends", "small batches", "large batches", "even", "inconclusive"]
 
-ALPHA = 0.05
 EVEN_RATIO = 3.0
-"""`even` asks that standard deviations at two sizes surely differ by less than this factor."""
+"""`even` requires evidence that any two standard deviations differ by less than this factor."""
+
 _MIN_SIZES = 4
 _POINTS = 200
-_NO_BEND = 1e-9
+_MIN_CURVATURE = 1e-9
+"""Smallest curvature of a parabola whose minimum is meaningful."""
 
 
 @dataclass(frozen=True)
 class InstabilityFit:
-    """How one kind of instability varies with B. Batches are B, not log2 B.
+    """Fit of one kind of instability against B. Batches are B, not log2 B.
 
     Attributes:
-        kind: `seeds`: standard deviation across seeds; `oscillation`: within a run.
-        shape: where runs are unstable, as far as shown; the first of these that holds:
+        kind: `seeds`: standard deviation across seeds. `oscillation`: within a run.
+        shape: where runs are shown to be unstable; the first of these that applies:
             `both ends`: `both_ends_p` < 5 %;
-            `small batches` / `large batches`: `trend_p` < 5 %, it falls / rises on the whole;
+            `small batches`, `large batches`: `trend_p` < 5 %, and the mean slope is negative or
+            positive;
             `even`: the 95 % interval of the fitted ratio of standard deviations between any two
             sizes lies within `EVEN_RATIO`, up or down;
             `inconclusive`: none of them.
         slope_low: slope of log variance per doubling of B at the smallest batch.
-        slope_low_error: its standard error.
-        slope_high: at the largest batch.
-        slope_high_error: its standard error.
-        both_ends_p: p-value of the test that it falls at the small and rises at the large end.
+        slope_low_error: standard error of `slope_low`.
+        slope_high: slope of log variance per doubling of B at the largest batch.
+        slope_high_error: standard error of `slope_high`.
+        both_ends_p: p-value of the test that it falls at the small end and rises at the large end.
         trend_p: two-sided p-value of the mean slope over the range.
-        calmest: B of the fitted minimum, where the curve has one inside the range; else None.
-        calmest_interval: its 95 % Fieller interval; 0 and inf where it is unbounded; None if there
-            is no minimum.
-        std: float64 [k], measured standard deviation at each size (NaN below two runs; for
-            `oscillation`, root mean square of the runs', NaN without a run).
+        calmest: B of the fitted minimum, if there is one inside the range; else None.
+        calmest_interval: 95 % Fieller interval of `calmest`, unbounded ends 0 and inf; None if
+            there is no minimum.
+        std: float64 [k], measured standard deviation at each size, NaN below two runs; for
+            `oscillation` the root mean square over runs, NaN without a run.
         at: float64 [m], B of the drawn curve.
         fitted: float64 [m], fitted standard deviation.
         low: float64 [m], lower end of its 95 % pointwise interval.
@@ -77,7 +81,9 @@ class InstabilityFit:
 
 
 @dataclass(frozen=True)
-class _Glm:
+class _GammaFit:
+    """A fitted Gamma GLM of variances, its covariance scaled, with p parameters."""
+
     params: Floats
     covariance: Floats
     dof: int
@@ -87,14 +93,14 @@ class _Glm:
     def quantile(self) -> float:
         return float(student.ppf(1 - ALPHA / 2, self.dof))
 
-    def contrast(self, rows: Floats) -> tuple[Floats, Floats]:
-        """Estimates and standard errors [r] of the sums over parameters in `rows` [r, p]."""
-        variance = np.einsum("rp,pq,rq->r", rows, self.covariance, rows)
-        return rows @ self.params, np.sqrt(np.maximum(variance, 0))
+    def contrast(self, sums: Floats) -> tuple[Floats, Floats]:
+        """Return estimates and standard errors [r] of weighted sums [r, p] of the parameters."""
+        variance = np.einsum("rp,pq,rq->r", sums, self.covariance, sums)
+        return sums @ self.params, np.sqrt(np.maximum(variance, 0))
 
-    def opposite_p(self, rows: Floats) -> float:
-        """P-value of: the first of two slopes is negative and the second positive."""
-        estimate, error = self.contrast(rows)
+    def opposite_p(self, slopes: Floats) -> float:
+        """Return the p-value of the test that the first slope is negative, the second positive."""
+        estimate, error = self.contrast(slopes)
         score = estimate / error
         return float(max(student.cdf(score[0], self.dof), student.sf(score[1], self.dof)))
 
@@ -107,36 +113,36 @@ def fit_instability(
     floor: float,
     tail_epochs: int = 0,
 ) -> InstabilityFit:
-    """Fit the variance function and tell where runs are unstable.
+    """Fit the variance function and find where runs are unstable.
 
-    Oscillation is pooled by size: mean s^2 of the n runs, weights n (tail_epochs - 1) / 2, so that
-    the scale takes in how much runs of one size differ.
+    Oscillation is pooled by size: mean s^2 of the n runs, weights n (tail_epochs - 1) / 2. The
+    scale then includes how much runs of one size differ.
 
-    Instability at both ends is an intersection-union test, p the largest of its one-sided
-    p-values. The slope b + 2 c x must be negative at the smallest and positive at the largest B
-    (Lind and Mehlum, 2010, equation 6). A curve that falls and then stays level passes that too
-    often, since a parabola must rise again (Simonsohn, 2018); so, where it passes at 5 %, two lines
-    that meet at the best-fitting size must have slopes of opposite sign as well.
+    Instability at both ends is an intersection-union test; its p-value is the largest of the
+    one-sided ones. The slope b + 2 c x must be negative at the smallest and positive at the largest
+    B (Lind and Mehlum, 2010, equation 6). A curve that falls and then stays level passes that too
+    often, because a parabola must rise again (Simonsohn, 2018). Where it passes at 5 %, two lines
+    that meet at the best-fitting size must therefore have slopes of opposite sign as well.
 
     Args:
         batches: int64 [k], effective batches, ascending.
-        values: float64 [k, n]; `seeds`: each run's final accuracy; `oscillation`: each run's
-            standard deviation (ddof 0) of accuracy over its last epochs. NaN: no such run.
-        kind: which of the two.
-        floor: > 0, the smallest variance that can be told from zero; smaller ones count as this.
-        tail_epochs: over how many epochs `oscillation` was taken; below 2 nothing is measured.
+        values: float64 [k, n], NaN where a run is missing. `seeds`: each run's final accuracy.
+            `oscillation`: each run's standard deviation (ddof 0) of accuracy over its last epochs.
+        kind: kind of instability.
+        floor: > 0, smallest variance that can be told from zero; smaller ones count as this.
+        tail_epochs: number of epochs of an `oscillation`; below 2 nothing is measured.
     """
     runs, variance, weight = _variances(values, kind, tail_epochs)
     std = np.sqrt(variance)
     used = runs >= (2 if kind == "seeds" else 1)
     used &= np.isfinite(variance)
     if used.sum() < _MIN_SIZES:
-        return _nothing(kind, batches, std)
+        return _without_fit(kind, batches, std)
     x = np.log2(batches[used].astype(np.float64))
     variance, weight = np.maximum(variance[used], floor), weight[used]
     middle = (x[0] + x[-1]) / 2
     x -= middle
-    fit = _glm(_parabola(x), variance, weight)
+    fit = _fit_gamma(_parabola(x), variance, weight)
     ends = np.array([[0, 1, 2 * x[0]], [0, 1, 2 * x[-1]]])
     slope, error = fit.contrast(ends)
     trend, trend_error = fit.contrast(ends.mean(axis=0, keepdims=True))
@@ -166,40 +172,17 @@ def fit_instability(
     )
 
 
-def fieller(
-    numerator: float, denominator: float, covariance: Floats, quantile: float
-) -> tuple[float, float]:
-    """Interval of a ratio of two normal estimates (Fieller, 1954).
-
-    It holds every r with (numerator - r denominator)^2 <= quantile^2 Var(numerator - r denominator)
-    and is the whole line where the denominator cannot be told from zero.
-
-    Args:
-        numerator: its estimate.
-        denominator: its estimate.
-        covariance: float64 [2, 2], of the two.
-        quantile: > 0, two-sided quantile of Student's t or the normal distribution.
-    """
-    square = quantile**2
-    a = denominator**2 - square * covariance[1, 1]
-    b = numerator * denominator - square * covariance[0, 1]
-    c = numerator**2 - square * covariance[0, 0]
-    if a <= 0:
-        return -np.inf, np.inf
-    half = np.sqrt(max(b**2 - a * c, 0.0))
-    return float((b - half) / a), float((b + half) / a)
-
-
 def _variances(
     values: Floats, kind: Kind, tail_epochs: int
 ) -> tuple[NDArray[np.int64], Floats, Floats]:
+    """Return the number of runs, the sample variance and its weight at each size, [k] each."""
     present = np.isfinite(values)
     runs = present.sum(axis=1)
     total = np.where(present, values, 0).sum(axis=1)
     if kind == "oscillation":
         if tail_epochs < 2:
-            nothing = np.full(len(values), np.nan)
-            return runs, nothing, nothing
+            unknown = np.full(len(values), np.nan)
+            return runs, unknown, unknown
         squares = np.where(present, values**2, 0).sum(axis=1) * tail_epochs / (tail_epochs - 1)
         return runs, _ratio(squares, runs), runs * (tail_epochs - 1) / 2
     deviations = np.where(present, values - _ratio(total, runs)[:, None], 0)
@@ -211,15 +194,15 @@ def _ratio(total: Floats, count: NDArray[np.int64]) -> Floats:
     return result
 
 
-def _glm(design: Floats, variance: Floats, weight: Floats) -> _Glm:
+def _fit_gamma(design: Floats, variance: Floats, weight: Floats) -> _GammaFit:
     model = GLM(variance, design, family=Gamma(link=Log()), var_weights=weight)
-    # Fisher scoring, the default, diverges where variances span decades; the likelihood is concave
-    # in the parameters, and Newton's steps from here converge.
+    # Fisher scoring, the default, diverges where variances span decades. The likelihood is concave
+    # in the parameters, and Newton's method converges from this start.
     start = np.linalg.lstsq(design, np.log(variance), rcond=None)[0]
     result = model.fit(start, method="newton", cov_type="eim", scale=1.0, disp=False)
     dof = len(variance) - design.shape[1]
     scale = max(1.0, float(result.pearson_chi2) / dof)
-    return _Glm(result.params, scale * result.cov_params(), dof, float(result.deviance))
+    return _GammaFit(result.params, scale * result.cov_params(), dof, float(result.deviance))
 
 
 def _parabola(x: Floats) -> Floats:
@@ -228,7 +211,7 @@ def _parabola(x: Floats) -> Floats:
 
 def _two_lines_p(x: Floats, variance: Floats, weight: Floats) -> float:
     fits = [
-        _glm(
+        _fit_gamma(
             np.column_stack([np.ones_like(x), np.minimum(x - knee, 0), np.maximum(x - knee, 0)]),
             variance,
             weight,
@@ -239,8 +222,8 @@ def _two_lines_p(x: Floats, variance: Floats, weight: Floats) -> float:
     return best.opposite_p(np.array([[0.0, 1, 0], [0, 0, 1]]))
 
 
-def _largest_ratio(fit: _Glm, x: Floats) -> float:
-    """Upper end of the 95 % interval of the largest ratio of standard deviations at two sizes."""
+def _largest_ratio(fit: _GammaFit, x: Floats) -> float:
+    """Return the largest ratio of standard deviations at two sizes that a 95 % interval allows."""
     first, second = np.triu_indices(len(x), 1)
     design = _parabola(x)
     estimate, error = fit.contrast(design[first] - design[second])
@@ -256,19 +239,21 @@ def _shape(both_ends_p: float, trend: float, trend_p: float, largest_ratio: floa
 
 
 def _calmest(
-    fit: _Glm, x: Floats, middle: float
+    fit: _GammaFit, x: Floats, middle: float
 ) -> tuple[float | None, tuple[float, float] | None]:
+    """Return B of the minimum and its interval; None without a minimum inside the range."""
     _, b, c = fit.params
-    if c < _NO_BEND or not x[0] <= -b / (2 * c) <= x[-1]:
+    if c < _MIN_CURVATURE or not x[0] <= -b / (2 * c) <= x[-1]:
         return None, None
-    rows = np.array([[0.0, -1, 0], [0, 0, 2]])
-    low, high = fieller(-b, 2 * c, rows @ fit.covariance @ rows.T, fit.quantile)
+    terms = np.array([[0.0, -1, 0], [0, 0, 2]])  # of the ratio -b / 2c
+    low, high = fieller(-b, 2 * c, terms @ fit.covariance @ terms.T, fit.quantile)
     with np.errstate(over="ignore"):
         calmest, first, last = np.exp2(middle + np.array([-b / (2 * c), low, high]))
     return float(calmest), (float(first), float(last))
 
 
-def _nothing(kind: Kind, batches: NDArray[np.int64], std: Floats) -> InstabilityFit:
+def _without_fit(kind: Kind, batches: NDArray[np.int64], std: Floats) -> InstabilityFit:
+    """Return the measured deviations of a curve with too few sizes to be fitted."""
     nan = float("nan")
     empty = np.full(_POINTS, nan)
     return InstabilityFit(

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from pandas import DataFrame
 from scipy.stats import ttest_1samp, ttest_ind, ttest_rel
 
-from analysis.fits.confound import Floats, Separation, separate
-from analysis.table.table import Curve
+from analysis.fits.confound import Separation, separate
+from analysis.table.table import Curve, Floats
 from bigbatch_ue.runtime.errors import UserError
 
 Truth = Callable[[Floats, Floats], Floats]
@@ -119,14 +119,14 @@ def test_the_share_is_found_and_lies_in_its_interval_nineteen_times_of_twenty(
     assert all(one.share_interval is not None for one in found)
 
 
-def test_an_effect_of_steps_alone_is_laid_to_steps() -> None:
+def test_an_effect_of_steps_alone_is_attributed_to_steps() -> None:
     found = separations(by_steps, 200)
     assert max(one.steps_p for one in found) < 1e-6
     assert max(one.difference_p for one in found) < 0.05
     assert 0.01 <= np.mean([one.batch_p < 0.05 for one in found]) <= 0.09
 
 
-def test_an_effect_of_batch_alone_is_laid_to_batch() -> None:
+def test_an_effect_of_batch_alone_is_attributed_to_batch() -> None:
     found = separations(by_batch, 200)
     assert max(one.batch_p for one in found) < 1e-6
     assert 0.01 <= np.mean([one.steps_p < 0.05 for one in found]) <= 0.09
@@ -200,7 +200,7 @@ def test_the_f_tests_are_those_of_statsmodels_with_levels_of_what_is_given() -> 
         assert p == pytest.approx(full.compare_f_test(reduced)[1])
 
 
-def test_a_run_that_stands_under_both_budgets_counts_once_in_the_f_tests() -> None:
+def test_a_run_of_both_budgets_counts_once_in_the_f_tests() -> None:
     epochs, steps = sweep(by_half, np.random.default_rng(0), noise=0.2)
     epochs.steps[4] = steps.steps[4]
     steps.accuracy[4] = epochs.accuracy[4]
@@ -214,9 +214,11 @@ def test_a_run_that_stands_under_both_budgets_counts_once_in_the_f_tests() -> No
 def test_a_bend_that_lines_miss_is_left_to_the_f_tests() -> None:
     found = separate(*sweep(lambda x, t: 0.3 + 0.02 * (x - 6) ** 2, np.random.default_rng(0)))
     assert holds(found.change_epochs_interval, 0)
-    assert "no change is shown, so a share of it has no meaning" in found.statement
-    assert re.search(r"B matters \(p < 0\.001\) at given steps\.$", found.statement)
-    assert "number of steps is not shown to matter" in found.statement
+    assert (
+        "No change is shown at equal epochs, so a fraction of it has no meaning." in found.statement
+    )
+    assert found.statement.endswith("at a given number of steps, B matters (p < 0.001).")
+    assert "at a given B, the number of steps is not shown to matter (p" in found.statement
 
 
 def test_missing_cells_leave_both_budgets_and_thin_seeds_leave_the_pairs() -> None:
@@ -298,18 +300,18 @@ def test_the_statement_of_an_effect_of_steps() -> None:
     change = rf"[-+]\d+\.\d points \[{number}, {number}\]"
     assert re.fullmatch(
         rf"From B = 4 to 1024, accuracy changes by {change} at equal epochs and by {change} at "
-        r"equal optimizer steps \(paired difference p < 0\.001\): \d+ % \[\d+, \d+\] of the effect "
-        r"of B goes with fewer steps\. In F-tests over all runs, which see bends too and take runs "
-        r"as independent, the number of steps matters \(p < 0\.001\) at given B, and B is not "
-        r"shown to matter \(p = 0\.\d+\) at given steps\.",
+        r"equal optimizer steps \(paired difference p < 0\.001\)\. Of the effect of B, "
+        r"\d+ % \[\d+, \d+\] goes with fewer steps\. F-tests over all runs also detect bends, but "
+        r"treat runs as independent: at a given B, the number of steps matters \(p < 0\.001\); "
+        r"at a given number of steps, B is not shown to matter \(p = 0\.\d+\)\.",
         found.statement,
     )
 
 
-def test_the_statement_of_an_effect_of_batch_says_the_share_may_be_nil() -> None:
+def test_the_statement_of_an_effect_of_batch_says_the_fraction_may_be_zero() -> None:
     found = separate(*sweep(by_batch, np.random.default_rng(3)))
     assert re.search(
-        r"the share that goes with fewer steps, -?\d+ % \[-\d+, \d+\], may be nil\.",
+        r"of the effect that goes with fewer steps, -?\d+ % \[-\d+, \d+\], may be zero\.",
         found.statement,
     )
 
@@ -324,7 +326,7 @@ def test_the_numbers_of_the_statement_are_percentage_points() -> None:
     )
 
 
-def test_a_share_that_few_seeds_cannot_bound_is_not_told() -> None:
+def test_a_fraction_that_few_seeds_cannot_bound_is_not_given() -> None:
     """Two seeds at equal steps leave Welch's test about one degree of freedom."""
     epochs, steps = sweep(by_batch, np.random.default_rng(0), shared=False)
     x = np.linspace(0, 0.1, len(BATCHES))[:, None]
@@ -333,4 +335,7 @@ def test_a_share_that_few_seeds_cannot_bound_is_not_told() -> None:
     found = separate(epochs, steps)
     assert not holds(found.change_epochs_interval, 0)
     assert found.share_interval is None
-    assert "what share goes with fewer steps cannot be bounded." in found.statement
+    assert (
+        "The fraction of the effect that goes with fewer steps cannot be bounded."
+        in found.statement
+    )

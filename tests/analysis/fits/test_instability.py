@@ -9,14 +9,8 @@ from statsmodels.genmod.families import Gamma
 from statsmodels.genmod.families.links import Log
 from statsmodels.genmod.generalized_linear_model import GLM
 
-from analysis.fits.instability import (
-    EVEN_RATIO,
-    Floats,
-    InstabilityFit,
-    Kind,
-    fieller,
-    fit_instability,
-)
+from analysis.fits.instability import EVEN_RATIO, InstabilityFit, Kind, fit_instability
+from analysis.table.table import Floats
 
 BATCHES = 2 ** np.arange(1, 12)
 X = np.log2(BATCHES)
@@ -99,7 +93,7 @@ def glm(variance: Floats, weight: Floats) -> tuple[Floats, Floats, float]:
     return result.params, result.cov_params() / result.scale, result.scale
 
 
-# ------------------------------------------------------------------------------- error rates
+# -- error rates -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -183,7 +177,7 @@ def test_many_seeds_show_that_a_level_curve_is_even() -> None:
     assert found.count("even") >= 40
 
 
-# ---------------------------------------------------------------------------------- estimates
+# -- estimates -------------------------------------------------------------------------------------
 
 
 def test_the_minimum_lies_in_its_interval_nineteen_times_of_twenty() -> None:
@@ -193,31 +187,6 @@ def test_the_minimum_lies_in_its_interval_nineteen_times_of_twenty() -> None:
     assert len(intervals) > 0.95 * RUNS
     assert 0.93 <= np.mean(inside) <= 0.995
     assert np.mean([np.isfinite(high) for _, high in intervals]) > 0.8
-
-
-def test_fiellers_interval_covers_a_ratio_nineteen_times_of_twenty() -> None:
-    random = np.random.default_rng(0)
-    covariance = np.array([[1.0, 0.6], [0.6, 1.0]])
-    for denominator in (1.0, 3.0):
-        means = random.multivariate_normal([2.0, denominator], covariance, 20_000)
-        inside = 0
-        for numerator, other in means:
-            low, high = fieller(numerator, other, covariance, 1.96)
-            inside += low <= 2 / denominator <= high
-        # Where it is unbounded, the whole line stands for it.
-        assert 0.945 <= inside / len(means) <= (0.965 if denominator == 3 else 1)
-
-
-def test_fiellers_interval_tends_to_the_delta_method() -> None:
-    covariance = np.diag([1e-6, 4e-6])
-    half = 1.96 * np.sqrt(1e-6 / 9 + 4e-6 * 4 / 81)
-    np.testing.assert_allclose(
-        fieller(2.0, 3.0, covariance, 1.96), (2 / 3 - half, 2 / 3 + half), rtol=1e-4
-    )
-
-
-def test_fiellers_interval_is_the_whole_line_where_the_denominator_may_be_zero() -> None:
-    assert fieller(1.0, 1.9, np.eye(2), 1.96) == (-np.inf, np.inf)
 
 
 def test_without_noise_the_parameters_come_back() -> None:
@@ -365,7 +334,7 @@ def test_the_drawn_curve_spans_the_sizes_in_logarithmic_steps() -> None:
     assert (fit.fitted < fit.high).all()
 
 
-# -------------------------------------------------------------------------------- oscillation
+# -- oscillation -----------------------------------------------------------------------------------
 
 
 def oscillation_shapes(log_std: Floats, epochs: int, spread: float, count: int) -> Counter[str]:
@@ -428,7 +397,7 @@ def test_fewer_than_two_epochs_measure_no_oscillation(epochs: int) -> None:
     assert np.isnan(fit.std).all()
 
 
-# -------------------------------------------------------------------------------------- edges
+# -- edges -----------------------------------------------------------------------------------------
 
 
 def test_failed_runs_and_lone_runs_are_left_out() -> None:

@@ -1,10 +1,10 @@
 """Fits of the mean against simulated truths.
 
-Where a curve never stops falling its optimum is taken to be the largest size; where it steps down,
-the size at which the lower level starts: the smallest from which on nothing better is known.
+The optimum of a curve that never stops falling is the largest size. The optimum of a curve that
+steps down is the size at which the lower level starts: the smallest of the equally good ones.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from unittest.mock import patch
 
@@ -13,11 +13,24 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from analysis.fits import mean as module
-from analysis.fits.families import FAMILIES, Family, Fits, Floats, Grid
+from analysis.fits.families import FAMILIES, Family, Fits
 from analysis.fits.mean import FamilyFit, MeanFit, fit_mean
-from bigbatch_ue.runtime.errors import UserError
-from tests.analysis.simulate import BATCHES, FLAT, Shape, hinge, monotone, quadratic, step, sweeps
-from tests.analysis.simulate import spread as true_std
+from analysis.fits.noise_model import estimate_noise, successful_runs
+from analysis.table.table import Floats
+from tests.helpers.simulated_sweeps import (
+    BATCHES,
+    FLAT,
+    Layout,
+    Shape,
+    X,
+    hinge,
+    monotone,
+    quadratic,
+    step,
+    sweeps,
+    unshared,
+    with_holes,
+)
 
 SHAPES = {
     "flat": FLAT,
@@ -27,8 +40,6 @@ SHAPES = {
     "hinge": hinge(7.4),
     "early hinge": hinge(4.3, right=0.3),
 }
-Layout = Callable[[Floats], Floats]
-X = np.log2(BATCHES.astype(np.float64))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -71,22 +82,8 @@ def covers(interval: tuple[float, float] | None, truth: float) -> bool:
     return interval is not None and interval[0] <= truth * (1 + 1e-9) <= interval[1] * (1 + 2e-9)
 
 
-def share(fits: list[MeanFit], verdict: str) -> float:
+def fraction(fits: list[MeanFit], verdict: str) -> float:
     return sum(fit.verdict == verdict for fit in fits) / len(fits)
-
-
-def unshared(sweep: Floats) -> Floats:
-    """The same runs, every one with a seed of its own."""
-    k, n = sweep.shape
-    alone = np.full((k, k * n), np.nan)
-    for size in range(k):
-        alone[size, size * n : (size + 1) * n] = sweep[size]
-    return alone
-
-
-def holes(sweep: Floats, share: float = 0.15, seed: int = 0) -> Floats:
-    random = np.random.default_rng(seed)
-    return np.where(random.random(sweep.shape) < share, np.nan, sweep)
 
 
 # -- what the intervals promise ------------------------------------------------------------------
@@ -98,23 +95,23 @@ def test_the_interval_of_an_optimum_covers_it_as_often_as_it_says(name: str) -> 
     assert truth is not None
     covered = np.mean([covers(fit.interval, 2**truth) for fit in simulated(name)])
     assert 0.90 <= covered <= 0.99
-    assert share(simulated(name), "optimum") >= 0.90
+    assert fraction(simulated(name), "optimum") >= 0.90
 
 
 def test_a_flat_curve_is_declared_flat() -> None:
-    assert share(simulated("flat"), "flat") >= 0.90
+    assert fraction(simulated("flat"), "flat") >= 0.90
     assert 0.45 < np.mean([fit.flat_p for fit in simulated("flat")]) < 0.55
 
 
 def test_a_flat_curve_is_declared_flat_though_few_seeds_leave_the_weights_unsure() -> None:
-    assert share(fit_all(sweeps(FLAT, 300, seeds=3, seed=2), draws=200), "flat") >= 0.90
+    assert fraction(fit_all(sweeps(FLAT, 300, seeds=3, seed=2), draws=200), "flat") >= 0.90
 
 
 @pytest.mark.parametrize("name", ["monotone", "step"])
 def test_a_curve_that_is_best_at_the_upper_edge_is_at_least(name: str) -> None:
     truth = SHAPES[name].optimum
     assert truth is not None
-    assert share(simulated(name), "at least") >= 0.90
+    assert fraction(simulated(name), "at least") >= 0.90
     assert np.mean([covers(fit.interval, 2**truth) for fit in simulated(name)]) >= 0.95
 
 
@@ -180,11 +177,11 @@ def test_weights_of_all_families_follow_from_aicc() -> None:
     assert [each.weight for each in families] == pytest.approx(expected / expected.sum())
 
 
-@pytest.mark.parametrize("layout", [holes, unshared, lambda sweep: sweep])
+@pytest.mark.parametrize("layout", [with_holes, unshared, lambda sweep: sweep])
 def test_aicc_is_that_of_all_runs_with_an_effect_of_each_shared_seed(layout: Layout) -> None:
     sweep = layout(clean(quadratic(6.7)))
     fit = fit_mean(BATCHES, sweep, draws=1)
-    std = module._noise(module._observed(BATCHES, sweep)).std
+    std = estimate_noise(successful_runs(BATCHES, sweep)).std
     size, seed = np.nonzero(np.isfinite(sweep))
     dummies = (seed[:, None] == np.arange(sweep.shape[1])).astype(float)
     dummies = dummies[:, dummies.sum(0) > 1][:, 1:]
@@ -268,7 +265,7 @@ def test_the_same_seed_gives_the_same_answer() -> None:
 # -- seeds, noise, holes -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", [holes, lambda sweep: sweep])
+@pytest.mark.parametrize("layout", [with_holes, lambda sweep: sweep])
 def test_an_effect_of_shared_seeds_moves_the_level_and_nothing_else(layout: Layout) -> None:
     sweep = layout(sweeps(hinge(7.4), 1, noise=0.5)[0])
     effects = np.array([0.1, -0.05, 0.02, 0.08, 0.0])
@@ -304,33 +301,6 @@ def test_pairs_are_used_where_there_are_pairs() -> None:
     assert np.divide(*paired.interval[::-1]) < 0.8 * np.divide(*alone.interval[::-1])
 
 
-def test_resampled_runs_vary_as_real_ones() -> None:
-    random = np.random.default_rng(0)
-    data = sweeps(FLAT, 100, seeds=3)
-    for layout in (unshared, lambda sweep: sweep):
-        variances = []
-        for sweep in data:
-            runs = module._observed(BATCHES, layout(sweep))
-            drawn = module._resampled(runs, module._noise(runs), 100, random)
-            variances.append(drawn.var(0).reshape(11, 3).mean(1))
-        expected = true_std(X) ** 2 + (0.05**2 if layout is unshared else 0)
-        assert np.mean(variances, 0).sum() == pytest.approx(expected.sum(), rel=0.1)
-
-
-def test_the_smoothed_deviation_follows_the_true_one() -> None:
-    found = [module._noise(module._observed(BATCHES, s)).std for s in sweeps(FLAT, 100, seeds=5)]
-    assert np.mean(found, 0) == pytest.approx(true_std(X), rel=0.15)
-    raw = sweeps(FLAT, 100, seeds=5, shared=0).std(2, ddof=1)
-    assert (np.std(np.log(found), 0) < 0.75 * np.std(np.log(raw), 0)).all()
-
-
-def test_sizes_where_all_runs_are_equal_do_not_rule_the_fit() -> None:
-    sweep = sweeps(FLAT, 1, seeds=30)[0]
-    sweep[5:] = 0.7
-    std = module._noise(module._observed(BATCHES, unshared(sweep))).std
-    assert std.min() ** 2 >= 0.099 * (sweep.var(1, ddof=1)).mean()
-
-
 def test_no_noise_at_all_is_flat_or_clear() -> None:
     flat = fit_mean(BATCHES, np.full((11, 4), 0.5), draws=100)
     assert (flat.verdict, flat.flat_p, flat.optimum, flat.interval) == ("flat", 1.0, None, None)
@@ -340,7 +310,6 @@ def test_no_noise_at_all_is_flat_or_clear() -> None:
     for level in (0.0, 0.37):
         fit = fit_mean(BATCHES, np.full((11, 4), level), draws=100)
         assert (fit.families[0].name, fit.flat_p) == ("flat", 1.0)
-    assert module._noise(module._observed(BATCHES, np.full((11, 4), 0.37))).std.min() > 1e-4
     exact = fit_mean(BATCHES, np.repeat(quadratic(6.7).curve(X)[:, None], 4, 1), draws=100)
     assert exact.verdict == "optimum"
     assert exact.families[0].name == "quadratic"
@@ -349,7 +318,7 @@ def test_no_noise_at_all_is_flat_or_clear() -> None:
 
 def battered(sweep: Floats) -> Floats:
     """Without a sixth of its runs, with one run alone at a size, with none at the largest."""
-    sweep = holes(sweep, seed=round(1e6 * float(sweep.sum())))
+    sweep = with_holes(sweep, seed=round(1e6 * float(sweep.sum())))
     sweep[2, 1:] = np.nan
     sweep[10] = np.nan
     return sweep
@@ -361,38 +330,3 @@ def test_intervals_hold_with_holes_and_with_seeds_that_differ(layout: Layout) ->
     fits = fit_all(np.array([layout(sweep) for sweep in data]), draws=300)
     assert 0.90 <= np.mean([covers(fit.interval, 2**6.7) for fit in fits]) <= 0.99
     assert fits[0].at[-1] == (1024 if layout is battered else 2048)
-
-
-@pytest.mark.parametrize(
-    ("kept", "runs", "words"), [(2, 5, "at least 3"), (11, 1, "fewer than 2 runs")]
-)
-def test_too_little_to_fit_is_said_in_one_line(kept: int, runs: int, words: str) -> None:
-    sweep = np.full((11, 5), np.nan)
-    sweep[:kept, :runs] = 0.5
-    with pytest.raises(UserError, match=words) as caught:
-        fit_mean(BATCHES, sweep)
-    assert "\n" not in str(caught.value)
-
-
-def test_seeds_too_thinly_shared_are_refused() -> None:
-    gap = np.nan
-    chain = np.array([[0.1, 0.2, gap], [gap, 0.3, 0.4], [0.5, gap, gap], [gap, gap, 0.6]])
-    with pytest.raises(UserError, match="shared by too few"):
-        fit_mean(BATCHES[:4], chain)
-
-
-# -- the grid ------------------------------------------------------------------------------------
-
-
-def test_the_grid_agrees_with_refined_fits() -> None:
-    sweep = sweeps(hinge(7.4), 1, noise=0.5)[0]
-    runs = module._observed(BATCHES, sweep)
-    noise = module._noise(runs)
-    means = noise.means @ runs.value
-    for each in FAMILIES:
-        start = Grid(each, X, noise.whiten).fit(means[None])
-        refined, errors = module.refine(each, X, means, noise.whiten, start)
-        rough, _ = unrefined(each, X, means, noise.whiten, start)
-        tolerance = 0.1 if each.refined else 1e-6
-        assert refined == pytest.approx(rough, abs=tolerance)
-        assert all(np.isfinite(errors[name]) for name in each.linear)

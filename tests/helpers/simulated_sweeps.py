@@ -6,9 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from analysis.table.table import Floats
+
+Layout = Callable[[Floats], Floats]
 
 BATCHES = 2 ** np.arange(1, 12, dtype=np.int64)
+X = np.log2(BATCHES.astype(np.float64))
 
 
 @dataclass(frozen=True)
@@ -66,16 +69,16 @@ def sweeps(
     batches: NDArray[np.int64] = BATCHES,
     seed: int = 0,
 ) -> Floats:
-    """float64 [count, k, seeds], accuracies of independent sweeps.
+    """Accuracies of independent sweeps, float64 [count, k, seeds].
 
     Args:
         shape: the truth.
-        count: how many sweeps.
-        noise: factor of `spread`.
+        count: number of sweeps.
+        noise: factor on `spread`.
         seeds: runs at each size, the same seeds at all sizes.
         shared: standard deviation of the additive effect of a seed.
         batches: int64 [k].
-        seed: of the random numbers.
+        seed: seed of the random numbers.
     """
     random = np.random.default_rng(seed)
     x = np.log2(batches.astype(np.float64))
@@ -83,3 +86,18 @@ def sweeps(
     effects = random.normal(size=(count, 1, seeds)) * shared
     accuracy: Floats = (shape.curve(x)[:, None] + own + effects).clip(0, 1)
     return accuracy
+
+
+def unshared(sweep: Floats) -> Floats:
+    """The same runs, each with a seed of its own."""
+    k, n = sweep.shape
+    alone = np.full((k, k * n), np.nan)
+    for size in range(k):
+        alone[size, size * n : (size + 1) * n] = sweep[size]
+    return alone
+
+
+def with_holes(sweep: Floats, fraction: float = 0.15, seed: int = 0) -> Floats:
+    """The same sweep, some of its runs missing."""
+    random = np.random.default_rng(seed)
+    return np.where(random.random(sweep.shape) < fraction, np.nan, sweep)
