@@ -1,6 +1,6 @@
-"""Look for known vulnerabilities in what constraints.txt pins; `make audit`.
+"""Look for known vulnerabilities in the pins of constraints.txt; `make audit`.
 
-Ends with 1 if there are any, and with 0, saying so, where the data on them is out of reach.
+The exit code is 1 if there are any. It is 0, with a message, if the data on them is out of reach.
 """
 
 import json
@@ -13,19 +13,19 @@ from typing import Any
 
 PINS = Path(__file__).resolve().parents[1] / "constraints.txt"
 CANARY = "jinja2==2.4.1"
-"""Has known vulnerabilities: an index that tells of none has no data, which pip-audit passes."""
+"""A package with known vulnerabilities. Without data on any, pip-audit reports none, and succeeds."""
 
 
 def report(pins: Path, cache: Path) -> dict[str, Any]:
-    """What pip-audit says of the requirements `pins`.
+    """Run pip-audit on the requirements `pins`, and return its report.
 
     Raises:
-        RuntimeError: it has failed, such as for want of a network.
+        RuntimeError: it failed, for example without a network.
     """
-    how = ["--no-deps", "--disable-pip", "--progress-spinner=off", "--format=json"]
+    options = ["--no-deps", "--disable-pip", "--progress-spinner=off", "--format=json"]
     places = ["--requirement", str(pins), "--cache-dir", str(cache)]
     done = subprocess.run(
-        [sys.executable, "-m", "pip_audit", *how, *places], capture_output=True, text=True
+        [sys.executable, "-m", "pip_audit", *options, *places], capture_output=True, text=True
     )
     if not done.stdout:
         raise RuntimeError(f"pip-audit: {done.stderr.strip()}")
@@ -34,15 +34,15 @@ def report(pins: Path, cache: Path) -> dict[str, Any]:
 
 
 def vulnerabilities(report: dict[str, Any]) -> Iterator[str]:
-    """A line for each vulnerability in what pip-audit says."""
+    """Yield a line for each vulnerability in a report of pip-audit."""
     for package in report.get("dependencies", ()):
         for found in package.get("vulns", ()):
-            mended = ", ".join(found["fix_versions"]) or "no version yet"
-            yield f"{package['name']} {package['version']}: {found['id']}, mended in {mended}"
+            fixed = ", ".join(found["fix_versions"]) or "no version yet"
+            yield f"{package['name']} {package['version']}: {found['id']}, fixed in {fixed}"
 
 
 def reachable(folder: Path) -> bool:
-    """Whether the data is there: it tells of what is known to be vulnerable."""
+    """Return whether the data is there, in which case it reports the canary."""
     canary = folder / "canary.txt"
     canary.write_text(CANARY)
     try:
