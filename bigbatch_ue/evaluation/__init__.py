@@ -1,1 +1,1 @@
-"""Does it protect? Target networks trained on clean, control and protected images."""
+"""Evaluation: target networks trained on clean, control and protected images."""

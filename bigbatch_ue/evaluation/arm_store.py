@@ -1,4 +1,9 @@
-"""Trained arms, kept under a digest of what decides their answer and shared between processes."""
+"""Trained arms: stored under a digest of their inputs, and trained by several processes or ranks.
+
+An arm is trained once and stored in `<data.root>/targets`, whoever asks for it. An interrupted
+evaluation therefore continues, jobs and ranks divide the arms, and runs at other batch sizes use
+the same controls.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,73 +19,83 @@ from bigbatch_ue.evaluation.subject import Subject
 from bigbatch_ue.evaluation.train_arm import train_arm
 from bigbatch_ue.runtime.accelerator import engine_name
 from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.ranks import EngineName
 
 
-def train_apart(
-    mine: Sequence[ArmSpec], subject: Subject, folder: Path, device: torch.device
+def train_sharing_arms(
+    specs: Sequence[ArmSpec], subject: Subject, folder: Path, device: torch.device
 ) -> None:
-    """Train arms that no other process has or is at; then wait for those that others are at."""
-    waiting = list(enumerate(mine, 1))
+    """Train the arms that no other process has finished or started, then wait for the rest."""
+    remaining = list(enumerate(specs, 1))
     for blocking in (False, True):
-        now, waiting = waiting, []
-        for number, case in now:
-            path = _arm_file(case, subject)
+        current, remaining = remaining, []
+        for number, spec in current:
+            path = _arm_path(spec, subject)
             try:
                 with FileLock(path.with_suffix(".lock"), blocking=blocking):
                     if not path.exists():
-                        arm = train_arm(case, subject, device, number=f"{number}/{len(mine)}")
+                        arm = train_arm(spec, subject, device, number=f"{number}/{len(specs)}")
                         save_arms(path, [arm])
             except Timeout:
-                waiting.append((number, case))
+                remaining.append((number, spec))
             else:
-                _record(folder, case, subject)
+                _add_to_results(folder, spec, subject)
 
 
-def train_together(
-    mine: Sequence[ArmSpec], subject: Subject, folder: Path, accelerator: Accelerator
+def train_sharing_batches(
+    specs: Sequence[ArmSpec], subject: Subject, folder: Path, accelerator: Accelerator
 ) -> None:
-    """Train arm after arm, all ranks the same one."""
-    if engine_name(accelerator) != "ddp":
+    """Train one arm after the other; all ranks train each batch together.
+
+    Raises:
+        UserError: the engine is not DDP.
+    """
+    if engine_name(accelerator) is not EngineName.DDP:
         raise UserError(
-            "evaluation.share=batches needs launchers/accelerate/ddp.yaml; or use share=arms"
+            "evaluation.share=batches: needs DDP; start with launchers/accelerate/ddp.yaml, or use "
+            "evaluation.share=arms"
         )
     ranks = accelerator.num_processes
-    for number, case in enumerate(mine, 1):
-        path = _arm_file(case, subject, ranks)
+    for number, spec in enumerate(specs, 1):
+        path = _arm_path(spec, subject, ranks)
         if broadcast_object_list([not path.exists()])[0]:
-            place = f"{number}/{len(mine)}"
-            arm = train_arm(case, subject, accelerator.device, number=place, ranks=accelerator)
+            position = f"{number}/{len(specs)}"
+            arm = train_arm(spec, subject, accelerator.device, number=position, ranks=accelerator)
             if accelerator.is_main_process:
                 save_arms(path, [arm])
         if accelerator.is_main_process:
-            _record(folder, case, subject, ranks)
+            _add_to_results(folder, spec, subject, ranks)
 
 
-def _arm_file(case: ArmSpec, subject: Subject, ranks: int = 1) -> Path:
-    """The file of an arm, whether it is there or not."""
-    kept = subject.config.data.root / "targets"
-    kept.mkdir(parents=True, exist_ok=True)
-    return kept / f"{subject.inputs(case, ranks)}.json"
+def finished_arm(spec: ArmSpec, subject: Subject, ranks: int = 1) -> Arm | None:
+    """Return an arm with the facts of this evaluation, or None if it is not trained yet.
 
-
-def finished_arm(case: ArmSpec, subject: Subject, ranks: int = 1) -> Arm | None:
-    """The arm as this evaluation tells it, if it has been trained."""
-    path = _arm_file(case, subject, ranks)
+    Raises:
+        UserError: the file of the arm is damaged.
+    """
+    path = _arm_path(spec, subject, ranks)
     if not path.exists():
         return None
-    found = load_arms(path)
-    if len(found) != 1:
-        raise UserError(f"{path}: expected one arm, found {len(found)}; remove it")
-    return subject.own(found[0])
+    arms = load_arms(path)
+    if len(arms) != 1:
+        raise UserError(f"{path}: expected one arm, found {len(arms)}; delete the file")
+    return subject.with_facts(arms[0])
 
 
-def _record(folder: Path, case: ArmSpec, subject: Subject, ranks: int = 1) -> None:
-    """Put a finished arm into `results.json`, in the place of an older one of the same name."""
-    arm = finished_arm(case, subject, ranks)
+def _arm_path(spec: ArmSpec, subject: Subject, ranks: int = 1) -> Path:
+    """Return the path of an arm's file, whether it exists or not, in a folder that exists."""
+    folder = subject.config.data.root / "targets"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{subject.inputs(spec, ranks)}.json"
+
+
+def _add_to_results(folder: Path, spec: ArmSpec, subject: Subject, ranks: int = 1) -> None:
+    """Add a finished arm to `results.json`, in place of an older one with the same key."""
+    arm = finished_arm(spec, subject, ranks)
     assert arm is not None
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RESULTS
     with FileLock(path.with_suffix(".lock")):
-        kept = load_arms(path) if path.exists() else []
-        if arm not in kept:
-            save_arms(path, [old for old in kept if old.key != arm.key] + [arm])
+        arms = load_arms(path) if path.exists() else []
+        if arm not in arms:
+            save_arms(path, [old for old in arms if old.key != arm.key] + [arm])

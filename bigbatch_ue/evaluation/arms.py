@@ -1,4 +1,4 @@
-"""Arms of an evaluation: what each target is trained on, and what came of it."""
+"""Arms of an evaluation: the training images of each target network, and its results."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -22,18 +22,19 @@ ARM_NAMES = {
     ArmName.PROTECTED: "protected",
 }
 RUN_ARMS = (ArmName.SHUFFLED, ArmName.RANDOM_SURROGATE, ArmName.UC)
-"""Arms that depend on a run's perturbations, and so on its effective batch."""
+"""Arms that depend on the perturbations of a run, and therefore on its effective batch."""
 
 
 class ArmSpec(NamedTuple):
-    """What one target is trained on.
+    """The settings of one arm; the order of the fields is part of the digest of its inputs.
 
     Attributes:
-        arm: what was done to the train images.
-        countermeasure: what the scraper does against it.
-        fraction: share of the train images that are perturbed; for `unprotected`, that are absent.
-        labels: `own`, or how train and test images are relabelled.
-        seed: of the target, and of whatever else is random in the arm.
+        arm: treatment of the train images.
+        countermeasure: countermeasure of the scraper.
+        fraction: fraction of the train images that are perturbed; for `unprotected`, that are
+            absent.
+        labels: `own`, or the rule that relabels train and test images.
+        seed: seed of the target, and of everything else that is random in the arm.
     """
 
     arm: ArmName
@@ -43,16 +44,16 @@ class ArmSpec(NamedTuple):
     seed: int
 
 
-def arm_title(case: "ArmSpec | Arm") -> str:
-    """What a target is trained on, in words: `protected`, `protected 80%`, `clean jpeg75`, ..."""
-    parts = [ARM_NAMES[ArmName(case.arm)]]
-    share = 1 - case.fraction if case.arm == ArmName.UNPROTECTED else case.fraction
-    if 0 < share < 1:
-        parts.append(f"{share:.0%}")
-    if case.countermeasure != Countermeasure.NONE:
-        parts.append(case.countermeasure)
-    if case.labels != "own":
-        parts.append(case.labels)
+def arm_title(arm: "ArmSpec | Arm") -> str:
+    """Describe an arm in words: `protected`, `protected 80%`, `clean jpeg75`, ..."""
+    parts = [ARM_NAMES[ArmName(arm.arm)]]
+    fraction = 1 - arm.fraction if arm.arm == ArmName.UNPROTECTED else arm.fraction
+    if 0 < fraction < 1:
+        parts.append(f"{fraction:.0%}")
+    if arm.countermeasure != Countermeasure.NONE:
+        parts.append(arm.countermeasure)
+    if arm.labels != "own":
+        parts.append(arm.labels)
     return " ".join(parts)
 
 
@@ -61,32 +62,33 @@ class Arm:
     """One trained target, tested on the whole clean test set. Accuracies are fractions.
 
     Attributes:
-        dataset: its name.
-        arm: what was done to the train images, an `ArmName`.
-        countermeasure: what the scraper did against it.
-        fraction: share of the train images that are perturbed; for `unprotected`, that are absent.
-        labels: `own`, or how train and test images are relabelled.
-        target: timm model, and where its weights came from unless it is trained from scratch.
-        seed: of the target: initial weights, order and views, alike in every arm.
-        final_accuracy: on the test set after the last epoch.
-        peak_accuracy: after the best epoch.
-        tail_mean: mean over the last quarter of the epochs.
-        tail_std: standard deviation over it (ddof 0), the oscillation within a run.
-        train_accuracy: on the arm's own train images as trained on, after the last epoch.
-        balanced_accuracy: mean of the classes' recalls, after the last epoch.
-        auc: macro area under the one-against-rest ROC curves, after the last epoch.
-        accuracies: on the test set after each epoch.
-        losses: mean train loss of each epoch.
+        dataset: name of the data set.
+        arm: treatment of the train images, an `ArmName`.
+        countermeasure: countermeasure of the scraper, a `Countermeasure`.
+        fraction: fraction of the train images that are perturbed; for `unprotected`, that are
+            absent.
+        labels: `own`, or the rule that relabels train and test images.
+        target: timm model, and the origin of its weights unless it is trained from scratch.
+        seed: seed of the target: initial weights, order and views, the same in every arm.
+        final_accuracy: test accuracy after the last epoch.
+        peak_accuracy: test accuracy after the best epoch.
+        tail_mean: mean test accuracy over the last quarter of the epochs.
+        tail_std: standard deviation over it (ddof 0): the oscillation within a run.
+        train_accuracy: accuracy on the arm's own train images and labels after the last epoch.
+        balanced_accuracy: mean recall of the classes after the last epoch.
+        auc: macro area under the one-against-rest ROC curves after the last epoch.
+        accuracies: test accuracy after each epoch.
+        losses: mean training loss of each epoch.
         confusion: test images by true class (rows) and predicted class, after the last epoch.
         steps: optimizer steps of the target.
-        images: different train images.
-        seconds: of the target's training, tests included.
-        ranks: that trained each batch together.
-        device: where it was trained.
-        run_seed: of the perturbations; None where there are none of a run.
-        effective_batch: of the generators; None where there are none.
-        optimizer_steps: of the generators; 0 where there are none.
-        inputs: digest of what decides the answer.
+        images: number of different train images.
+        seconds: time to train and test the target.
+        ranks: number of ranks that trained each batch together.
+        device: type of the device it was trained on.
+        run_seed: seed of the run that learned the perturbations; None without such a run.
+        effective_batch: effective batch of the generators; None without them.
+        optimizer_steps: optimizer steps of the generators; 0 without them.
+        inputs: digest of everything that decides the result.
     """
 
     dataset: str
@@ -118,33 +120,37 @@ class Arm:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What tells this record from others of one evaluation."""
-        return (*self.group, self.seed)
+        """Identity of this record within one evaluation."""
+        return (*self.seed_group, self.seed)
 
     @property
-    def group(self) -> tuple[Any, ...]:
-        """What arms share that differ in their seeds only."""
+    def seed_group(self) -> tuple[Any, ...]:
+        """Identity of the seed group: equal for arms that differ only in their seeds."""
         kind = (self.arm, self.countermeasure, self.fraction, self.labels)
         return (self.dataset, self.target, *kind, self.effective_batch)
 
 
 def arm_specs(settings: EvaluationConfig, own: ArmName) -> Iterator[ArmSpec]:
-    """The arms of an evaluation, seed by seed; `own` is the arm of the perturbations judged.
+    """Yield the arms of an evaluation, seed by seed.
 
-    Controls come once; partial protection with and without the protected part; countermeasures and
-    other labels on the arms of `settings.countered`.
+    Each control comes once. Partial protection comes with and without the protected fraction of
+    the images. Countermeasures and other labels are applied to the arms of `settings.countered`.
+
+    Args:
+        settings: the requested arms, fractions, countermeasures, labels and seeds.
+        own: the arm of the evaluated perturbations.
     """
     none = Countermeasure.NONE
-    wanted = _own(settings.arms, own)
-    countered = [arm for arm in _own(settings.countered, own) if arm in wanted]
+    requested = _resolve_own(settings.arms, own)
+    countered = [arm for arm in _resolve_own(settings.countered, own) if arm in requested]
     for seed in settings.seeds:
-        for arm in wanted:
+        for arm in requested:
             if arm not in (own, ArmName.UNPROTECTED):
                 yield ArmSpec(arm, none, _perturbed_fraction(arm), "own", seed)
         for fraction in settings.fractions:
-            if ArmName.UNPROTECTED in wanted and fraction < 1:
+            if ArmName.UNPROTECTED in requested and fraction < 1:
                 yield ArmSpec(ArmName.UNPROTECTED, none, fraction, "own", seed)
-            if own in wanted:
+            if own in requested:
                 yield ArmSpec(own, none, fraction, "own", seed)
         for countermeasure in settings.countermeasures:
             if countermeasure != none:
@@ -160,26 +166,23 @@ _ARM = TypeAdapter(Arm)
 
 
 def load_arms(path: Path) -> list[Arm]:
-    """The records of a `results.json`.
+    """Read the records of a `results.json`.
 
     Raises:
-        UserError: a file that is missing, torn or of another kind.
+        UserError: the file is missing, torn or of another kind.
     """
     records = read_json(path, list)
     try:
         arms = [_ARM.validate_python(record) for record in records]
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(
-            f"{path}: no list of arms ({first['loc']}: {first['msg']}); remove it"
-        ) from None
+        raise _invalid(path, f"{first['loc']}: {first['msg']}") from None
     for arm in arms:
         if arm.arm not in ARM_NAMES or arm.countermeasure not in set(Countermeasure):
-            what = f"{arm.arm} under {arm.countermeasure}"
-            raise UserError(f"{path}: no list of arms (unknown {what}); remove it")
+            raise _invalid(path, f"unknown: {arm.arm} under {arm.countermeasure}")
         classes = len(arm.confusion)
         if not arm.accuracies or not classes or any(len(row) != classes for row in arm.confusion):
-            raise UserError(f"{path}: no list of arms ({arm_title(arm)}: no results); remove it")
+            raise _invalid(path, f"{arm_title(arm)}: no results")
     return arms
 
 
@@ -188,12 +191,19 @@ def save_arms(path: Path, arms: Sequence[Arm]) -> None:
     write_json(path, [asdict(arm) for arm in arms])
 
 
-def _own(arms: Sequence[ArmName], own: ArmName) -> list[ArmName]:
-    """`arms` for perturbations of the kind `own`: foreign ones have no surrogate to replace."""
+def _invalid(path: Path, reason: str) -> UserError:
+    return UserError(f"{path}: not a valid list of arms ({reason}); delete it")
+
+
+def _resolve_own(arms: Sequence[ArmName], own: ArmName) -> list[ArmName]:
+    """Replace the arm of a run's perturbations by `own`.
+
+    External perturbations have no surrogate, so the control with a random one is dropped.
+    """
     if own is ArmName.UC:
         return [arm for arm in arms if arm is not ArmName.PROTECTED]
-    named = [own if arm is ArmName.UC else arm for arm in arms]
-    return [arm for arm in named if arm is not ArmName.RANDOM_SURROGATE]
+    resolved = [own if arm is ArmName.UC else arm for arm in arms]
+    return [arm for arm in resolved if arm is not ArmName.RANDOM_SURROGATE]
 
 
 def _perturbed_fraction(arm: ArmName) -> float:

@@ -1,4 +1,4 @@
-"""What a scraper does against perturbations: to the images, to each batch, or by adversaries."""
+"""Countermeasures of a scraper: on all images, on each batch, or by adversarial training."""
 
 import warnings
 from collections.abc import Callable
@@ -19,79 +19,79 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as T
 
 from bigbatch_ue.config.names import Countermeasure
-from bigbatch_ue.data.source import to_hwc
+from bigbatch_ue.data.source import Pixels, to_hwc
+from bigbatch_ue.networks.classifier import Transform
 
-Images = NDArray[np.uint8]
-Groups = NDArray[np.int64]
-Batch = tuple[Tensor, Tensor]
+ImageGroups = NDArray[np.int64]
 
 _CHUNK = 64
-_JPEG = {Countermeasure.JPEG75: 75, Countermeasure.JPEG10: 10}
+_JPEG_QUALITY = {Countermeasure.JPEG75: 75, Countermeasure.JPEG10: 10}
 _BLUR = {"kernel_size": [3, 3], "sigma": [0.8, 0.8]}
 _BITS = 3
 _LOW_PASS = {"cutoff_frequency_ratio": 0.25, "order": 2, "npad": 4}
 _CUTOUT = {"p": 0.5, "scale": (0.25, 0.25), "ratio": (1.0, 1.0)}
-_COARSE = 3 / 16
-_FEWEST = 2
-_FIT_IMAGES = 8192
-_FIT_VALUES = 2**26
-_FIT_ITERATIONS = 100
+_COARSE_SIGMA = 3 / 16
+"""Standard deviation of the blur that defines coarse structure, as a fraction of the side."""
+_MIN_GROUP_SIZE = 2
+_MAX_FIT_IMAGES = 8192
+_MAX_FIT_VALUES = 2**26
+_MAX_FIT_ITERATIONS = 100
 
 
-def applies(name: Countermeasure, channels: int) -> bool:
-    """Whether `name` does anything to images of so many channels: grey ones are grey already."""
-    return name is not Countermeasure.GREY or channels > 1
+def applies(countermeasure: Countermeasure, channels: int) -> bool:
+    """Return whether it changes images of so many channels: grey images are grey already."""
+    return countermeasure is not Countermeasure.GREY or channels > 1
 
 
 def preprocess_images(
-    name: Countermeasure, images: Images, *, groups: Groups, eps: float
-) -> Images:
-    """What a scraper makes of all train images before training; deterministic.
+    countermeasure: Countermeasure, images: Pixels, *, image_groups: ImageGroups, eps: float
+) -> Pixels:
+    """Apply a countermeasure to all train images before training; deterministic.
 
-    - `jpeg75`, `jpeg10`: compressed at that quality;
+    - `jpeg75`, `jpeg10`: JPEG compression at that quality;
     - `grey`: luma in all three channels;
     - `blur`: Gaussian, 3 x 3 pixels;
     - `bit_depth`: 3 bits for each value (feature squeezing, Xu et al., NDSS 2018, arXiv
       1704.01155);
-    - `low_pass`: Butterworth's filter, at half of the highest frequency;
-    - `cluster_average`: less the difference of its group's mean and the mean of all, in which the
-      images fade but not a perturbation that does not vary within groups; only what is left of it
-      without its Gaussian blur, as images have more in common in coarse structure, and only as far
-      as `eps`;
-    - `projection`: orthogonal to the linear features that tell the groups apart (Sandoval-Segura et
+    - `low_pass`: Butterworth filter at half of the highest frequency;
+    - `cluster_average`: subtract (group mean - overall mean). Averaging cancels the images and
+      keeps the perturbation, which is constant within a group. Only the part that a Gaussian blur
+      removes is subtracted, as images have more coarse structure in common, and it is clipped to
+      +-`eps`;
+    - `projection`: orthogonal to the linear features that separate the groups (Sandoval-Segura et
       al., NeurIPS 2023, arXiv 2305.19254).
 
     Args:
-        name: which; one that acts during training leaves the images alone.
-        images: uint8 [N, C, H, W], C 1 or 3; may be a memory map, which is read in parts.
-        groups: int64 [N], each image's group, for the attacks that know them.
-        eps: bound of the perturbations, in units where white is 1.
+        countermeasure: one that acts during training leaves the images alone.
+        images: uint8 [N, C, H, W], C 1 or 3; may be a memory map, which is read in chunks.
+        image_groups: int64 [N], each image's group, for the attacks that know them.
+        eps: bound of the perturbations, where white is 1.
 
     Returns:
-        uint8 [N, C, H, W] in memory, or `images` itself where nothing is to be done.
+        uint8 [N, C, H, W] in memory, or `images` itself where there is nothing to do.
     """
-    match name:
+    match countermeasure:
         case Countermeasure.JPEG75 | Countermeasure.JPEG10:
-            return _changed(images, partial(_jpeg, quality=_JPEG[name]))
+            return _change(images, partial(_jpeg, quality=_JPEG_QUALITY[countermeasure]))
         case Countermeasure.GREY:
             grey = partial(T.rgb_to_grayscale, num_output_channels=images.shape[1])
-            return _changed(images, _by_torch(grey))
+            return _change(images, _with_torch(grey))
         case Countermeasure.BLUR:
-            return _changed(images, _by_torch(partial(T.gaussian_blur, **_BLUR)))
+            return _change(images, _with_torch(partial(T.gaussian_blur, **_BLUR)))
         case Countermeasure.BIT_DEPTH:
-            return _changed(images, _by_torch(partial(T.posterize, bits=_BITS)))
+            return _change(images, _with_torch(partial(T.posterize, bits=_BITS)))
         case Countermeasure.LOW_PASS:
-            return _changed(images, _low_pass)
+            return _change(images, _low_pass)
         case Countermeasure.CLUSTER_AVERAGE:
-            return _without_averages(images, groups, 255 * eps)
+            return _subtract_averages(images, image_groups, 255 * eps)
         case Countermeasure.PROJECTION:
-            return _projected(images, groups)
+            return _project(images, image_groups)
         case _:
             return images
 
 
-def batch_transform(name: Countermeasure, classes: int) -> Callable[[Tensor, Tensor], Batch] | None:
-    """What is done to each batch while training; random by torch's global generator.
+def batch_transform(countermeasure: Countermeasure, classes: int) -> Transform | None:
+    """Return the function that changes each batch; random by torch's global generator.
 
     - `cutout`: every other image, at random, loses a square of half its side, which becomes black
       (DeVries and Taylor, 2017, arXiv 1708.04552, the variant that stays within the image);
@@ -100,33 +100,33 @@ def batch_transform(name: Countermeasure, classes: int) -> Callable[[Tensor, Ten
     - `randaugment`: Cubuk et al., NeurIPS 2020, arXiv 1909.13719; 2 operations of magnitude 9.
 
     Args:
-        name: which.
-        classes: of the labels.
+        countermeasure: one that does not act on batches gives None.
+        classes: number of classes.
 
     Returns:
-        A function of images uint8 [M, C, H, W] and labels int64 [M] that gives the images, uint8 or
-        float32 in [0, 1], and the labels, or for mixtures the shares float32 [M, classes] of each
-        class; None where nothing is to be done to a batch.
+        A function of images uint8 [M, C, H, W] and labels int64 [M]. It returns the images, uint8
+        or float32 in [0, 1], and the labels, or for mixtures the fraction of each class, float32
+        [M, classes].
     """
-    match name:
+    match countermeasure:
         case Countermeasure.CUTOUT:
-            return _one_by_one(v2.RandomErasing(**_CUTOUT))
+            return _image_by_image(v2.RandomErasing(**_CUTOUT))
         case Countermeasure.RANDAUGMENT:
-            return _one_by_one(v2.RandAugment())
+            return _image_by_image(v2.RandAugment())
         case Countermeasure.MIXUP:
-            return _mixing(v2.MixUp(num_classes=classes))
+            return _mix(v2.MixUp(num_classes=classes))
         case Countermeasure.CUTMIX:
-            return _mixing(v2.CutMix(num_classes=classes))
+            return _mix(v2.CutMix(num_classes=classes))
         case _:
             return None
 
 
 def pgd(model: nn.Module, images: Tensor, targets: Tensor, *, eps: float, steps: int) -> Tensor:
-    """Images near `images` that `model` gets wrong, by projected gradient descent.
+    """Find images near `images` that `model` gets wrong, by projected gradient descent.
 
     Madry et al., ICLR 2018, arXiv 1706.06083: from a random start, by torch's global generator,
     `steps` steps of 2.5 `eps` / `steps` along the sign of the cross-entropy's gradient. The model
-    is attacked in evaluation mode and left as it was, gradients and mode included.
+    is attacked in evaluation mode; its mode and gradients are left as they were.
 
     Args:
         model: maps images to logits [M, classes].
@@ -141,99 +141,98 @@ def pgd(model: nn.Module, images: Tensor, targets: Tensor, *, eps: float, steps:
     training = model.training
     model.eval()
     low, high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
-    found = torch.empty_like(images).uniform_(-eps, eps).add_(images).clamp(low, high)
+    adversarial = torch.empty_like(images).uniform_(-eps, eps).add_(images).clamp(low, high)
     for _ in range(steps):
-        found.requires_grad_()
-        loss = F.cross_entropy(model(found), targets)
-        (gradient,) = torch.autograd.grad(loss, found)
-        found = (found.detach() + 2.5 * eps / steps * gradient.sign()).clamp(low, high)
+        adversarial.requires_grad_()
+        loss = F.cross_entropy(model(adversarial), targets)
+        (gradient,) = torch.autograd.grad(loss, adversarial)
+        step = 2.5 * eps / steps * gradient.sign()
+        adversarial = (adversarial.detach() + step).clamp(low, high)
     model.train(training)
-    return found
+    return adversarial
 
 
-def _changed(images: Images, change: Callable[[Images, slice], Any]) -> Images:
-    """`images` in memory, part by part as `change` gives them, rounded and clipped to 8 bits.
+def _change(images: Pixels, change: Callable[[Pixels, slice], Any]) -> Pixels:
+    """Apply `change` chunk by chunk, then round and clip to 8 bits; the result is in memory.
 
-    `change` takes a part, uint8 [M, C, H, W], and which part it is.
+    `change` takes a chunk, uint8 [M, C, H, W], and its position among the images.
     """
     changed = np.empty(images.shape, np.uint8)
-    for part in _parts(len(images)):
-        values = np.asarray(change(images[part], part), np.float32)
-        changed[part] = np.clip(np.rint(values), 0, 255)
+    for start in range(0, len(images), _CHUNK):
+        position = slice(start, start + _CHUNK)
+        values = np.asarray(change(images[position], position), np.float32)
+        changed[position] = np.clip(np.rint(values), 0, 255)
     return changed
 
 
-def _parts(count: int) -> list[slice]:
-    return [slice(start, start + _CHUNK) for start in range(0, count, _CHUNK)]
+def _with_torch(change: Callable[[Tensor], Tensor]) -> Callable[[Pixels, slice], Tensor]:
+    return lambda chunk, _: change(torch.from_numpy(np.array(chunk)))
 
 
-def _by_torch(change: Callable[[Tensor], Tensor]) -> Callable[[Images, slice], Tensor]:
-    return lambda images, _: change(torch.from_numpy(np.array(images)))
+def _jpeg(chunk: Pixels, _: slice, *, quality: int) -> Pixels:
+    return np.stack([_compress(image, quality) for image in chunk])
 
 
-def _jpeg(images: Images, _: slice, *, quality: int) -> Images:
-    return np.stack([_compressed(image, quality) for image in images])
-
-
-def _compressed(image: Images, quality: int) -> Images:
-    """An image [C, H, W] as it comes out of a JPEG file of that quality."""
+def _compress(image: Pixels, quality: int) -> Pixels:
+    """Write an image [C, H, W] as JPEG of that quality, and read it back."""
     with BytesIO() as file:
         Image.fromarray(to_hwc(image)).save(file, format="JPEG", quality=quality)
-        found = np.asarray(Image.open(file))
-    return found.reshape(*image.shape[1:], -1).transpose(2, 0, 1)
+        pixels = np.asarray(Image.open(file))
+    return pixels.reshape(*image.shape[1:], -1).transpose(2, 0, 1)
 
 
-def _low_pass(images: Images, _: slice) -> NDArray[np.float32]:
-    planes = images.reshape(-1, *images.shape[2:]).astype(np.float32)
+def _low_pass(chunk: Pixels, _: slice) -> NDArray[np.float32]:
+    planes = chunk.reshape(-1, *chunk.shape[2:]).astype(np.float32)
     filtered = butterworth(planes, high_pass=False, channel_axis=0, **_LOW_PASS)
-    return np.asarray(filtered.reshape(images.shape))
+    return np.asarray(filtered.reshape(chunk.shape))
 
 
-def _without_averages(images: Images, groups: Groups, bound: float) -> Images:
-    """Each image less what is fine in its group's mean minus the whole's, within `bound`."""
-    names, rows, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    sums = np.zeros((len(names), *images.shape[1:]))
-    for row, image in zip(rows, images, strict=True):
-        sums[row] += image
-    common = sums / counts[:, None, None, None] - sums.sum(0) / len(images)
+def _subtract_averages(images: Pixels, image_groups: ImageGroups, bound: float) -> Pixels:
+    """Subtract the high-frequency part of (group mean - overall mean), clipped to +-`bound`."""
+    _, group_of, sizes = np.unique(image_groups, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(sizes), *images.shape[1:]))
+    for group, image in zip(group_of, images, strict=True):
+        sums[group] += image
+    common = sums / sizes[:, None, None, None] - sums.sum(0) / len(images)
     height, width = images.shape[2:]
-    common -= gaussian(common, sigma=(0, 0, height * _COARSE, width * _COARSE))
+    common -= gaussian(common, sigma=(0, 0, height * _COARSE_SIGMA, width * _COARSE_SIGMA))
     common = common.clip(-bound, bound)
-    return _changed(images, lambda chunk, part: chunk - common[rows[part]])
+    return _change(images, lambda chunk, position: chunk - common[group_of[position]])
 
 
-def _fit_on(images: Images, groups: Groups) -> NDArray[np.int64]:
-    """Evenly spaced images, as many as can be fitted, of groups that have `_FEWEST` among them."""
-    most = min(len(images), _FIT_IMAGES, max(1, _FIT_VALUES // images[0].size))
-    chosen = np.linspace(0, len(images) - 1, most).round().astype(np.int64)
-    names, counts = np.unique(groups[chosen], return_counts=True)
-    return chosen[np.isin(groups[chosen], names[counts >= _FEWEST])]
-
-
-def _projected(images: Images, groups: Groups) -> Images:
-    """Each image less its part, about the mean, in the span of a linear classifier of `groups`."""
-    chosen = _fit_on(images, groups)
-    if len(np.unique(groups[chosen])) < 2:
+def _project(images: Pixels, image_groups: ImageGroups) -> Pixels:
+    """Remove each image's component, about the mean, in the span of a linear group classifier."""
+    chosen = _sample(images, image_groups)
+    if len(np.unique(image_groups[chosen])) < 2:
         return images
     sample = images[chosen].reshape(len(chosen), -1).astype(np.float32) / 255
+    classifier = LogisticRegression(max_iter=_MAX_FIT_ITERATIONS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # rough directions are good enough
-        weights = LogisticRegression(max_iter=_FIT_ITERATIONS).fit(sample, groups[chosen]).coef_
-    # Of three or more rows the last is minus the sum of the others.
+        weights = classifier.fit(sample, image_groups[chosen]).coef_
+    # Of three or more weight vectors, the last is minus the sum of the others.
     basis, _ = np.linalg.qr(weights[: max(1, len(weights) - 1)].T)
     centre = 255 * sample.mean(0)
 
-    def project(chunk: Images, _: slice) -> NDArray[np.float32]:
+    def project(chunk: Pixels, _: slice) -> NDArray[np.float32]:
         flat = chunk.reshape(len(chunk), -1).astype(np.float32)
         flat -= (flat - centre) @ basis @ basis.T
         return flat.reshape(chunk.shape)
 
-    return _changed(images, project)
+    return _change(images, project)
 
 
-def _one_by_one(transform: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Batch]:
+def _sample(images: Pixels, image_groups: ImageGroups) -> NDArray[np.int64]:
+    """Choose evenly spaced images for the classifier, of groups with several images among them."""
+    count = min(len(images), _MAX_FIT_IMAGES, max(1, _MAX_FIT_VALUES // images[0].size))
+    chosen = np.linspace(0, len(images) - 1, count).round().astype(np.int64)
+    groups, sizes = np.unique(image_groups[chosen], return_counts=True)
+    return chosen[np.isin(image_groups[chosen], groups[sizes >= _MIN_GROUP_SIZE])]
+
+
+def _image_by_image(transform: Callable[[Tensor], Tensor]) -> Transform:
     return lambda images, labels: (torch.stack([transform(i) for i in images]), labels)
 
 
-def _mixing(transform: Callable[[Tensor, Tensor], Batch]) -> Callable[[Tensor, Tensor], Batch]:
+def _mix(transform: Transform) -> Transform:
     return lambda images, labels: transform(images.float() / 255, labels)

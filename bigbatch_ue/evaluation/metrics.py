@@ -1,4 +1,4 @@
-"""What is measured of predictions on a test set, and how numbers of several runs are summed up."""
+"""Measures of predictions on a test set, and of accuracies over epochs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from bigbatch_ue.reporting.statistics import last_quarter
 
 @dataclass(frozen=True)
 class Measures:
-    """How good predictions are; fractions in [0, 1].
+    """The quality of predictions; fractions in [0, 1].
 
     Attributes:
-        accuracy: fraction of the images that get their label.
-        balanced_accuracy: mean recall over the classes that occur.
-        auc: area under the ROC curve (Fawcett, 2006) of a class against the rest, mean of classes.
+        accuracy: fraction of the images whose prediction is their label.
+        balanced_accuracy: mean recall of the classes that occur.
+        auc: mean area under the ROC curves (Fawcett, 2006) of each class against the rest.
         confusion: images by true class (rows) and predicted class (columns).
     """
 
@@ -38,17 +38,17 @@ class Measures:
 def measure(scores: Tensor, labels: NDArray[np.int64]) -> Measures:
     """Compare predictions with labels.
 
-    An image's prediction is its highest score, the first among equals. Accuracy and AUC are those
-    of `medmnist.Evaluator` (Yang et al., 2023), except that a class is left out of the AUC if none
-    or all of the images are of it; the AUC is 0.5 if no class is left.
+    An image's prediction is the class with the highest score, the first among equals. Accuracy and
+    AUC are those of `medmnist.Evaluator` (Yang et al., 2023), with one exception: a class of none
+    or all of the images is left out of the AUC. The AUC is 0.5 if no class is left.
 
     Args:
-        scores: float32 [N, classes], probabilities in [0, 1] on the CPU; NaN counts as 0. N is at
-            least 1 and there are at least 2 classes.
+        scores: float32 [N, classes], probabilities in [0, 1] on the CPU; NaN counts as 0. There
+            are at least 1 image and 2 classes.
         labels: int64 [N] in 0 ... classes - 1.
 
     Raises:
-        RuntimeError: a label that is not a class.
+        RuntimeError: a label is not a class.
     """
     scores, truth = scores.nan_to_num(0), torch.from_numpy(np.array(labels))
     classes = scores.shape[1]
@@ -63,21 +63,28 @@ def measure(scores: Tensor, labels: NDArray[np.int64]) -> Measures:
 
 
 def tail_statistics(accuracies: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation (ddof 0) over the last quarter of the epochs, rounded up.
+    """Return mean and standard deviation (ddof 0) over the last quarter of epochs, rounded up.
 
     Raises:
         ValueError: there are no accuracies.
     """
-    last = accuracies[-last_quarter(len(accuracies)) :]
-    return fmean(last), pstdev(last)
+    tail = accuracies[-last_quarter(len(accuracies)) :]
+    return fmean(tail), pstdev(tail)
 
 
 def _macro_auc(scores: Tensor, truth: Tensor) -> float:
-    """Of two classes only the second counts, as rounding may tie scores near 1 but not near 0."""
+    """Return the mean AUC of the classes; of two classes, only that of the second.
+
+    Rounding may make scores near 1 equal, but not scores near 0.
+    """
     classes = scores.shape[1]
-    sides = [
+    problems = [
         (scores[:, label], (truth == label).int())
         for label in ([1] if classes == 2 else range(classes))
     ]
-    areas = [float(binary_auroc(s, own)) for s, own in sides if 0 < own.sum() < len(own)]
+    areas = [
+        float(binary_auroc(score, is_class))
+        for score, is_class in problems
+        if 0 < is_class.sum() < len(is_class)
+    ]
     return fmean(areas) if areas else 0.5

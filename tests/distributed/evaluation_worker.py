@@ -1,4 +1,4 @@
-"""One rank of the evaluation tests: tests one trained target, and trains another with the others.
+"""One rank of the evaluation tests: test one trained target, and train others with all ranks.
 
 Usage: accelerate launch --config_file launchers/accelerate/ddp.yaml THIS RUN WEIGHTS OUT
 """
@@ -24,7 +24,7 @@ from bigbatch_ue.runs.folder import load_run
 from bigbatch_ue.runtime.accelerator import start_accelerator
 
 NARROW = {"channels": [8, 8, 16, 16]}
-TRANSFORMER = (  # no batch norm, so that a rank's part of a batch is like the whole of it
+TRANSFORMER = (  # no batch norm: a rank's part of a batch counts like the whole
     "target.model=vit_tiny_patch16_224",
     "target.args={depth: 1, embed_dim: 32, num_heads: 2}",
     "target.fit={optimizer: sgd, epochs: 2, batch: 31, lr: 0.05}",
@@ -54,12 +54,12 @@ def main(run_folder: Path, weights: Path, out: Path) -> None:
     model.load_state_dict(state, strict=False)
     scores = predict(model, data.test.images, accelerator.device, accelerator, batch=50)
     subject = Subject(
-        ArmName.UC,
-        config,
-        data,
-        load_perturbations(config, run, data),
-        data.train.labels,
-        lambda: data.train.images.reshape(len(data.train), -1).astype("float32"),
+        name=ArmName.UC,
+        config=config,
+        data=data,
+        perturbations=load_perturbations(config, run, data),
+        image_groups=data.train.labels,
+        features=lambda: data.train.images.reshape(len(data.train), -1).astype("float32"),
     )
     arms = run_evaluation(subject, out / "evaluation", (1, 1), accelerator)
     if accelerator.is_main_process:

@@ -1,4 +1,4 @@
-"""Which arms an evaluation has, and their records on disk."""
+"""The arms of an evaluation, and their records on disk."""
 
 from collections import Counter
 from dataclasses import replace
@@ -10,6 +10,7 @@ from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.names import ArmName, Countermeasure
 from bigbatch_ue.config.sections import EvaluationConfig
 from bigbatch_ue.evaluation.arms import Arm, ArmSpec, arm_specs, load_arms, save_arms
+from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.runtime.errors import UserError
 from tests.helpers.records import arm
 
@@ -17,7 +18,7 @@ from tests.helpers.records import arm
 def kinds(
     settings: EvaluationConfig, own: ArmName = ArmName.UC
 ) -> list[tuple[str, str, float, str]]:
-    return [(c.arm, c.countermeasure, c.fraction, c.labels) for c in arm_specs(settings, own)]
+    return [spec[:4] for spec in arm_specs(settings, own)]
 
 
 def test_default_is_all_controls_beside_full_and_partial_protection() -> None:
@@ -31,7 +32,7 @@ def test_default_is_all_controls_beside_full_and_partial_protection() -> None:
         ("uc", "none", 1.0, "own"),
     ]
     every = list(arm_specs(EvaluationConfig(), ArmName.UC))
-    assert [case.seed for case in every] == [0] * 7 + [1] * 7 + [2] * 7
+    assert [spec.seed for spec in every] == [0] * 7 + [1] * 7 + [2] * 7
 
 
 def test_countermeasures_and_labels_are_for_the_countered_arms_alone() -> None:
@@ -51,7 +52,7 @@ def test_countermeasures_and_labels_are_for_the_countered_arms_alone() -> None:
     assert {kind[0] for kind in kinds(only) if kind[1] != "none"} == {"uc"}
 
 
-def test_foreign_perturbations_have_no_random_surrogate() -> None:
+def test_external_perturbations_have_no_random_surrogate() -> None:
     found = kinds(EvaluationConfig(seeds=(0,), fractions=(0.4, 1.0)), ArmName.PROTECTED)
     assert [kind[0] for kind in found] == [
         "clean",
@@ -67,14 +68,14 @@ def test_foreign_perturbations_have_no_random_surrogate() -> None:
     ("override", "message"),
     [
         ("evaluation.seeds=[]", "evaluation.seeds"),
-        ("evaluation.seeds=[0, 0]", "evaluation.seeds: names something twice"),
+        ("evaluation.seeds=[0, 0]", "evaluation.seeds: contains a value twice"),
         ("evaluation.fractions=[0]", "evaluation.fractions"),
         ("evaluation.fractions=[1.2]", "evaluation.fractions"),
         ("evaluation.countermeasures=[jpg]", "evaluation.countermeasures"),
         ("evaluation.labels=['random:0']", "evaluation.labels"),
         ("evaluation.labels=[map]", "evaluation.labels"),
         ("evaluation.arms=[noise]", "evaluation.arms"),
-        ("evaluation.countered=[unprotected]", "evaluation.countered: takes whole sets"),
+        ("evaluation.countered=[unprotected]", "evaluation.countered: needs arms of whole"),
         ("evaluation.adversarial.eps=0", "evaluation.adversarial.eps"),
     ],
 )
@@ -89,15 +90,35 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
     save_arms(path, arms)
     assert load_arms(path) == arms
     assert arms[0].key != arms[1].key
-    assert arms[0].group == replace(arms[0], seed=7, final_accuracy=0.1).group
+    assert arms[0].seed_group == replace(arms[0], seed=7, final_accuracy=0.1).seed_group
 
 
 @pytest.mark.parametrize("content", ['[{"arm": "clean"', '[{"arm": "clean"}]', "3", "[3]"])
-def test_torn_or_foreign_records_are_a_user_error(tmp_path: Path, content: str) -> None:
+def test_torn_or_other_records_are_a_user_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(UserError, match=r"results\.json"):
         load_arms(tmp_path / "results.json")
 
 
-def test_case_is_what_an_arm_is_about() -> None:
+def test_a_spec_is_part_of_its_arm() -> None:
     assert set(ArmSpec._fields) <= set(Arm.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"arm": "x"},
+        {"countermeasure": "x"},
+        {"confusion": []},
+        {"confusion": [[1, 0], [1]]},
+        {"accuracies": []},
+        {"seed": "x"},
+    ],
+)
+def test_records_that_no_evaluation_writes_are_refused(
+    changed: dict[str, object], tmp_path: Path
+) -> None:
+    path = tmp_path / "results.json"
+    write_json(path, [vars(arm()) | changed])
+    with pytest.raises(UserError, match=r"results\.json"):
+        load_arms(path)

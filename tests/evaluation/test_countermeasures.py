@@ -1,4 +1,4 @@
-"""What scrapers do against perturbations: bounds, strength, randomness."""
+"""Countermeasures: bounds, strength, randomness."""
 
 import numpy as np
 import pytest
@@ -30,11 +30,6 @@ BEFORE = (
 DURING = (CM.CUTOUT, CM.MIXUP, CM.CUTMIX, CM.RANDAUGMENT)
 EPS = 16 / 255
 Images = NDArray[np.uint8]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +83,13 @@ def test_cleaning_gives_other_images_of_the_same_form(
 ) -> None:
     images = of_channels(photos, channels)
     kept, groups = images.copy(), np.arange(300) % 3
-    cleaned = preprocess_images(name, images, groups=groups, eps=EPS)
+    cleaned = preprocess_images(name, images, image_groups=groups, eps=EPS)
     assert cleaned.shape == images.shape
     assert cleaned.dtype == np.uint8
     assert np.array_equal(images, kept)
     assert np.any(cleaned != images) == applies(name, channels)
     assert np.abs(cleaned.astype(int) - images).mean() < 40
-    assert np.array_equal(preprocess_images(name, images, groups=groups, eps=EPS), cleaned)
+    assert np.array_equal(preprocess_images(name, images, image_groups=groups, eps=EPS), cleaned)
 
 
 @pytest.mark.parametrize("name", BEFORE)
@@ -102,13 +97,13 @@ def test_parts_do_not_show(name: Countermeasure, photos: Images) -> None:
     """What an image becomes depends on no neighbour: a copy in another part becomes the same."""
     images = np.concatenate([photos[:10], photos[10:], photos[:10]])
     groups = np.concatenate([np.arange(300) % 3, np.arange(10) % 3])
-    cleaned = preprocess_images(name, images, groups=groups, eps=EPS)
+    cleaned = preprocess_images(name, images, image_groups=groups, eps=EPS)
     assert np.array_equal(cleaned[:10], cleaned[-10:])
 
 
 @pytest.mark.parametrize("name", [n for n in CM if n not in BEFORE])
 def test_what_acts_in_training_leaves_the_images(name: Countermeasure, photos: Images) -> None:
-    assert preprocess_images(name, photos, groups=np.zeros(300, np.int64), eps=EPS) is photos
+    assert preprocess_images(name, photos, image_groups=np.zeros(300, np.int64), eps=EPS) is photos
 
 
 @pytest.mark.parametrize("name", [n for n in CM if n not in DURING])
@@ -120,7 +115,7 @@ def test_jpeg10_changes_more_than_jpeg75(photos: Images) -> None:
     none = np.zeros(300, np.int64)
     change = {
         name: np.abs(
-            preprocess_images(name, photos, groups=none, eps=EPS).astype(int) - photos
+            preprocess_images(name, photos, image_groups=none, eps=EPS).astype(int) - photos
         ).mean()
         for name in (CM.JPEG75, CM.JPEG10)
     }
@@ -128,14 +123,16 @@ def test_jpeg10_changes_more_than_jpeg75(photos: Images) -> None:
 
 
 def test_grey_has_equal_channels(photos: Images) -> None:
-    grey = preprocess_images(CM.GREY, photos, groups=np.zeros(300, np.int64), eps=EPS)
+    grey = preprocess_images(CM.GREY, photos, image_groups=np.zeros(300, np.int64), eps=EPS)
     assert np.array_equal(grey[:, 0], grey[:, 1])
     assert np.array_equal(grey[:, 0], grey[:, 2])
     assert np.abs(grey[:, 0] - photos.mean(1)).mean() < 20
 
 
 def test_three_bits_are_left(photos: Images) -> None:
-    squeezed = preprocess_images(CM.BIT_DEPTH, photos, groups=np.zeros(300, np.int64), eps=EPS)
+    squeezed = preprocess_images(
+        CM.BIT_DEPTH, photos, image_groups=np.zeros(300, np.int64), eps=EPS
+    )
     assert len(np.unique(squeezed)) == 8
 
 
@@ -144,7 +141,7 @@ def test_filters_take_off_what_is_fine_and_keep_what_is_flat(name: Countermeasur
     none = np.zeros(2, np.int64)
     board = 100 + 50 * (np.indices((16, 16)).sum(0) % 2)
     images = np.stack([board, np.full((16, 16), 125)])[:, None].astype(np.uint8)
-    fine, flat = preprocess_images(name, images, groups=none, eps=EPS).astype(int)
+    fine, flat = preprocess_images(name, images, image_groups=none, eps=EPS).astype(int)
     inside = fine[0, 4:-4, 4:-4]
     assert np.ptp(inside) < 20
     assert np.abs(inside - 125).max() < 10
@@ -154,7 +151,7 @@ def test_filters_take_off_what_is_fine_and_keep_what_is_flat(name: Countermeasur
 @pytest.mark.parametrize("channels", [1, 3])
 def test_averages_take_off_a_perturbation_of_groups(channels: int) -> None:
     images, perturbed, groups = grouped(2000, channels, 16)
-    cleaned = preprocess_images(CM.CLUSTER_AVERAGE, perturbed, groups=groups, eps=2 * EPS)
+    cleaned = preprocess_images(CM.CLUSTER_AVERAGE, perturbed, image_groups=groups, eps=2 * EPS)
     means = [
         np.stack([x[groups == g].mean(0) for g in np.unique(groups)])
         for x in (images, perturbed, cleaned)
@@ -163,14 +160,14 @@ def test_averages_take_off_a_perturbation_of_groups(channels: int) -> None:
     assert before > 20
     assert after < 0.2 * before
     change = (cleaned.astype(int) - perturbed).astype(float)
-    wanted = images - perturbed.astype(float)
-    wanted -= wanted.mean(0)
-    assert np.abs(change - wanted).mean() < 0.25 * np.abs(wanted).mean()
+    ideal = images - perturbed.astype(float)
+    ideal -= ideal.mean(0)
+    assert np.abs(change - ideal).mean() < 0.25 * np.abs(ideal).mean()
 
 
 def test_averages_change_nothing_by_more_than_eps(photos: Images) -> None:
     groups = (photos.mean((1, 2, 3)) > 128).astype(np.int64)
-    cleaned = preprocess_images(CM.CLUSTER_AVERAGE, photos, groups=groups, eps=4 / 255)
+    cleaned = preprocess_images(CM.CLUSTER_AVERAGE, photos, image_groups=groups, eps=4 / 255)
     assert np.abs(cleaned.astype(int) - photos).max() == 4
 
 
@@ -179,7 +176,9 @@ def test_averages_leave_what_is_coarse() -> None:
     random = np.random.default_rng(0)
     groups = np.arange(400) % 2
     images = random.integers(80, 90, (400, 1, 16, 16)) + 40 * groups[:, None, None, None]
-    cleaned = preprocess_images(CM.CLUSTER_AVERAGE, images.astype(np.uint8), groups=groups, eps=EPS)
+    cleaned = preprocess_images(
+        CM.CLUSTER_AVERAGE, images.astype(np.uint8), image_groups=groups, eps=EPS
+    )
     assert np.abs(cleaned.astype(int) - images).max() <= 1
 
 
@@ -193,7 +192,7 @@ def test_projection_makes_groups_inseparable(channels: int) -> None:
             RidgeClassifier().fit(flat[:800], groups[:800]).score(flat[800:], groups[800:])
         )
 
-    cleaned = preprocess_images(CM.PROJECTION, perturbed, groups=groups, eps=EPS)
+    cleaned = preprocess_images(CM.PROJECTION, perturbed, image_groups=groups, eps=EPS)
     assert separable(perturbed) > 0.8
     assert separable(cleaned) < 0.4
     assert np.abs(cleaned.mean(0) - perturbed.mean(0)).mean() < 0.5
@@ -201,7 +200,7 @@ def test_projection_makes_groups_inseparable(channels: int) -> None:
 
 def test_projection_of_two_groups_takes_one_direction() -> None:
     _, perturbed, groups = grouped(600)
-    cleaned = preprocess_images(CM.PROJECTION, perturbed, groups=groups % 2, eps=EPS)
+    cleaned = preprocess_images(CM.PROJECTION, perturbed, image_groups=groups % 2, eps=EPS)
     change = (cleaned.astype(float) - perturbed).reshape(600, -1)
     energy = np.linalg.svd(change, compute_uv=False) ** 2
     assert energy[0] > 0.9 * energy.sum()
@@ -211,7 +210,7 @@ def test_projection_of_two_groups_takes_one_direction() -> None:
 def test_projection_needs_groups_of_several_images(
     groups: NDArray[np.int64], photos: Images
 ) -> None:
-    assert preprocess_images(CM.PROJECTION, photos, groups=groups, eps=EPS) is photos
+    assert preprocess_images(CM.PROJECTION, photos, image_groups=groups, eps=EPS) is photos
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -280,13 +279,13 @@ def test_randaugment_draws_for_each_image(photos: Images) -> None:
     assert len(np.unique(views.numpy(), axis=0)) > 8
 
 
-@pytest.mark.parametrize("kind", ["labels", "shares"])
+@pytest.mark.parametrize("kind", ["labels", "fractions"])
 def test_pgd_raises_the_loss_within_its_bounds(kind: str, photos: Images) -> None:
     images, targets = batch(photos)
     images = images / 255
     model = network().eval()
     model(images)
-    if kind == "shares":
+    if kind == "fractions":
         targets = F.one_hot(targets, 4).float()
     torch.manual_seed(1)
     noise = (images + 0.03 * (2 * torch.rand_like(images) - 1)).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Images that others have perturbed: found, matched with their originals, or refused in a line."""
+"""External images: found and matched with their originals, or refused."""
 
 import shutil
 from pathlib import Path
@@ -11,13 +11,12 @@ from PIL import Image, ImageOps
 from bigbatch_ue.config.load import load_config
 from bigbatch_ue.data.decoded import prepare_dataset
 from bigbatch_ue.evaluation.external_images import load_external_images
-from bigbatch_ue.protection.perturbations import load_perturbations, protected_images
+from bigbatch_ue.protection.perturbations import protected_images
 from bigbatch_ue.protection.protect import protect
-from bigbatch_ue.runs.folder import load_run
 from bigbatch_ue.runtime.errors import UserError
 from tests.conftest import MakeNpz
 from tests.helpers.images import make_images, mtimes
-from tests.helpers.runs import make_run
+from tests.helpers.runs import load_learned, make_run
 
 SIZES = [(12, 14), (9, 10), (20, 8)]
 OTHERS = ("train_labels", "test_images", "test_labels")
@@ -41,9 +40,8 @@ def test_what_protect_wrote_is_read_back_bit_for_bit(
     settings = [f"data.name={name}", "data.size=10", f"data.root={tmp_path / 'cache'}"]
     settings += ["data.limit=40"] if source == "digits" else []
     run_folder = make_run(tmp_path, *settings)
-    config, run = load_run(run_folder)
-    data = prepare_dataset(config.data)
-    expected = protected_images(data.train.images, **vars(load_perturbations(config, run, data)))
+    data, learned = load_learned(run_folder)
+    expected = protected_images(data.train.images, **vars(learned))
     written = protect(run_folder, out=tmp_path / "theirs", form=form, at="training").folder
     place = next(written.glob("*.npz"), written)
     np.testing.assert_array_equal(read(str(place), *settings), expected)
@@ -81,16 +79,16 @@ def test_every_mismatch_is_one_clear_error(folders: tuple[Path, Path, list[str]]
     read(str(theirs), *settings, "data.limit=5")
     extra.with_suffix(".bmp").unlink()
     Image.open(theirs / "dog" / "image1.bmp").save(theirs / "dog" / "image1.png")
-    with pytest.raises(UserError, match=r"image1\.bmp is there too"):
+    with pytest.raises(UserError, match=r"image1\.bmp is the same image"):
         read(str(theirs), *settings)
     (theirs / "dog" / "image1.png").unlink()
     (theirs / "dog" / "image1.bmp").write_bytes(b"BM no image")
-    with pytest.raises(UserError, match=r"image1\.bmp: not a readable image"):
+    with pytest.raises(UserError, match=r"image1\.bmp: cannot be read as an image"):
         read(str(theirs), *settings)
     (theirs / "dog" / "image1.bmp").unlink()
     with pytest.raises(UserError, match=r"1 of 6 train images are missing, such as dog/image1"):
         read(str(theirs), *settings)
-    with pytest.raises(UserError, match="identical to the clean ones"):
+    with pytest.raises(UserError, match="are identical to the clean ones"):
         read(f"folder:{clean}", *settings)
 
 
@@ -133,7 +131,7 @@ def test_linked_class_folders_are_followed_unless_they_lead_outside(
     (theirs / "dog").rename(theirs / ".dogs")
     (theirs / "dog").symlink_to(tmp_path / "elsewhere")
     shutil.move(theirs / ".dogs", tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=r"dog: a link to .*elsewhere, outside"):
+    with pytest.raises(UserError, match=r"dog: links to .*elsewhere, outside"):
         read(str(theirs), *settings)
     (tmp_path / "link").symlink_to(theirs)
     (theirs / "dog").unlink()
@@ -144,7 +142,7 @@ def test_linked_class_folders_are_followed_unless_they_lead_outside(
 def test_grey_may_be_saved_as_colour_but_colour_is_not_grey(tmp_path: Path) -> None:
     clean = make_images(tmp_path / "own", SIZES, mode="L")
     settings = [f"data.name=folder:{clean}", "data.size=16", f"data.root={tmp_path / 'cache'}"]
-    with pytest.raises(UserError, match=r"has colour images, .* save them as grey"):
+    with pytest.raises(UserError, match=r"contains colour images, .* save them as grey"):
         read(str(make_images(tmp_path / "theirs", SIZES)), *settings)
     inverted = shutil.copytree(clean, tmp_path / "inverted")
     for file in inverted.rglob("*.png"):
@@ -183,11 +181,11 @@ def test_npz_in_another_order_or_of_another_kind_is_refused(
     labels = np.arange(12, dtype=np.uint8)[::-1, None] % 3
     for name, changed, message in (
         ("b", {"train_images": good, "train_labels": labels}, "so the order differs"),
-        ("c", {"train_images": good[:5], "train_labels": labels[:5]}, "holds 5 train images"),
-        ("d", {"train_images": np.stack([good, good, 255 - good], 3)}, "has colour images"),
+        ("c", {"train_images": good[:5], "train_labels": labels[:5]}, "contains 5 train images"),
+        ("d", {"train_images": np.stack([good, good, 255 - good], 3)}, "contains colour images"),
         ("e", {"train_images": good.astype(float)}, "expected uint8"),
-        ("f", {"train_images": None}, "holds no array 'train_images'"),
-        ("g", {}, "identical to the clean ones"),
+        ("f", {"train_images": None}, "contains no array 'train_images'"),
+        ("g", {}, "are identical to the clean ones"),
     ):
         with pytest.raises(UserError, match=message):
             read(str(make_npz(f"{name}.npz", **changed)), *clean)

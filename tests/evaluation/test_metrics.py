@@ -1,3 +1,5 @@
+"""Measures of predictions: those of MedMNIST, and by hand."""
+
 import math
 import warnings
 from pathlib import Path
@@ -11,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bigbatch_ue.evaluation.metrics import Measures, measure, tail_statistics
-from bigbatch_ue.reporting.statistics import summarise
 
 
 def random_scores(count: int, classes: int, decimals: int | None = None, seed: int = 0) -> Tensor:
@@ -116,7 +117,7 @@ def test_labels_beyond_the_classes_are_refused() -> None:
         measure(random_scores(3, 2), np.array([0, 1, 2]))
 
 
-# -- over epochs and over runs -------------------------------------------------------------------
+# -- over epochs ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -128,23 +129,6 @@ def test_tail_is_the_last_quarter_rounded_up(epochs: list[float], last: int) -> 
     assert tail_statistics(epochs) == pytest.approx(expected)
 
 
-def test_summary_of_three_runs_by_the_table_of_t() -> None:
-    found = summarise([1.0, 2.0, 4.0])
-    deviation = math.sqrt(7 / 3)
-    half = 4.302653 * deviation / math.sqrt(3)
-    assert found.count == 3
-    expected = [7 / 3, deviation, 7 / 3 - half, 7 / 3 + half]
-    numbers = [found.mean, found.std, found.low, found.high]
-    assert numbers == pytest.approx(expected, rel=1e-6)
-
-
-def test_summary_of_equal_and_of_single_numbers() -> None:
-    same, single = summarise([0.5, 0.5]), summarise([0.5])
-    assert (same.std, same.low, same.high) == (0, 0.5, 0.5)
-    assert (single.mean, single.std, single.low, single.high) == (0.5, None, None, None)
-
-
-def test_nothing_has_no_mean() -> None:
-    for function in (tail_statistics, summarise):
-        with pytest.raises(ValueError, match="at least one"):
-            function([])
+def test_no_epochs_have_no_tail() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        tail_statistics([])

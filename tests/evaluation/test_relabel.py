@@ -1,4 +1,4 @@
-"""Labels of a scraper's own: train and test alike, by a map, at random or by what is near."""
+"""Other labels, the same for train and test: by a map, at random or by prototypes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,14 +30,14 @@ def features() -> NDArray[np.float64]:
     return (PLACES[np.arange(20) % 5] + noise)[:, None]
 
 
-def groups(data: DataSet) -> list[str]:
+def superclass_names(data: DataSet) -> list[str]:
     """The new name of each old class, which must be the same in train and test."""
-    found = []
+    names = []
     for index in range(5):
         new = {*data.train.labels[index::5].tolist(), *data.test.labels[index::5].tolist()}
         assert len(new) == 1
-        found.append(data.classes[new.pop()])
-    return found
+        names.append(data.classes[new.pop()])
+    return names
 
 
 def test_own_labels_are_left_alone(data: DataSet) -> None:
@@ -56,7 +56,7 @@ def test_map_gives_the_names_of_the_file(tmp_path: Path, data: DataSet, text: st
     file.write_text(text)
     found = relabel(f"map:{file}", data, features, 0)
     assert found.classes == ["insect", "mammal", "7"]
-    assert groups(found) == ["insect", "insect", "mammal", "mammal", "7"]
+    assert superclass_names(found) == ["insect", "insect", "mammal", "mammal", "7"]
     assert found.train.images is data.train.images
     assert found.train.labels.dtype == np.int64
     assert (found.name, found.fingerprint) == (data.name, data.fingerprint)
@@ -74,10 +74,10 @@ def test_classes_named_like_numbers_are_names(tmp_path: Path, data: DataSet) -> 
     [
         (None, "no such file"),
         ("{", "not valid YAML"),
-        ("[ant]", "expected `old class: new class`"),
-        ("{ant: a, bee: b}", "gives no new name to cat, dog, elk"),
-        ("{ant: a, bee: , cat: a, dog: b, elk: b}", "gives no new name to bee"),
-        ("{ant: a, bee: b, cat: a, dog: a, elk: a, fox: b}", "not there: fox"),
+        ("[ant]", "not a mapping of classes; write"),
+        ("{ant: a, bee: b}", "no new name for cat, dog, elk"),
+        ("{ant: a, bee: , cat: a, dog: b, elk: b}", "no new name for bee"),
+        ("{ant: a, bee: b, cat: a, dog: a, elk: a, fox: b}", "unknown classes: fox"),
         ("{ant: a, bee: a, cat: a, dog: a, elk: a}", "a single class"),
     ],
 )
@@ -97,20 +97,22 @@ def test_map_that_is_a_folder_is_a_user_error(tmp_path: Path, data: DataSet) -> 
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
-def test_random_groups_are_even_and_seeded(data: DataSet, count: int) -> None:
+def test_random_superclasses_are_even_and_seeded(data: DataSet, count: int) -> None:
     found = relabel(f"random:{count}", data, features, 0)
-    names = groups(found)
+    names = superclass_names(found)
     sizes = [names.count(name) for name in set(names)]
     assert len(sizes) == len(found.classes) == count
     assert max(sizes) - min(sizes) <= 1
-    assert groups(relabel(f"random:{count}", data, features, 0)) == names
-    others = [groups(relabel(f"random:{count}", data, features, seed)) for seed in range(1, 9)]
+    assert superclass_names(relabel(f"random:{count}", data, features, 0)) == names
+    others = [
+        superclass_names(relabel(f"random:{count}", data, features, seed)) for seed in range(1, 9)
+    ]
     assert count == 5 or any(other != names for other in others)
 
 
 def test_prototypes_bring_near_classes_together(data: DataSet) -> None:
     found = relabel("prototypes:3", data, features, 0)
-    assert sorted(set(groups(found))) == ["ant+bee", "cat+dog", "elk"]
+    assert sorted(set(superclass_names(found))) == ["ant+bee", "cat+dog", "elk"]
 
 
 def fail() -> NDArray[np.float64]:
@@ -118,8 +120,8 @@ def fail() -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("labels", ["random:1", "random:6", "prototypes:1", "prototypes:6"])
-def test_impossible_numbers_of_groups_are_user_errors(data: DataSet, labels: str) -> None:
-    with pytest.raises(UserError, match=r"from 2 to 5 groups"):
+def test_impossible_numbers_of_superclasses_are_user_errors(data: DataSet, labels: str) -> None:
+    with pytest.raises(UserError, match=r"choose 2 to 5 superclasses"):
         relabel(labels, data, fail, 0)
 
 
@@ -151,11 +153,13 @@ def test_useless_features_are_user_errors(data: DataSet, value: float, message: 
         [f"{'a very long name ' * 5}{index}" for index in range(5)],
     ],
 )
-def test_groups_stay_apart_though_their_names_are_alike(data: DataSet, classes: list[str]) -> None:
+def test_superclasses_stay_apart_though_their_names_are_alike(
+    data: DataSet, classes: list[str]
+) -> None:
     places = np.array([0, 0, 5, 9, 9])
     alike = replace(data, classes=classes)
     found = relabel("prototypes:3", alike, lambda: places[data.train.labels][:, None] * 1.0, 0)
     assert len(set(found.classes)) == 3
     assert max(map(len, found.classes)) <= 70
-    names = groups(found)
+    names = superclass_names(found)
     assert names[0] == names[1] != names[2] != names[3] == names[4]

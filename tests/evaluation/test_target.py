@@ -1,4 +1,4 @@
-"""The scraper's network: presets build, bodies are loaded, and a probe's encoder stays frozen."""
+"""Target networks: presets build, bodies are loaded, and a probe's encoder stays frozen."""
 
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,6 @@ from bigbatch_ue.runtime.errors import UserError
 
 CPU = torch.device("cpu")
 NARROW = {"channels": [8, 8, 16, 16]}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def images(count: int = 24, channels: int = 1, size: int = 12) -> np.ndarray[Any, Any]:
