@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What the launchers share; they source it in the repository's top folder, with their own arguments.
-# A first argument --dry-run is taken away: `start` then prints its command and runs nothing.
+# Functions of the launchers, which source this file with their own arguments. It removes a first
+# argument --dry-run; `start` then prints its command and runs nothing.
 
 dry_run=
 if [[ ${1:-} == --dry-run ]]; then
@@ -13,14 +13,14 @@ fail() { # message
     exit 2
 }
 
-need() { # variable, what it is
-    [[ -n ${!1:-} ]] || fail "$1 is not set: $2"
+need() { # variable, meaning
+    [[ -n ${!1:-} ]] || fail "$1 is not set; set it to $2"
 }
 
-need_number() { # variable, least, most, what it is
+need_number() { # variable, minimum, maximum, meaning
     need "$1" "$4"
     [[ ${!1} =~ ^(0|[1-9][0-9]{0,8})$ && ${!1} -ge $2 && ${!1} -le $3 ]] ||
-        fail "$1=${!1}: expected a number from $2 to $3, $4"
+        fail "$1=${!1}: expected $4, from $2 to $3"
 }
 
 need_training() { # the script's arguments
@@ -33,17 +33,17 @@ show() { # command
 }
 
 start() { # command: passes SIGUSR1 and SIGTERM on to it, and returns its exit code
-    local child code passed=yes
+    local child code interrupted=yes
     if [[ -n $dry_run ]]; then
         show "$@"
         return
     fi
     "$@" &
     child=$!
-    trap 'passed=yes; kill -USR1 "$child" || true' USR1
-    trap 'passed=yes; kill -TERM "$child" || true' TERM
-    while [[ -n $passed ]]; do # a signal ends `wait`, not the child
-        passed=
+    trap 'interrupted=yes; kill -USR1 "$child" || true' USR1
+    trap 'interrupted=yes; kill -TERM "$child" || true' TERM
+    while [[ -n $interrupted ]]; do # a signal interrupts `wait`, but does not end the child
+        interrupted=
         code=0
         wait "$child" || code=$?
     done

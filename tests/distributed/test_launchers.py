@@ -1,4 +1,4 @@
-"""The scripts in `launchers`, as users start them: real ranks, under stubs of the schedulers."""
+"""The scripts in `launchers/`, as users start them: real ranks, under stubs of the schedulers."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def free_port() -> str:
 
 
 def calls(cluster: Path) -> list[list[str]]:
-    """The scheduler's commands that were called, with their arguments."""
+    """The calls of the scheduler's commands, with their arguments."""
     file = cluster / "calls.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
@@ -93,7 +93,7 @@ def test_two_machines_train_the_run_of_one_process(tmp_path: Path) -> None:
     assert differ_by(tmp_path / "run", alone.folder) < 1e-3
 
 
-def test_slurm_queues_a_job_again_until_two_nodes_have_the_run_of_one_process(
+def test_slurm_requeues_a_job_until_two_nodes_have_the_run_of_one_process(
     tmp_path: Path,
 ) -> None:
     alone = train(tiny(tmp_path, LONG, name="alone"))
@@ -117,7 +117,7 @@ def test_slurm_queues_a_job_again_until_two_nodes_have_the_run_of_one_process(
     assert differ_by(tmp_path / "run", alone.folder) < 1e-3
 
 
-def test_lsf_queues_a_job_again_that_its_time_limit_ended(tmp_path: Path) -> None:
+def test_lsf_requeues_a_job_that_its_time_limit_ended(tmp_path: Path) -> None:
     job = start(
         *("bsub", "-nnodes", "1", LSF, *training(tmp_path)),
         CLUSTER=str(tmp_path),
@@ -133,7 +133,7 @@ def test_lsf_queues_a_job_again_that_its_time_limit_ended(tmp_path: Path) -> Non
     assert "jsrun" in [name for name, *_ in calls(tmp_path)]
 
 
-def test_slurm_queues_a_sweep_again_until_it_is_done(tmp_path: Path) -> None:
+def test_slurm_requeues_a_sweep_until_it_is_finished(tmp_path: Path) -> None:
     config = write_one_long_cell(tmp_path)
     (cell,) = sweep_cells(load_sweep(config))
     job = start(
@@ -223,20 +223,20 @@ def test_dry_run_prints_the_command_and_starts_nothing(
 @pytest.mark.parametrize(
     ("script", "arguments", "own", "message"),
     [
-        (MULTINODE, "train", {}, "MACHINES is not set: how many machines there are"),
-        (MULTINODE, "train", {**MACHINE, "MACHINES": "two"}, "MACHINES=two: expected a number"),
-        (MULTINODE, "train", {**MACHINE, "MACHINE_RANK": "2"}, "MACHINE_RANK=2: expected a"),
+        (MULTINODE, "train", {}, "MACHINES is not set; set it to the number of machines"),
+        (MULTINODE, "train", {**MACHINE, "MACHINES": "two"}, "MACHINES=two: expected the number"),
+        (MULTINODE, "train", {**MACHINE, "MACHINE_RANK": "2"}, "MACHINE_RANK=2: expected the"),
         (MULTINODE, "train", {**MACHINE, "RANKS_PER_MACHINE": "0"}, "RANKS_PER_MACHINE=0: "),
-        (MULTINODE, "train", {**MACHINE, "MAIN_HOST": ""}, "MAIN_HOST is not set: name or"),
+        (MULTINODE, "train", {**MACHINE, "MAIN_HOST": ""}, "MAIN_HOST is not set; set it"),
         (MULTINODE, "train", {**MACHINE, "MAIN_PORT": "70000"}, "MAIN_PORT=70000: expected a"),
-        (MULTINODE, "train", {**MACHINE, "ENGINE": "zero9"}, "ENGINE=zero9: there is no launch"),
-        (MULTINODE, "train", {**MACHINE, "ENGINE": "single"}, "ENGINE=single is one rank, not 8"),
-        (MULTINODE, "", MACHINE, "expected what to run"),
-        (SLURM, "train", {}, "this is no Slurm job"),
+        (MULTINODE, "train", {**MACHINE, "ENGINE": "zero9"}, "ENGINE=zero9: launchers/"),
+        (MULTINODE, "train", {**MACHINE, "ENGINE": "single"}, "ENGINE=single: starts one rank"),
+        (MULTINODE, "", MACHINE, "expected a command"),
+        (SLURM, "train", {}, "not a Slurm job; submit"),
         (SLURM, "--preset pets", JOB, "expected the training command"),
-        (SWEEP, "--config sweep.yaml", {}, "this is no task of a Slurm job array"),
-        (LSF, "train", {}, "this is no LSF job"),
-        (LSF, "train", {"LSB_DJOB_HOSTFILE": "/dev/null"}, "there is no compute host in /dev/null"),
+        (SWEEP, "--config sweep.yaml", {}, "not a task of a Slurm job array; submit"),
+        (LSF, "train", {}, "not an LSF job; submit"),
+        (LSF, "train", {"LSB_DJOB_HOSTFILE": "/dev/null"}, "/dev/null: contains no compute host"),
         (LSF, "", {}, "expected the training command"),
     ],
 )
@@ -251,8 +251,8 @@ def test_a_bad_environment_is_one_line_and_exit_code_2(
 
 
 @pytest.mark.parametrize("script", [MULTINODE, SLURM, SWEEP, LSF])
-def test_scripts_say_where_they_are_to_be_started(script: str, tmp_path: Path) -> None:
+def test_scripts_say_where_to_start_them(script: str, tmp_path: Path) -> None:
     code, out, err = finish(start(str(ROOT / script), "train", folder=tmp_path))
     assert (code, out) == (2, "")
-    assert "in the repository's top folder" in err
+    assert "in the top folder of the repository" in err
     assert err.count("\n") == 1

@@ -1,7 +1,7 @@
-"""What the stub commands beside this file share: a Slurm and an LSF, all nodes this machine.
+"""Functions of the stub commands: a Slurm and an LSF, all of whose nodes are this machine.
 
-They take the options that the launchers use and no others, and write each call to
-`$CLUSTER/calls.jsonl`. `sbatch` and `bsub` do a job at once, and end when it has ended.
+They take only the options that the launchers use, and append each call to `$CLUSTER/calls.jsonl`.
+`sbatch` and `bsub` run a job at once, and end when it has ended.
 """
 
 import json
@@ -17,7 +17,7 @@ CLUSTER = Path(os.environ["CLUSTER"])
 
 
 def record() -> list[str]:
-    """This command's arguments, after writing them down."""
+    """Record the arguments of this command, and return them."""
     name, arguments = Path(sys.argv[0]).name, sys.argv[1:]
     with (CLUSTER / "calls.jsonl").open("a") as file:
         file.write(json.dumps([name, *arguments]) + "\n")
@@ -25,7 +25,7 @@ def record() -> list[str]:
 
 
 def split(arguments: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Leading options, `--name=value`, `--name` or `-n value`, and the rest."""
+    """Split off the leading options: `--name=value`, `--name` or `-n value`."""
     rest, options = list(arguments), {}
     while rest and rest[0].startswith("-"):
         name, _, value = rest.pop(0).partition("=")
@@ -36,7 +36,7 @@ def split(arguments: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str
 
 
 def directives(script: Path, mark: str, names: Sequence[str]) -> dict[str, str]:
-    """The options in a script's comments, which end at its first command."""
+    """Read the options in the comments of a script, up to its first command."""
     options = {}
     for line in script.read_text().splitlines():
         if line.strip() and not line.startswith("#"):
@@ -47,7 +47,7 @@ def directives(script: Path, mark: str, names: Sequence[str]) -> dict[str, str]:
 
 
 def run_tasks(command: Sequence[str], environments: Sequence[dict[str, str]]) -> int:
-    """Run a task in each environment; they get this process's signals. The highest exit code."""
+    """Run a task in each environment, with this process's signals; return the highest exit code."""
     tasks: list[subprocess.Popen[bytes]] = []
 
     def pass_on(number: int, frame: object) -> None:
@@ -61,7 +61,7 @@ def run_tasks(command: Sequence[str], environments: Sequence[dict[str, str]]) ->
 
 
 def spool(script: str) -> Path:
-    """The copy of a batch script that runs; it has no neighbours."""
+    """Copy a batch script to a folder of its own, where the scheduler runs it."""
     copy = CLUSTER / "spooled"
     shutil.copy(script, copy)
     return copy
