@@ -1,4 +1,4 @@
-"""Two ranks that are stopped, killed or poisoned, and go on, perhaps under another engine."""
+"""Two ranks that are stopped, killed or poisoned, and continue, also under another engine."""
 
 import json
 import os
@@ -25,7 +25,7 @@ ARGUMENTS = ["--preset", "digits", *TINY, "batch.micro=5", "budget.steps=24", "c
 def start(
     folder: Path, name: str, launcher: str, *arguments: str, script: str = ""
 ) -> "subprocess.Popen[str]":
-    """Train `name` under a launcher; by `script`, if given, which ends in what `main` does."""
+    """Train `name` under a launcher, by `script` if given, to which a call of `main` is added."""
     (config,) = (ROOT / "launchers").rglob(f"{launcher}.yaml")
     launch = ["-m", "bigbatch_ue.launch", "--config_file", str(config), "--main_process_port", "0"]
     program = ["-m", "bigbatch_ue"]
@@ -63,14 +63,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(folder: Path) -> Path:
-    """What two ranks under DDP make of it."""
+    """The run of two ranks under DDP."""
     finish(start(folder, "undisturbed", "ddp"))
     return folder / "undisturbed"
 
 
 @pytest.fixture(scope="module")
 def stopped(folder: Path, undisturbed: Path) -> Path:
-    """The same, told to stop on the way."""
+    """The same run, stopped by a signal."""
     process = start(folder, "stopped", "ddp")
     wait_for_steps(folder / "stopped", 3, process)
     process.send_signal(signal.SIGUSR1)
@@ -86,7 +86,7 @@ def copy_of(run: Path, name: str) -> Path:
     return copy
 
 
-def test_ranks_that_stop_together_and_then_lose_one_go_on_to_the_same_bits(
+def test_ranks_that_stop_together_and_then_lose_one_continue_to_the_same_bits(
     folder: Path, stopped: Path, undisturbed: Path
 ) -> None:
     copy = copy_of(stopped, "same")
@@ -119,7 +119,7 @@ def test_ranks_that_stop_together_and_then_lose_one_go_on_to_the_same_bits(
     ],
     ids=str,
 )
-def test_another_engine_and_micro_batch_go_on_to_the_same_result(
+def test_another_engine_and_micro_batch_continue_to_the_same_result(
     launch: Launch, micro: int, folder: Path, stopped: Path, undisturbed: Path
 ) -> None:
     needs_compiler(launch)
@@ -132,7 +132,7 @@ def test_another_engine_and_micro_batch_go_on_to_the_same_result(
 
 
 def test_a_rank_without_its_peer_says_so() -> None:
-    """As on another machine, where no launcher sees the rank that died."""
+    """No launcher sees the rank that died, as on another machine."""
     script = """
 import os, signal, sys
 import torch, torch.distributed
@@ -177,10 +177,10 @@ if os.environ["RANK"] == "1":
     train.load_checkpoint = lambda run: NEW
 """
     said = finish(start(folder, "unshared", "ddp", "--resume", script=blind), 2)
-    assert "not the same for all ranks; is the folder shared?" in said
+    assert "differs between ranks; put the run into a folder that all ranks share" in said
 
 
-def test_all_ranks_skip_a_step_of_which_one_has_no_finite_loss(folder: Path) -> None:
+def test_all_ranks_skip_a_step_in_which_one_has_a_non_finite_loss(folder: Path) -> None:
     needs_compiler(Launch("zero2", 2, "zero2"))
     poison = """
 import os

@@ -78,7 +78,7 @@ def test_a_sweep_trains_protects_and_evaluates_every_cell(undisturbed: tuple[Pat
     for outcome in outcomes(config):
         assert (outcome.parent / "protected" / "digits.npz").exists()
         assert (outcome.parent / "evaluation" / "report.html").exists()
-    assert "4 cells: 4 finished, 0 failed, 0 with other jobs" in printed
+    assert "4 cells: 4 finished, 0 failed, 0 claimed by other jobs" in printed
     assert "[4/4]" in printed
 
 
