@@ -18,7 +18,7 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/shellcheck -x launchers/*.sh launchers/*/*.sbatch launchers/*/*.lsf analysis/examples/*/run.sh .ci/run
 
 soak: .venv/installed
