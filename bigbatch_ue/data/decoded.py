@@ -127,7 +127,7 @@ def _fingerprint(source: Source) -> str:
 
 
 def _decode(source: Source, data: DataConfig, entry: Path) -> None:
-    """Write `entry`, and remove what an older source or a killed process has left."""
+    """Write `entry`; remove entries of an older source, and leftovers of killed processes."""
     older = _siblings(entry)
     if any(not folder.name.startswith(".") for folder in older):
         note(f"{data.name}: source changed; decoding again", any_process=True)

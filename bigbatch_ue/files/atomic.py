@@ -37,7 +37,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _replacement(path: Path) -> Iterator[Path]:
-    """Yield a path in a temporary folder beside `path`; what is there on success becomes `path`."""
+    """Yield a path in a temporary folder beside `path`, which on success becomes `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
     with (

@@ -99,7 +99,7 @@ class RunFiles:
 
     @property
     def log(self) -> Path:
-        """Text: what a cell printed."""
+        """Text: output of a cell."""
         return self.folder / "log.txt"
 
     @property

@@ -1,4 +1,4 @@
-"""Memory of this process: what happens to freed memory, and the peak."""
+"""Memory of this process: reuse of freed memory, and the peak."""
 
 import ctypes
 import gc

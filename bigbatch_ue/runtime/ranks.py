@@ -3,13 +3,17 @@
 import os
 from enum import StrEnum
 
-RANK_GROUP_VARIABLE = "BIGBATCH_UE_GROUP"
-"""Environment variable with the index of this rank's group (`compute.cluster_groups`)."""
+_RANK_GROUP = "BIGBATCH_UE_GROUP"
 
 
 def is_main_process() -> bool:
     """Return whether this process is rank 0 of the first rank group, or runs without a launcher."""
-    return os.environ.get("RANK", "0") == os.environ.get(RANK_GROUP_VARIABLE, "0") == "0"
+    return os.environ.get("RANK", "0") == os.environ.get(_RANK_GROUP, "0") == "0"
+
+
+def enter_rank_group(index: int, rank: int, size: int) -> None:
+    """Make this process `rank` of the `size` ranks of rank group `index` (`cluster_groups`)."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), _RANK_GROUP: str(index)}
 
 
 def world_size() -> int:

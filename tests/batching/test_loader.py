@@ -1,4 +1,4 @@
-"""Micro-batches: the images asked for, in order, from wherever they are kept."""
+"""Micro-batches: the right images, in order, from the device or the host."""
 
 from pathlib import Path
 from typing import Literal
@@ -56,20 +56,20 @@ def test_every_micro_batch_has_its_own_images(
 def test_nothing_is_read_twice_or_too_early(
     place: Literal["device", "host"], images: NDArray[np.uint8], batch: GlobalBatch
 ) -> None:
-    """Reading ahead holds few micro-batches, however many there are."""
-    asked: list[int] = []
+    """Prefetching keeps few micro-batches in memory, however many there are."""
+    requested: list[int] = []
 
-    class Asked(GlobalBatch):
+    class Watched(GlobalBatch):
         def __getitem__(self, part: slice) -> GlobalBatch:
-            asked.append(part.start)
+            requested.append(part.start)
             return super().__getitem__(part)
 
-    watched = Asked(batch.index, batch.generator, batch.views, batch.weight)
+    watched = Watched(batch.index, batch.generator, batch.views, batch.weight)
     loader = MicroBatchLoader(images, CPU, place)
     parts = [slice(i, i + 1) for i in range(20)]
     for done, _ in enumerate(loader(watched, parts), 1):
-        assert done <= len(asked) <= done + 2
-    assert asked == list(range(20))
+        assert done <= len(requested) <= done + 2
+    assert requested == list(range(20))
 
 
 def test_images_are_kept_on_the_host_of_a_cpu(images: NDArray[np.uint8]) -> None:
@@ -78,7 +78,7 @@ def test_images_are_kept_on_the_host_of_a_cpu(images: NDArray[np.uint8]) -> None
 
 
 def test_views_are_made_where_the_images_are(batch: GlobalBatch) -> None:
-    """On whatever device: crops, flips and indices are never taken back to the CPU."""
+    """On any device: crops, flips and indices never return to the CPU."""
     seen = apply_views(
         torch.empty(len(batch), 3, 9, 8, dtype=torch.uint8, device="meta"), batch.views, 2
     )

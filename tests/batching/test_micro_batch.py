@@ -37,7 +37,7 @@ def config_in(folder: Path, *overrides: str) -> Config:
     return load_config("digits", overrides=[f"data.root={folder}", *overrides])
 
 
-def test_shortage_of_memory_is_told_from_other_errors() -> None:
+def test_shortage_of_memory_differs_from_other_errors() -> None:
     assert works_in_memory(lambda: torch.empty(3))
     assert not works_in_memory(lambda: torch.empty(2**60))
     with pytest.raises(RuntimeError, match="must match"):
@@ -85,7 +85,7 @@ def test_a_cpus_memory_is_not_tried_out(tmp_path: Path) -> None:
 
 
 def test_what_fits_is_found_and_a_later_shortage_halves_it_again(tmp_path: Path) -> None:
-    """Real refusals of the allocator, as a loss asks for too much above some number of images."""
+    """The allocator really refuses: above some number of images, the loss allocates too much."""
     accelerator = start_accelerator()
     config = tiny(tmp_path, "batch.micro=auto", "batch.effective=60", "batch.extend=views")
     data = prepare_dataset(config.data)

@@ -42,7 +42,7 @@ def test_steps_budget_does_not_depend_on_the_batch() -> None:
         assert make_plan(config, [368] * 10, 1).steps == 17
 
 
-def test_cap_records_the_batch_really_used_and_warns() -> None:
+def test_cap_records_the_batch_in_use_and_warns() -> None:
     plan = make_plan(config_of(40), [50, 30, 21], 1)
     assert plan.per_generator == (40, 30, 21)
     assert (plan.requested, plan.effective) == (40, 40)

@@ -44,7 +44,7 @@ def test_streams_are_endless_epochs_of_every_image_once(effective: int) -> None:
     epochs = [images[start : start + 30] for start in range(0, 300, 30)]
     for epoch in epochs:
         assert np.array_equal(np.sort(epoch), np.arange(50, 80))
-    assert len({tuple(e) for e in epochs}) == len(epochs), "each epoch is shuffled anew"
+    assert len({tuple(e) for e in epochs}) == len(epochs), "each epoch is shuffled again"
 
 
 def test_steps_can_be_drawn_in_any_order() -> None:
@@ -56,7 +56,7 @@ def test_steps_can_be_drawn_in_any_order() -> None:
     assert np.array_equal(later.index, again.index)
     assert np.array_equal(later.views.top, again.views.top)
     assert np.array_equal(later.views.flip, again.views.flip)
-    assert not np.array_equal(later.views.top, one.draw(8).views.top), "views are drawn anew"
+    assert not np.array_equal(later.views.top, one.draw(8).views.top), "each step draws new views"
 
 
 def test_scope_all_shows_every_perturbation_the_same_view_of_the_same_images() -> None:
@@ -86,15 +86,15 @@ def test_views_beyond_the_cluster_repeat_images_in_other_views() -> None:
 @pytest.mark.parametrize("scope", ["cluster", "all"])
 def test_parts_of_the_bank_make_up_its_batch(scope: str) -> None:
     whole = sampler(11, scope=scope).draw(4)
-    for rows in (slice(0, 1), slice(1, 3)):
-        part = whole.only(rows)
-        mine = (whole.generator >= rows.start) & (whole.generator < rows.stop)
-        assert np.array_equal(part.generator, whole.generator[mine] - rows.start)
+    for own in (slice(0, 1), slice(1, 3)):
+        part = whole.only(own)
+        mine = (whole.generator >= own.start) & (whole.generator < own.stop)
+        assert np.array_equal(part.generator, whole.generator[mine] - own.start)
         assert np.array_equal(part.index, whole.index[mine])
         assert np.array_equal(part.views.top, whole.views.top[mine])
 
 
-def test_every_micro_batch_tells_of_every_cluster() -> None:
+def test_every_micro_batch_is_a_mixture_of_clusters() -> None:
     batch = sampler(40, extend="views").draw(0)
     assert all(set(batch[slice(i, i + 3)].generator) == {0, 1, 2} for i in range(0, 120, 3))
 

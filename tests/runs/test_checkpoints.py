@@ -17,7 +17,7 @@ def state(value: float) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """A run with checkpoints of steps 4 and 10."""
+    """Make a run with checkpoints of steps 4 and 10."""
     made = Run(tmp_path, "answer")
     for step in (2, 4, 10):
         save_checkpoint(made, Checkpoint(step, state(step), skipped=1), keep=2)
@@ -30,9 +30,9 @@ def steps(run: Run) -> list[int]:
 
 def test_the_newest_checkpoints_are_kept(run: Run) -> None:
     assert steps(run) == [4, 10]
-    found = load_checkpoint(run)
-    assert (found.step, found.skipped) == (10, 1)
-    assert torch.equal(found.state["parameter/x"], state(10)["parameter/x"])
+    checkpoint = load_checkpoint(run)
+    assert (checkpoint.step, checkpoint.skipped) == (10, 1)
+    assert torch.equal(checkpoint.state["parameter/x"], state(10)["parameter/x"])
 
 
 def test_a_new_run_has_no_checkpoint(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def flipped(content: bytes) -> bytes:
 
 
 def renumbered(content: bytes) -> bytes:
-    """Its metadata says another step; as long as before."""
+    """Change the step in the metadata, not its length."""
     changed = content.replace(b'step\\": 10', b'step\\": 11')
     assert changed != content
     return changed
@@ -66,15 +66,15 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     newest = run.checkpoints / "step-00000010.safetensors"
     newest.write_bytes(damage(newest.read_bytes()))
     with pytest.warns(UserWarning, match=r"step-00000010.*resuming from the checkpoint before it"):
-        found = load_checkpoint(run)
-    assert found.step == 4
-    assert torch.equal(found.state["parameter/x"], state(4)["parameter/x"])
+        checkpoint = load_checkpoint(run)
+    assert checkpoint.step == 4
+    assert torch.equal(checkpoint.state["parameter/x"], state(4)["parameter/x"])
 
     save_checkpoint(run, Checkpoint(6, state(6)), keep=2)
-    assert steps(run) == [4, 6], "what is beyond where training went on from is gone"
+    assert steps(run) == [4, 6], "checkpoints of later steps are deleted"
 
 
-def test_without_a_whole_checkpoint_training_begins_anew(run: Run) -> None:
+def test_without_a_complete_checkpoint_training_starts_again(run: Run) -> None:
     for path in run.checkpoints.iterdir():
         path.write_bytes(torn(path.read_bytes()))
     with pytest.warns(UserWarning, match="step-00000004"):

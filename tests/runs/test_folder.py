@@ -1,4 +1,4 @@
-"""The run's folder: which runs may be continued, and by whom."""
+"""The run folder: which runs may be continued, and by which process."""
 
 from pathlib import Path
 
@@ -38,10 +38,10 @@ def test_decomposition_may_change_but_settings_and_data_may_not(tmp_path: Path) 
     place = f"output={tmp_path / 'run'}"
     config = load_config("digits", overrides=[place])
     create_run(open_run(config, "data", resume=False), config, "data")
-    other_cut = load_config(
+    decomposed = load_config(
         "digits", overrides=[place, "batch.micro=3", "batch.accumulation=engine"]
     )
-    open_run(other_cut, "data", resume=True)
+    open_run(decomposed, "data", resume=True)
     with pytest.raises(UserError, match=r"seed: 0 -> 1"):
         open_run(load_config("digits", overrides=[place, "seed=1"]), "data", resume=True)
     with pytest.raises(UserError, match="data set has changed"):

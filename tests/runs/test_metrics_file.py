@@ -7,7 +7,7 @@ from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.metrics_file import drop_steps_from
 
 
-def test_metrics_of_steps_to_be_done_again_are_dropped_and_so_is_a_torn_line(
+def test_metrics_of_later_steps_and_an_incomplete_line_are_dropped(
     tmp_path: Path,
 ) -> None:
     run = Run(tmp_path, "answer")
