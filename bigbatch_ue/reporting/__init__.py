@@ -1,1 +1,1 @@
-"""What both report families share: style, words, intervals, pages, TensorBoard."""
+"""The kit of both kinds of report: style, words, statistics, pages, TensorBoard."""

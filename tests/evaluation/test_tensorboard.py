@@ -13,15 +13,15 @@ def read(folder: Path) -> EventAccumulator:
     return EventAccumulator(str(folder)).Reload()
 
 
-def test_board_has_a_run_for_each_arm_with_curves_matrix_and_hparams(tmp_path: Path) -> None:
+def test_each_arm_has_a_run_with_curves_matrix_and_hparams(tmp_path: Path) -> None:
     protected = own(0.25, countermeasure="jpeg10", seed=2)
-    write_tensorboard(tmp_path / "board", [clean(), protected])
-    names = [path.name for path in sorted((tmp_path / "board").iterdir())]
+    write_tensorboard(tmp_path / "tensorboard", [clean(), protected])
+    names = [path.name for path in sorted((tmp_path / "tensorboard").iterdir())]
     assert names == [
         "digits-clean-none-0-own-resnet18-s0",
         "digits-uc-jpeg10-1-own-resnet18-b1024-r0-s2",
     ]
-    events = read(tmp_path / "board" / names[1])
+    events = read(tmp_path / "tensorboard" / names[1])
     for tag, values in (("accuracy/test", protected.accuracies), ("loss/train", protected.losses)):
         scalars = events.Scalars(tag)
         assert [event.step for event in scalars] == list(range(1, len(values) + 1))
@@ -34,22 +34,22 @@ def test_board_has_a_run_for_each_arm_with_curves_matrix_and_hparams(tmp_path: P
     settings = HParamsPluginData.FromString(started).session_start_info.hparams
     assert settings["countermeasure"].string_value == "jpeg10"
     assert settings["seed"].number_value == 2
-    assert not [path for path in (tmp_path / "board").glob("*/*") if path.is_dir()]
+    assert not [path for path in (tmp_path / "tensorboard").glob("*/*") if path.is_dir()]
 
 
-def test_board_replaces_what_was_there(tmp_path: Path) -> None:
-    (tmp_path / "board" / "old").mkdir(parents=True)
-    write_tensorboard(tmp_path / "board", [clean()])
-    assert [path.name for path in tmp_path.rglob("board/*")] == [
+def test_earlier_files_are_replaced(tmp_path: Path) -> None:
+    (tmp_path / "tensorboard" / "old").mkdir(parents=True)
+    write_tensorboard(tmp_path / "tensorboard", [clean()])
+    assert [path.name for path in tmp_path.rglob("tensorboard/*")] == [
         "digits-clean-none-0-own-resnet18-s0"
     ]
-    assert [path.name for path in tmp_path.iterdir()] == ["board"]
+    assert [path.name for path in tmp_path.iterdir()] == ["tensorboard"]
 
 
-def test_arms_of_one_name_have_runs_of_their_own(tmp_path: Path) -> None:
+def test_arms_of_equal_names_have_their_own_runs(tmp_path: Path) -> None:
     twins = [clean(dataset=f"My{mark}set/{mark}", labels="map:/a/b/Two Kinds.csv") for mark in "?!"]
-    write_tensorboard(tmp_path / "board", [*twins, replace(twins[0], target="x" * 300)])
-    names = sorted(path.name for path in (tmp_path / "board").iterdir())
+    write_tensorboard(tmp_path / "tensorboard", [*twins, replace(twins[0], target="x" * 300)])
+    names = sorted(path.name for path in (tmp_path / "tensorboard").iterdir())
     assert names[:2] == [f"my-set-clean-none-0-two-kinds.csv-resnet18-s0{n}" for n in ("", "-2")]
     assert names[2].endswith("-s0")
     assert len(names[2]) < 255

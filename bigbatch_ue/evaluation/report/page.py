@@ -1,4 +1,4 @@
-"""The report of evaluations: a page that needs nothing but itself, and a table for the terminal."""
+"""The report of evaluations: one self-contained page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,30 +6,31 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from bigbatch_ue.evaluation.arms import Arm, load_arms, save_arms
-from bigbatch_ue.evaluation.report.figures import picture_uri
+from bigbatch_ue.evaluation.report.charts import learning_curves, partial_protection
 from bigbatch_ue.evaluation.report.groups import TargetResults, distinct, group_by, seed_groups
-from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.files.paths import require_file
 from bigbatch_ue.protection.visibility import Visibility
+from bigbatch_ue.reporting.page import page_environment, write_page
 from bigbatch_ue.reporting.statistics import Summary
+from bigbatch_ue.reporting.style import figure_uri, picture_uri
+from bigbatch_ue.reporting.words import DASH, interval
 from bigbatch_ue.runtime.errors import UserError
 
 PAGE = "report.html"
 RESULTS = "results.json"
 ABOUT = "about.json"
 PICTURE = "differences.png"
-MOST_CLASSES = 20
+_MAX_CLASSES = 20
+"""Largest number of classes whose confusion matrices are on the page."""
 
 
 class EvaluationMetadata(BaseModel):
-    """What an evaluation folder tells of itself, `about.json`."""
+    """Contents of `about.json`: metadata of one evaluation."""
 
     dataset: str
     command: str
@@ -43,7 +44,7 @@ class EvaluationMetadata(BaseModel):
 
 @dataclass(frozen=True)
 class EvaluationFolder:
-    """An evaluation folder, read."""
+    """Contents of an evaluation folder."""
 
     about: EvaluationMetadata
     arms: list[Arm]
@@ -52,15 +53,15 @@ class EvaluationFolder:
 
 @dataclass(frozen=True)
 class DatasetSection:
-    """Everything about one data set."""
+    """All evaluations of one data set."""
 
     name: str
     folders: Sequence[EvaluationFolder]
     arms: Sequence[Arm]
 
     @cached_property
-    def blocks(self) -> list[TargetResults]:
-        """Target by target."""
+    def results(self) -> list[TargetResults]:
+        """Results of each target network."""
         return [
             TargetResults(target, seed_groups(arms))
             for target, arms in group_by(self.arms, lambda arm: arm.target).items()
@@ -68,61 +69,76 @@ class DatasetSection:
 
     @property
     def about(self) -> EvaluationMetadata:
-        """Of the first folder."""
+        """Metadata of the first folder."""
         return self.folders[0].about
 
     @property
+    def picture(self) -> Image.Image:
+        """Picture of the first folder."""
+        return self.folders[0].picture
+
+    @property
     def wanted(self) -> int:
-        """Arms that were asked for."""
+        """Number of requested arms."""
         return sum(folder.about.wanted for folder in self.folders)
 
     @property
     def done(self) -> int:
-        """Arms of these that there are."""
+        """Number of finished arms."""
         return sum(min(len(folder.arms), folder.about.wanted) for folder in self.folders)
 
     @property
     def notes(self) -> list[str]:
-        """Remarks of all folders, each once."""
+        """Different notes of all folders."""
         return list(dict.fromkeys(note for f in self.folders for note in f.about.notes))
-
-    def picture(self) -> str:
-        """Of the first folder."""
-        return picture_uri(self.folders[0].picture)
 
 
 def write_report(folders: Sequence[Path], out: Path) -> Path:
-    """Write `out/report.html` about evaluation folders; of several, `out/results.json` as well.
+    """Write `out/report.html` about evaluation folders; for several, also `out/results.json`.
 
-    Folders of one data set, such as of runs with other seeds, are told of together.
+    Folders of one data set, such as those of runs with different seeds, share one section.
 
     Args:
-        folders: each with `results.json`, `about.json` and `differences.png`.
-        out: a folder; it may be the only one of `folders`, then its results stay as they are.
+        folders: evaluation folders, each with `results.json`, `about.json` and `differences.png`.
+        out: output folder; it may be the only one of `folders`, whose results stay as they are.
 
     Returns:
         The path of the page.
 
     Raises:
-        UserError: no folder, one that lacks a file or has a torn one, or `out` is one of several.
+        UserError: there is no folder, a file in one is missing or damaged, or `out` is one of
+            several folders.
     """
     if not folders:
-        raise UserError("no evaluation to report on")
-    places = [folder.resolve() for folder in folders]
-    inside = out.resolve() in places
-    if inside and len(set(places)) > 1:
-        raise UserError(f"{out}: one of the evaluations; its results would be overwritten")
-    read = [read_folder(folder) for folder in dict.fromkeys(places)]
+        raise UserError("report: no evaluation folders; name at least one")
+    paths = [folder.resolve() for folder in folders]
+    inside = out.resolve() in paths
+    if inside and len(set(paths)) > 1:
+        raise UserError(
+            f"{out}: is one of the evaluation folders, its results would be overwritten; "
+            "choose another output folder"
+        )
+    contents = [read_folder(folder) for folder in dict.fromkeys(paths)]
     sections = [
         DatasetSection(name, same, distinct(arm for folder in same for arm in folder.arms))
-        for name, same in group_by(read, lambda folder: folder.about.dataset).items()
+        for name, same in group_by(contents, lambda folder: folder.about.dataset).items()
     ]
-    text = _environment().get_template(PAGE).render(sections=sections, most_classes=MOST_CLASSES)
     if not inside:
         save_arms(out / RESULTS, [arm for section in sections for arm in section.arms])
+    environment = page_environment(
+        "bigbatch_ue.evaluation.report",
+        interval=accuracy_interval,
+        figure_uri=figure_uri,
+        picture_uri=picture_uri,
+    )
+    content = {
+        "sections": sections,
+        "max_classes": _MAX_CLASSES,
+        "learning_curves": learning_curves,
+        "partial_protection": partial_protection,
+    }
     page = out / PAGE
-    with atomic_file(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_page(page, environment, content)
     return page
 
 
@@ -130,7 +146,7 @@ def read_folder(folder: Path) -> EvaluationFolder:
     """Read an evaluation folder.
 
     Raises:
-        UserError: a file that is missing, torn or of another kind.
+        UserError: a file is missing, damaged or of another kind.
     """
     path = folder / ABOUT
     try:
@@ -139,46 +155,30 @@ def read_folder(folder: Path) -> EvaluationFolder:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(
-            f"{path}: not what an evaluation writes ({where}: {first['msg']})"
+            f"{path}: not the metadata of an evaluation ({where}: {first['msg']}); "
+            "evaluate the run again"
         ) from None
-    return EvaluationFolder(about, load_arms(folder / RESULTS), _picture(folder / PICTURE))
+    return EvaluationFolder(about, load_arms(folder / RESULTS), _read_picture(folder / PICTURE))
 
 
-def percent(value: float | None) -> str:
-    """A fraction in per cent, without the sign."""
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def interval(
-    summary: Summary, dash: str = "\N{NO-BREAK SPACE}–\N{NO-BREAK SPACE}", none: str = "–"
+def accuracy_interval(
+    accuracy: Summary,
+    between: str = "\N{NO-BREAK SPACE}–\N{NO-BREAK SPACE}",
+    unknown: str = DASH,
 ) -> str:
-    """The 95 % interval of an accuracy, as far as it is possible, in per cent."""
-    if summary.low is None or summary.high is None:
-        return none
-    return dash.join((percent(max(summary.low, 0)), percent(min(summary.high, 1))))
+    """Return the interval of a mean accuracy in per cent, clipped to 0 and 100."""
+    if accuracy.low is None or accuracy.high is None:
+        return unknown
+    return interval(max(accuracy.low, 0), min(accuracy.high, 1), between=between)
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("bigbatch_ue.evaluation.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "interval": interval, "yaml": _yaml}
-    return environment
-
-
-def _yaml(content: Any) -> str:
-    return yaml.safe_dump(content, sort_keys=False)
-
-
-def _picture(path: Path) -> Image.Image:
+def _read_picture(path: Path) -> Image.Image:
     try:
         with Image.open(require_file(path), formats=["PNG"]) as picture:
             return picture.convert("RGB")
     except UserError:
         raise
-    except Exception as error:  # PIL meets a broken file with nearly any of them
-        raise UserError(f"{path}: not a readable picture ({error})") from None
+    except Exception as error:  # Pillow raises many types for a damaged file
+        raise UserError(
+            f"{path}: cannot be read as an image ({error}); evaluate the run again"
+        ) from None

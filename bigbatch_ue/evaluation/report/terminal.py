@@ -1,4 +1,4 @@
-"""Arms of an evaluation as a table for the terminal."""
+"""The arms of an evaluation as a table for the terminal."""
 
 from collections.abc import Sequence
 
@@ -7,49 +7,50 @@ from rich.table import Table
 
 from bigbatch_ue.evaluation.arms import Arm
 from bigbatch_ue.evaluation.report.groups import SeedGroup, distinct, group_by, seed_groups
-from bigbatch_ue.evaluation.report.page import interval, percent
+from bigbatch_ue.evaluation.report.page import accuracy_interval
+from bigbatch_ue.reporting.words import percent
 
 
 def arms_table(arms: Sequence[Arm]) -> Table:
-    """A table of the arms that fits in 80 columns, a row for those that differ in seeds only."""
+    """Return a table that fits in 80 columns, with one row for each seed group."""
     groups = seed_groups(distinct(arms))
-    places = group_by(groups, lambda group: f"{group.first.dataset}, {group.first.target}")
-    countered = any(group.countermeasure for group in groups)
-    batches = any(group.first.effective_batch for group in groups)
+    sections = group_by(groups, lambda group: f"{group.first.dataset}, {group.first.target}")
+    has_countermeasures = any(group.countermeasure for group in groups)
+    has_batches = any(group.first.effective_batch for group in groups)
     table = Table(
         title="accuracy on the clean test set"
-        + "".join(f": {p}" for p in places if len(places) == 1),
+        + "".join(f": {title}" for title in sections if len(sections) == 1),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
     )
     table.add_column("train images", overflow="fold")
-    if countered:
+    if has_countermeasures:
         table.add_column("countermeasure", no_wrap=True)
     numbers = ("n", "final\n%", "95 %\ninterval", "peak\n%", "AUC")
-    for heading in (*(["B"] if batches else []), *numbers):
+    for heading in (*(["B"] if has_batches else []), *numbers):
         table.add_column(heading, justify="right", no_wrap=True)
-    for place, together in places.items():
-        if len(places) > 1:
+    for title, same in sections.items():
+        if len(sections) > 1:
             table.add_section()
-            table.add_row(place, style="bold")
-        for group in together:
-            table.add_row(*_cells(group, countered=countered, batches=batches))
+            table.add_row(title, style="bold")
+        for group in same:
+            table.add_row(*_cells(group, countermeasure=has_countermeasures, batch=has_batches))
     return table
 
 
-def _cells(group: SeedGroup, *, countered: bool, batches: bool) -> list[str]:
-    """A row of the terminal's table."""
-    batch = group.first.effective_batch
-    countermeasure = str(group.first.countermeasure) if group.countermeasure else "-"
+def _cells(group: SeedGroup, *, countermeasure: bool, batch: bool) -> list[str]:
+    """Return the cells of a row; the flags say which optional columns there are."""
+    name = str(group.first.countermeasure) if group.countermeasure else "-"
+    effective = group.first.effective_batch
     return [
         " · ".join(filter(None, (group.name, group.labels))),
-        *([countermeasure] if countered else []),
-        *([f"{batch:,}" if batch else "-"] if batches else []),
+        *([name] if countermeasure else []),
+        *([f"{effective:,}" if effective else "-"] if batch else []),
         str(group.final.count),
         percent(group.final.mean),
-        interval(group.final, "-", "-"),
-        percent(group.of("peak_accuracy").mean),
-        f"{group.of('auc').mean:.3f}",
+        accuracy_interval(group.final, "-", "-"),
+        percent(group.summary("peak_accuracy").mean),
+        f"{group.summary('auc').mean:.3f}",
     ]
