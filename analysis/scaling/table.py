@@ -1,4 +1,4 @@
-"""What `bigbatch-ue bench` measured: a row for each case, with its spread and its baseline."""
+"""The measurements of `bigbatch-ue bench` as a table: one row for each benchmark case."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -18,19 +18,19 @@ RECORDS, TABLE = "records.jsonl", "scaling.csv"
 ENGINES, PATHS = tuple(EngineName), tuple(GradientPath)[::-1]
 
 WORKLOAD = ("device", "model", "size", "clusters", "generator_width")
-"""What rows of one table or figure have in common."""
+"""Columns in which the rows of one workload, and so of one figure, agree."""
 
 CURVE = ("engine", "ranks", "path", "precision")
-"""What tells the curves of a workload apart; along one, B grows."""
+"""Columns that distinguish the curves of a workload; along a curve, B grows."""
 
 COLUMNS = (
     *("device", "engine", "ranks", "path", "effective_batch", "micro_batch"),
     *("images_per_s", "ratio_to_baseline", "step_s", "mfu", "peak_memory_mib", "bytes_per_step"),
     *("model", "size", "clusters", "generator_width", "precision", "repetitions"),
-    *("images_per_s_low", "images_per_s_high", "ratio_low", "ratio_high", "joules_per_image"),
+    *("images_per_s_low", "images_per_s_high", "ratio_low", "ratio_high"),
 )
 _CASE = [*WORKLOAD, *CURVE, "effective_batch", "micro_batch"]
-_PAIR = ["session", "round", *WORKLOAD, "effective_batch"]
+_BASELINE_KEYS = ["session", "round", *WORKLOAD, "effective_batch"]
 
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -38,30 +38,31 @@ Known = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Record(BaseModel):
-    """One repetition of a case: what an optimizer step takes.
+    """One repetition of a benchmark case: the cost of an optimizer step.
+
+    Other keys, such as those of earlier versions, are ignored.
 
     Attributes:
-        session: one for each process run; ratios are taken within it only.
-        round: of its rounds over all cases.
-        device: in words.
-        engine: as it was launched.
-        ranks: processes.
-        path: `delta`, `engine` (ordinary accumulation) or `baseline` (the public code's way).
-        model: the surrogate.
-        size: of the images, pixels.
-        clusters: generators.
-        generator_width: channels.
-        precision: of the surrogate.
+        session: identifier of the process; ratios are taken within a session only.
+        round: number of the round over all cases.
+        device: name of the device.
+        engine: engine.
+        ranks: number of ranks.
+        path: `delta`, `engine` (ordinary accumulation) or `baseline` (the public code).
+        model: surrogate.
+        size: image size, in pixels.
+        clusters: number of generators.
+        generator_width: channels of the generators.
+        precision: precision of the surrogate.
         effective_batch: B.
-        micro_batch: images.
-        images: through the surrogate in a step, over all ranks.
-        step_s: seconds.
-        images_per_s: over all ranks.
-        model_flops: of a step.
+        micro_batch: images in a pass.
+        images: images through the surrogate in a step, over all ranks.
+        step_s: duration of a step, in seconds.
+        images_per_s: images per second, over all ranks.
+        model_flops: floating-point operations of a step.
         peak_flops: FLOP/s that the devices of all ranks reach in matrix products.
-        peak_memory_mib: of the rank that took most.
-        bytes_per_step: sent between ranks.
-        energy_j: of a step; None where it is not known.
+        peak_memory_mib: peak memory of the rank that needed most, in MiB.
+        bytes_per_step: bytes sent between ranks.
     """
 
     session: str
@@ -84,48 +85,49 @@ class Record(BaseModel):
     peak_flops: Amount
     peak_memory_mib: Known
     bytes_per_step: Known
-    energy_j: Known | None
 
 
 def read_records(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
-    """Read `records.jsonl` of each folder; a last line that a killed bench left torn is dropped.
+    """Read the `records.jsonl` of each folder.
+
+    An incomplete last line, which a killed benchmark leaves, is skipped.
 
     Returns:
-        A row for each record, with its fields as columns; and a note for each torn line.
+        A row for each record, with its fields as columns; and a note for each skipped line.
 
     Raises:
-        UserError: a folder without records, or any other line that is not one, by its number.
+        UserError: there are no records, or another line is invalid.
     """
     records: list[Record] = []
     notes: list[str] = []
     for path in dict.fromkeys(folder.resolve() / RECORDS for folder in folders):
         if not path.exists():
-            raise UserError(f"{path}: no such file; `bigbatch-ue bench` writes it")
+            raise UserError(f"{path}: not found; `bigbatch-ue bench` writes it")
         *lines, last = path.read_bytes().split(b"\n")
         if last and not _is_json(last):
-            notes.append(f"{path}, line {len(lines) + 1}: torn, left out")
+            notes.append(f"{path}, line {len(lines) + 1}: incomplete, skipped")
             last = b""
         for number, line in enumerate([*lines, last], 1):
             if line:
                 records.append(_record(line, f"{path}, line {number}"))
     if not records:
-        raise UserError(f"{', '.join(map(str, folders))}: no records")
-    return pd.DataFrame([vars(record) for record in records]).astype({"energy_j": float}), notes
+        raise UserError(f"{', '.join(map(str, folders))}: no records; run `bigbatch-ue bench`")
+    return pd.DataFrame([vars(record) for record in records]), notes
 
 
 def scaling_table(records: pd.DataFrame) -> pd.DataFrame:
-    """A row for each case, with `COLUMNS`, sorted by workload, curve and B.
+    """Return a row for each case, with `COLUMNS`, sorted by workload, curve and B.
 
-    Values are medians over repetitions, `low` and `high` the smallest and the largest; of memory it
-    is the largest. A ratio is of images per second to the baseline's of the same session, round,
-    workload and B (of the same micro-batch if there is one, else of the fastest) and NaN without
-    one. `mfu` is the model's FLOP/s by the measured peak (Chowdhery et al., 2022).
+    Values are medians over repetitions, and `low` and `high` the smallest and the largest value;
+    memory is the largest value. A ratio divides images per second by those of the baseline in the
+    same session, round and workload and at the same B; it is NaN without such a baseline. Of
+    several baselines, the one with the same micro-batch counts, or else the fastest. `mfu` divides
+    the FLOP/s of the model by the measured peak (Chowdhery et al., 2022).
     """
     speed = records["images_per_s"]
     values = records.assign(
         ratio=speed / _baseline(records),
         mfu=records["model_flops"] / records["step_s"] / records["peak_flops"],
-        joules=records["energy_j"] / records["images"],
     )
     cases = values.groupby(_CASE, as_index=False).agg(
         images_per_s=("images_per_s", "median"),
@@ -139,13 +141,12 @@ def scaling_table(records: pd.DataFrame) -> pd.DataFrame:
         images_per_s_high=("images_per_s", "max"),
         ratio_low=("ratio", "min"),
         ratio_high=("ratio", "max"),
-        joules_per_image=("joules", "median"),
     )
-    return cases.sort_values(_CASE, key=_rank, ignore_index=True)[list(COLUMNS)]
+    return cases.sort_values(_CASE, key=_sort_key, ignore_index=True)[list(COLUMNS)]
 
 
 def write_scaling(table: pd.DataFrame, folder: Path) -> Path:
-    """Write `scaling.csv`; returns its path."""
+    """Write `scaling.csv` and return its path."""
     path = folder / TABLE
     with atomic_file(path) as temporary:
         table.to_csv(temporary, index=False)
@@ -153,21 +154,21 @@ def write_scaling(table: pd.DataFrame, folder: Path) -> Path:
 
 
 def workloads(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The rows of each workload under its title.
+    """Yield the title and the rows of each workload.
 
-    Such as `resnet50, 224 px, 10 clusters on AMD EPYC, 2 cores`; the width of the generators is in
-    it where only that tells workloads apart.
+    A title is such as `resnet50, 224 px, 10 clusters on AMD EPYC, 2 cores`. It contains the width
+    of the generators where workloads differ only in it.
     """
     widths = table.groupby(list(WORKLOAD[:-1]))["generator_width"].transform("nunique")
     for (device, model, size, clusters, width), rows in table.groupby(list(WORKLOAD), sort=False):
-        more = f", width {width}" if widths[rows.index[0]] > 1 else ""
-        yield f"{model}, {size} px, {clusters} clusters{more} on {device}", rows
+        suffix = f", width {width}" if widths[rows.index[0]] > 1 else ""
+        yield f"{model}, {size} px, {clusters} clusters{suffix} on {device}", rows
 
 
 def fastest(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of rows that differ in nothing but their micro-batch, the fastest."""
-    what = [*WORKLOAD, *CURVE, "effective_batch"]
-    best = rows.groupby(what, sort=False)["images_per_s"].idxmax()
+    """Return the fastest of the rows that differ only in their micro-batch."""
+    keys = [*WORKLOAD, *CURVE, "effective_batch"]
+    best = rows.groupby(keys, sort=False)["images_per_s"].idxmax()
     return rows.loc[best.sort_values()]
 
 
@@ -176,8 +177,9 @@ def _record(line: bytes, where: str) -> Record:
         return Record.model_validate_json(line, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        what = ".".join(map(str, first["loc"]))
-        raise UserError(f"{where}: {': '.join(filter(None, (what, first['msg'])))}") from None
+        key = ".".join(map(str, first["loc"]))
+        reason = ": ".join(filter(None, (key, first["msg"])))
+        raise UserError(f"{where}: invalid record ({reason}); remove the line") from None
 
 
 def _is_json(line: bytes) -> bool:
@@ -189,17 +191,16 @@ def _is_json(line: bytes) -> bool:
 
 
 def _baseline(records: pd.DataFrame) -> pd.Series:
-    """Images per second of the baseline of each record; NaN without one."""
+    """Return the images per second of the baseline of each record; NaN without one."""
     baselines = records[records["path"] == "baseline"]
-    found = {}
-    for keys in (_PAIR, [*_PAIR, "micro_batch"]):
-        best = baselines.groupby(keys)["images_per_s"].max().rename("best")
-        found[len(keys)] = records.join(best, on=keys)["best"]
-    loose, same = (found[length] for length in sorted(found))
-    return same.fillna(loose)
+    fastest_one, same_micro_batch = (
+        records.join(baselines.groupby(keys)["images_per_s"].max().rename("best"), on=keys)["best"]
+        for keys in (_BASELINE_KEYS, [*_BASELINE_KEYS, "micro_batch"])
+    )
+    return same_micro_batch.fillna(fastest_one)
 
 
-def _rank(column: pd.Series) -> pd.Series:
-    """What to sort a column by: engines and paths in their own order."""
+def _sort_key(column: pd.Series) -> pd.Series:
+    """Return the sort key of a column: engines and paths have their own order."""
     order = {"engine": ENGINES, "path": PATHS}.get(str(column.name))
     return column.map(order.index) if order else column

@@ -1,15 +1,15 @@
-"""Scaling curves against the effective batch, for TensorBoard."""
+"""A scaling table in TensorBoard: curves against the effective batch."""
 
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.scaling import table as scaling
-from analysis.views.tensorboard import _write
+from analysis.scaling.table import CURVE, fastest, workloads
 from bigbatch_ue.files.atomic import atomic_folder
+from bigbatch_ue.reporting.tensorboard import write_events
 from bigbatch_ue.reporting.words import slugs
 
-_SCALING = {
+_TAGS = {
     "speed/images_per_second": "images_per_s",
     "speed/seconds_per_step": "step_s",
     "speed/mfu": "mfu",
@@ -19,19 +19,23 @@ _SCALING = {
 
 
 def write_scaling_tensorboard(table: pd.DataFrame, folder: Path) -> None:
-    """Write TensorBoard's files of a table of `scaling.scaling_table`, in the place of `folder`.
+    """Write the TensorBoard files of a scaling table, replacing `folder` as a whole.
 
-    There is a run for each curve of each workload, whose scalars have B as their step; of several
-    micro-batches the fastest counts.
+    Each curve of each workload has a TensorBoard run, whose scalars have B as their step. Of
+    several micro-batches, the fastest counts.
+
+    Args:
+        table: result of `scaling_table`.
+        folder: output folder.
     """
-    found = list(scaling.workloads(scaling.fastest(table)))
-    names = slugs(title for title, _ in found)
+    titled = list(workloads(fastest(table)))
+    names = slugs(title for title, _ in titled)
     with atomic_folder(folder) as temporary:
-        for workload, (_, rows) in zip(names, found, strict=True):
-            for curve, same in rows.groupby(list(scaling.CURVE), sort=False):
+        for workload, (_, rows) in zip(names, titled, strict=True):
+            for curve, same in rows.groupby(list(CURVE), sort=False):
                 batches = same["effective_batch"].tolist()
                 scalars = {
                     tag: dict(zip(batches, same[name].tolist(), strict=True))
-                    for tag, name in _SCALING.items()
+                    for tag, name in _TAGS.items()
                 }
-                _write(temporary / workload / "-".join(map(str, curve)), scalars)
+                write_events(temporary / workload / "-".join(map(str, curve)), scalars)

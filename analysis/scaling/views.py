@@ -1,4 +1,4 @@
-"""A scaling table to look at: figures, and a table for the terminal."""
+"""Figures of a scaling table, and a table for the terminal."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from analysis.views.panels import (
     MARKERS,
     RC,
     WIDTH,
-    grid_of,
+    create_panels,
     legend,
     legend_entry,
     log2_axis,
@@ -39,66 +39,68 @@ _STYLES: dict[str, dict[str, Any]] = {
     for path, line, marker in zip(reversed(PATHS), LINES, MARKERS, strict=False)
 }
 _HOLLOW = "float32"
-_APART = 0.06
-_DECADES = 50
+_SHIFT = 0.06
+"""Shift between neighbouring engines, in doublings of B."""
+_MAX_RATIO = 50
+"""Largest ratio of the ends of a logarithmic axis that has ticks at 1, 2 and 5."""
 
 
 def plot_scaling(table: pd.DataFrame, folder: Path) -> list[Path]:
     """Write a figure for each workload as PNG and SVG, the same bytes every time.
 
     Args:
-        table: of `scaling.scaling_table`.
-        folder: where to.
+        table: result of `scaling_table`.
+        folder: output folder.
 
     Returns:
         The paths.
     """
-    found = list(workloads(table))
-    names = slugs(title for title, _ in found)
-    figures = [scaling_figure(title, rows) for title, rows in found]
+    titled = list(workloads(table))
+    names = slugs(title for title, _ in titled)
+    figures = [scaling_figure(title, rows) for title, rows in titled]
     return write_figures(dict(zip(names, figures, strict=True)), folder)
 
 
 @mpl.rc_context(RC)
 def scaling_figure(title: str, rows: pd.DataFrame) -> Figure:
-    """Speed, time, memory and traffic against B; of several micro-batches, the fastest.
+    """Draw speed, time, memory and traffic against B; of several micro-batches, the fastest.
 
-    An engine is told by its colour, a path by its line and marker, a number of ranks by the
-    marker's size, float32 among other precisions by a hollow one; engines are moved apart a little.
-    A line joins sizes with the same micro-batch. What nobody has (such as traffic of a single
-    process) has no panel.
+    The colour stands for the engine, line and marker for the path, the size of the marker for the
+    number of ranks, and a hollow marker for float32 among other precisions. Engines are shifted a
+    little. A line joins batches with the same micro-batch. A quantity that no row has, such as the
+    traffic of a single rank, has no panel.
 
     Args:
-        title: of the figure.
-        rows: of one workload.
+        title: title of the figure.
+        rows: rows of one workload.
     """
     rows = fastest(rows)
     panels = [name for name in _PANELS if (rows[name] > 0).any()]
     columns = 2 if len(panels) == 4 else len(panels)
     height = -(-len(panels) // columns)
     size = WIDTH * columns + 0.2, 2.9 * height + 1.3
-    figure, grid = grid_of(*size, columns, [1.0] * height, share=False)
+    figure, grid = create_panels(*size, columns, [1.0] * height, shared_axes=False)
     for axes, name in zip(grid.flat, panels, strict=True):
-        _panel(axes, name, rows)
+        _draw_panel(axes, name, rows)
     figure.suptitle(title, weight="bold", size=11)
-    legend(figure, list(_key(rows)), 2 * columns)
+    legend(figure, list(_legend_entries(rows)), 2 * columns)
     return figure
 
 
 def terminal_table(title: str, rows: pd.DataFrame) -> Table:
-    """Rows of one workload for a terminal of 80 columns; what none has, has no column.
+    """Return a table for a terminal of 80 columns; a quantity that no row has, has no column.
 
     Args:
-        title: of the table.
-        rows: of one workload.
+        title: title of the table.
+        rows: rows of one workload.
     """
-    compared = bool(rows["ratio_to_baseline"].notna().any())
-    sent = bool((rows["bytes_per_step"] > 0).any())
-    several = rows.groupby(list(CURVE[:-1]))["precision"].nunique().max() > 1
+    has_ratio = bool(rows["ratio_to_baseline"].notna().any())
+    has_traffic = bool((rows["bytes_per_step"] > 0).any())
+    has_precisions = rows.groupby(list(CURVE[:-1]))["precision"].nunique().max() > 1
     table = Table(
         title=title,
         title_justify="left",
-        caption=_caption(rows, compared),
+        caption=_caption(rows, has_ratio),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=0,
@@ -106,8 +108,8 @@ def terminal_table(title: str, rows: pd.DataFrame) -> Table:
     )
     for head in ("engine", "path"):
         table.add_column(head, no_wrap=True)
-    speeds = ("images\n/s", "ratio") if compared else ("images\n/s",)
-    for head in ("B", "micro", *speeds, "s\n/step", "MFU\n%", "MiB", *["MB\nsent"] * sent):
+    speeds = ("images\n/s", "ratio") if has_ratio else ("images\n/s",)
+    for head in ("B", "micro", *speeds, "s\n/step", "MFU\n%", "MiB", *["MB\nsent"] * has_traffic):
         table.add_column(head, justify="right", no_wrap=True)
         if head in speeds:
             table.add_column("±%", justify="right", no_wrap=True, vertical="bottom")
@@ -115,55 +117,55 @@ def terminal_table(title: str, rows: pd.DataFrame) -> Table:
         first = same.iloc[0]
         name = first["engine"] if first["ranks"] == 1 else f"{first['engine']} ×{first['ranks']}"
         for row in same.to_dict("records"):
-            path = f"{row['path']} {row['precision']}" if several else row["path"]
-            table.add_row(name, path, *_cells(row, compared, sent))
+            path = f"{row['path']} {row['precision']}" if has_precisions else row["path"]
+            table.add_row(name, path, *_cells(row, has_ratio, has_traffic))
             name = ""
         table.add_section()
     return table
 
 
-def _cells(row: Mapping[Any, Any], compared: bool, sent: bool) -> list[str]:
-    """What was measured, in the order of the columns."""
+def _cells(row: Mapping[Any, Any], has_ratio: bool, has_traffic: bool) -> list[str]:
+    """Return the measured values in the order of the columns."""
     cells = [f"{row['effective_batch']:,}", f"{row['micro_batch']}", number(row["images_per_s"])]
     cells.append(_spread(row, "images_per_s", "images_per_s"))
-    if compared:
+    if has_ratio:
         cells += [number(row["ratio_to_baseline"]), _spread(row, "ratio_to_baseline", "ratio")]
     cells += [number(row["step_s"]), percent(row["mfu"], 0), number(row["peak_memory_mib"])]
-    return cells + [number(row["bytes_per_step"] / 1e6)] * sent
+    return cells + [number(row["bytes_per_step"] / 1e6)] * has_traffic
 
 
 def _spread(row: Mapping[Any, Any], name: str, ends: str) -> str:
-    """Half of what lies between the smallest and the largest, in per cent of the median."""
+    """Return half the range of the repetitions, in per cent of their median."""
     half = (row[f"{ends}_high"] - row[f"{ends}_low"]) / 2 / row[name]
     return f"±{percent(half, 0)}" if row["repetitions"] > 1 else ""
 
 
-def _caption(rows: pd.DataFrame, compared: bool) -> str:
-    few, many = rows["repetitions"].min(), rows["repetitions"].max()
-    times = f"{few}" if few == many else f"{few} to {many}"
-    said = [f"medians of {times} repetitions, ±: half of what lies between the extremes"]
-    if compared:
-        said.append("ratio: to the baseline's images/s in the same session and round")
-    said.append(
+def _caption(rows: pd.DataFrame, has_ratio: bool) -> str:
+    fewest, most = rows["repetitions"].min(), rows["repetitions"].max()
+    count = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    parts = [f"medians of {count} repetitions, ±: half their range"]
+    if has_ratio:
+        parts.append("ratio: images/s over those of the baseline in the same session and round")
+    parts.append(
         ", ".join(
             f"{path} in {' and '.join(sorted(set(same)))}"
             for path, same in rows.groupby("path", sort=False)["precision"]
         )
     )
-    return "; ".join(said)
+    return "; ".join(parts)
 
 
-def _panel(axes: Axes, name: str, rows: pd.DataFrame) -> None:
-    engines, ranks = _known(rows, "engine", ENGINES), sorted(rows["ranks"].unique())
+def _draw_panel(axes: Axes, name: str, rows: pd.DataFrame) -> None:
+    engines, ranks = _present(rows, "engine", ENGINES), sorted(rows["ranks"].unique())
     middle = (len(engines) - 1) / 2
     for _, curve in rows.groupby([*CURVE, "micro_batch"], sort=False):
-        known, first = curve[curve[name] > 0], curve.iloc[0]
-        apart = 2 ** (_APART * (engines.index(first["engine"]) - middle))
-        x = known["effective_batch"] * apart
+        measured, first = curve[curve[name] > 0], curve.iloc[0]
+        shift = 2 ** (_SHIFT * (engines.index(first["engine"]) - middle))
+        x = measured["effective_batch"] * shift
         style = _style(first, ranks.index(first["ranks"]), rows)
-        axes.plot(x, known[name], **style)
+        axes.plot(x, measured[name], **style)
         if name == "images_per_s":
-            ends = known[["images_per_s_low", "images_per_s_high"]]
+            ends = measured[["images_per_s_low", "images_per_s_high"]]
             axes.vlines(x, *ends.to_numpy().T, color=style["color"], lw=1)
     axes.set_title(_PANELS[name])
     axes.set_xlabel("effective batch B")
@@ -172,7 +174,7 @@ def _panel(axes: Axes, name: str, rows: pd.DataFrame) -> None:
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(NullFormatter())
         low, high = axes.get_ylim()
-        if high < _DECADES * low:
+        if high < _MAX_RATIO * low:
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     else:
         axes.set_ylim(0, 1.04 * axes.get_ylim()[1])
@@ -181,32 +183,32 @@ def _panel(axes: Axes, name: str, rows: pd.DataFrame) -> None:
 
 def _style(curve: Any, rank: int, rows: pd.DataFrame) -> dict[str, Any]:
     colour = COLOURS[ENGINES.index(curve["engine"])]
-    face = "w" if _hollow(rows, curve["precision"]) else colour
-    look = {"color": colour, "ms": _size(rank), "lw": 1.6, "mec": colour, "mfc": face}
-    return {**_STYLES[curve["path"]], **look}
+    face = "w" if _is_hollow(rows, curve["precision"]) else colour
+    common = {"color": colour, "ms": _marker_size(rank), "lw": 1.6, "mec": colour, "mfc": face}
+    return {**_STYLES[curve["path"]], **common}
 
 
-def _size(rank: int) -> float:
+def _marker_size(rank: int) -> float:
     return 5.5 + 2 * rank
 
 
-def _hollow(rows: pd.DataFrame, precision: str) -> bool:
+def _is_hollow(rows: pd.DataFrame, precision: str) -> bool:
     return precision == _HOLLOW and rows["precision"].nunique() > 1
 
 
-def _key(rows: pd.DataFrame) -> Iterator[Any]:
-    """What colours, lines and markers mean."""
-    for engine in _known(rows, "engine", ENGINES):
+def _legend_entries(rows: pd.DataFrame) -> Iterator[Any]:
+    """Yield the meanings of colours, lines and markers."""
+    for engine in _present(rows, "engine", ENGINES):
         yield legend_entry(engine, color=COLOURS[ENGINES.index(engine)], ls="-", lw=3)
-    for path in _known(rows, "path", tuple(reversed(PATHS))):
-        words = f"{path} path" if path != "baseline" else path
-        yield legend_entry(words, **_STYLES[path], ms=_size(0), lw=1.6)
+    for path in _present(rows, "path", tuple(reversed(PATHS))):
+        label = f"{path} path" if path != "baseline" else path
+        yield legend_entry(label, **_STYLES[path], ms=_marker_size(0), lw=1.6)
     for rank, count in enumerate(sorted(rows["ranks"].unique())):
-        words = f"{count} rank{'s' if count > 1 else ''}"
-        yield legend_entry(words, marker="o", ms=_size(rank))
-    if _hollow(rows, _HOLLOW):
-        yield legend_entry(f"hollow: {_HOLLOW}", marker="o", ms=_size(0), mfc="w")
+        label = f"{count} rank{'s' if count > 1 else ''}"
+        yield legend_entry(label, marker="o", ms=_marker_size(rank))
+    if _is_hollow(rows, _HOLLOW):
+        yield legend_entry(f"hollow: {_HOLLOW}", marker="o", ms=_marker_size(0), mfc="w")
 
 
-def _known(rows: pd.DataFrame, column: str, order: Sequence[str]) -> list[str]:
+def _present(rows: pd.DataFrame, column: str, order: Sequence[str]) -> list[str]:
     return [name for name in order if name in set(rows[column])]

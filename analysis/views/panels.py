@@ -1,4 +1,4 @@
-"""What all figures share: style, files, panels, axes, and what is written on them."""
+"""The common parts of all figures: style, files, panels, axes and annotations."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,10 +13,9 @@ from matplotlib.lines import Line2D
 from analysis.findings.findings import Finding
 from analysis.table.table import CriticalBatch
 from bigbatch_ue.files.atomic import atomic_file
+from bigbatch_ue.reporting.style import FILE_DPI, PALETTE, figure_uri
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""After Okabe and Ito: told apart whatever one's colour vision; markers tell the same in grey."""
-
+COLOURS = tuple(PALETTE.values())
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (5, 1.5, 1, 1.5)), (0, (2, 1.2)))
 RC: Any = {
@@ -32,44 +31,70 @@ RC: Any = {
     "legend.fontsize": 8.5,
     "svg.hashsalt": "bigbatch-ue",
 }
-_DPI = 150
 GREY = "0.35"
 WIDTH = 4.2
 PREDICTED: Any = {"marker": "|", "ms": 10, "mew": 1.2, "lw": 0.9, "ls": "-"}
-"""A critical batch and its range, thinner than the best B and its interval."""
+"""Style of a critical batch and its range: thinner than the best B and its interval."""
 
-_ROOM = 0.4
+_MARGIN = 0.4
+"""Space on either side of an axis of B, in doublings."""
 
 
-def grid_of(
-    width: float, height: float, columns: int, heights: Sequence[float], *, share: bool = True
+def create_panels(
+    width: float,
+    height: float,
+    columns: int,
+    heights: Sequence[float],
+    *,
+    shared_axes: bool = True,
 ) -> tuple[Figure, Any]:
-    """A figure, and its panels, rows by columns; `share`: with one x axis, and one y axis a row."""
+    """Create a figure with panels.
+
+    Args:
+        width: width of the figure, in inches.
+        height: height of the figure, in inches.
+        columns: number of columns.
+        heights: relative height of each row.
+        shared_axes: whether all panels share their x axis, and those of a row their y axis.
+
+    Returns:
+        The figure, and its axes by row and column.
+    """
     figure = Figure(figsize=(width, height), layout="constrained")
-    sharing: dict[str, Any] = {"sharex": share, "sharey": "row" if share else False}
+    options: dict[str, Any] = {"sharex": shared_axes, "sharey": "row" if shared_axes else False}
     shape = (len(heights), columns)
-    return figure, figure.subplots(*shape, squeeze=False, height_ratios=heights, **sharing)
+    return figure, figure.subplots(*shape, squeeze=False, height_ratios=heights, **options)
 
 
 @mpl.rc_context(RC)
 def write_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """Write figures by name as PNG and SVG, the same bytes every time. Returns the paths."""
+    """Write each figure as `name.png` and `name.svg`, the same bytes every time.
+
+    Returns:
+        The paths.
+    """
     paths = []
     for name, figure in figures.items():
         fix_layout(figure)
         for kind, metadata in (("png", {}), ("svg", {"Date": None})):
             path = folder / f"{name}.{kind}"
             with atomic_file(path) as temporary:
-                figure.savefig(temporary, format=kind, dpi=_DPI, metadata=metadata)
+                figure.savefig(temporary, format=kind, dpi=FILE_DPI, metadata=metadata)
             paths.append(path)
     return paths
 
 
-def fix_layout(figure: Figure) -> None:
-    """Lay a figure out for good, its panels at rounded places.
+@mpl.rc_context(RC)
+def page_uri(figure: Figure) -> str:
+    """Return a figure in the common style as a `data:` URI for the page."""
+    return figure_uri(figure)
 
-    The solver of the layout goes by memory addresses: the last digit of a place differs between
-    runs, and so would the names that an SVG derives from it.
+
+def fix_layout(figure: Figure) -> None:
+    """Fix the layout of a figure, with rounded positions of its panels.
+
+    The layout solver depends on memory addresses: the last digits of a position differ between
+    processes, and so would the identifiers that an SVG derives from them.
     """
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -78,59 +103,58 @@ def fix_layout(figure: Figure) -> None:
 
 
 def legend(figure: Figure, handles: Sequence[Any], columns: int) -> None:
-    """One legend below all panels."""
+    """Add one legend below all panels."""
     figure.legend(handles=handles, ncols=columns, loc="outside lower center", handlelength=2.6)
 
 
 def legend_entry(label: str, **style: Any) -> Line2D:
-    """An entry of a legend; grey and without a line unless `style` says otherwise."""
+    """Return an entry of a legend, grey and without a line unless `style` differs."""
     return Line2D([], [], label=label, **{"color": GREY, "ls": "", **style})
 
 
-def annotate(axes: Axes, words: str, place: Any, offset: tuple[float, float], **more: Any) -> None:
-    """Small words at `place`, moved by `offset` points."""
-    axes.annotate(words, place, offset, textcoords="offset points", size=8, **more)
+def annotate(axes: Axes, text: str, at: Any, offset: tuple[float, float], **style: Any) -> None:
+    """Write small text `offset` points from `at`."""
+    axes.annotate(text, at, offset, textcoords="offset points", size=8, **style)
 
 
 def percent_axis(axes: Axes, below: float = 3, above: float = 3) -> None:
-    """0 to 100 %, with some room."""
+    """Make the y axis 0 to 100 %, with extra space `below` and `above`."""
     axes.set(ylim=(-2 - below, 102 + above), yticks=range(0, 101, 20))
 
 
-def size_axis(axes: Axes, shown: Iterable[Finding]) -> None:
-    """A log2 axis with the real batch sizes on it."""
+def batch_axis(axes: Axes, shown: Iterable[Finding]) -> None:
+    """Make the x axis logarithmic, labelled with the batch sizes of the findings."""
     log2_axis(axes, (int(batch) for finding in shown for batch in finding.curve.batches))
 
 
 def log2_axis(axes: Axes, batches: Iterable[int]) -> None:
-    """A log2 axis with `batches` on it, and some room."""
-    places = sorted(set(batches))
+    """Make the x axis logarithmic, with a tick at each of `batches`."""
+    sizes = sorted(set(batches))
     axes.set_xscale("log", base=2)
-    axes.set_xlim(places[0] * 2**-_ROOM, places[-1] * 2**_ROOM)
-    ticks(axes, places)
+    axes.set_xlim(sizes[0] * 2**-_MARGIN, sizes[-1] * 2**_MARGIN)
+    ticks(axes, sizes)
 
 
-def ticks(axes: Axes, places: Sequence[int]) -> None:
-    """Ticks at `places`; a label is left out where it would touch the one before."""
-    if not places:
+def ticks(axes: Axes, values: Sequence[int]) -> None:
+    """Set ticks at ascending `values`; a label that would touch the previous one is left out."""
+    if not values:
         return
-    scale = 72 * (WIDTH - 0.8) / (np.log2(places[-1] / places[0]) + 2 * _ROOM)
+    points_per_doubling = 72 * (WIDTH - 0.8) / (np.log2(values[-1] / values[0]) + 2 * _MARGIN)
     labels, end = [], -np.inf
-    for place in places:
-        text = f"{place:,}"
-        centre, half = scale * np.log2(place), 2.9 * len(text) + 2
-        fits = centre - half > end
-        labels.append(text if fits else "")
-        end = centre + half if fits else end
-    axes.set_xticks(places, labels)
+    for value in values:
+        text = f"{value:,}"
+        centre, half = points_per_doubling * np.log2(value), 2.9 * len(text) + 2
+        is_free = centre - half > end
+        labels.append(text if is_free else "")
+        end = centre + half if is_free else end
+    axes.set_xticks(values, labels)
     axes.minorticks_off()
 
 
 def critical_batch(axes: Axes, critical: CriticalBatch, y: float, colour: str) -> None:
-    """A predicted critical batch: a line up the panel, and at height `y` a tick on its range.
+    """Draw a predicted critical batch: a vertical line, and at height `y` its range with a tick.
 
-    Where the range leaves the axis it ends in an arrow; a value out there has neither line nor
-    tick.
+    A range that leaves the axis ends in an arrow; a value outside has neither line nor tick.
     """
     left, right = axes.get_xlim()
     ends = np.clip([critical.low, critical.high], left, right).tolist()
@@ -145,12 +169,12 @@ def critical_batch(axes: Axes, critical: CriticalBatch, y: float, colour: str) -
 
 
 def full_batch(panels: Sequence[Axes], here: Sequence[Finding]) -> None:
-    """Shade where a batch is as large as what it is drawn from."""
+    """Shade the full batches of the findings `here`: B as large as the set it is drawn from."""
     curves = [finding.curve for finding in here]
     reached = {c.full for c in curves if 0 < c.full <= c.batches[-1]}
     for panel in panels:
         for full in reached:
             panel.axvspan(full, 2.0**60, color="0.5", alpha=0.13, lw=0, zorder=0)
     if reached:
-        place: dict[str, Any] = {"xycoords": "axes fraction", "ha": "right", "color": GREY}
-        annotate(panels[0], "full batch", (1, 1), (0, 4), **place)
+        style: dict[str, Any] = {"xycoords": "axes fraction", "ha": "right", "color": GREY}
+        annotate(panels[0], "full batch", (1, 1), (0, 4), **style)

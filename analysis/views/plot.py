@@ -1,7 +1,5 @@
-"""Plots of what was found: PNG and SVG for papers, WebP for the page."""
+"""Plots of findings: PNG and SVG files, and figures for the page."""
 
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
@@ -15,16 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.findings.findings import (
-    KINDS,
-    SHAPES,
-    Finding,
-    Findings,
-    budgets,
-    label,
-    manner,
-    sizes,
-)
+from analysis.findings.findings import Finding, Findings, budgets
+from analysis.findings.sentences import KINDS, SHAPES, distinction, label
+from analysis.findings.sizes import summarise_sizes
 from analysis.fits.instability import Kind
 from analysis.fits.mean import MeanFit
 from analysis.views.panels import (
@@ -36,13 +27,13 @@ from analysis.views.panels import (
     RC,
     WIDTH,
     annotate,
+    batch_axis,
+    create_panels,
     critical_batch,
     full_batch,
-    grid_of,
     legend,
     legend_entry,
     percent_axis,
-    size_axis,
     ticks,
     write_figures,
 )
@@ -54,16 +45,24 @@ _REFERENCES: dict[str, tuple[str, Any]] = {
     "noise": ("under random noise", (0, (4, 1.5, 1, 1.5))),
     "chance": ("chance", (0, (1, 1.5))),
 }
-_PAGE_DPI = 170
-_WEBP = {"lossless": True, "method": 4}
 _BAND: Any = {"alpha": 0.16, "lw": 0}
 _SEED: Any = {"marker": "o", "ms": 3.5, "mfc": "none", "mew": 0.7, "ls": "", "alpha": 0.65}
 _CLEAR: Any = {"fc": "w", "ec": "none", "pad": 0.4}
-_ACCURACY, _SIZE = "test accuracy, %", "effective batch B"
+_ACCURACY, _BATCH = "test accuracy, %", "effective batch B"
+_YLABELS = (_ACCURACY, "points", "points")
 
 
-class _Look(NamedTuple):
-    """How a curve is told from the others of a panel; `shift`, a factor of B, parts points."""
+class _CurveStyle(NamedTuple):
+    """The style that distinguishes a curve from the others of a panel.
+
+    Attributes:
+        rank: position among the curves, from 0.
+        label: text of the legend.
+        colour: of line and points.
+        marker: of the points.
+        line: line style.
+        shift: factor of B that keeps the points of several curves apart.
+    """
 
     rank: int
     label: str
@@ -75,217 +74,224 @@ class _Look(NamedTuple):
 
 @mpl.rc_context(RC)
 def plot(findings: Findings, folder: Path) -> list[Path]:
-    """Write PNG and SVG: each data set, all together, and batch size against steps.
+    """Write PNG and SVG: each data set, all data sets together, and batch size against steps.
 
-    The same findings give the same bytes. Returns the paths.
+    The same findings give the same bytes.
+
+    Returns:
+        The paths.
     """
     names = file_names(findings)
     figures = {names[name]: curves_figure(same) for name, same in findings.datasets.items()}
     if names:
         figures[ALL] = overview_figure(findings.findings, budgets(findings.findings))
-    for name, found in findings.pairs.items():
-        figures[f"steps-{names[name]}"] = steps_figure(found)
+    for name, pairs in findings.pairs.items():
+        figures[f"steps-{names[name]}"] = steps_figure(pairs)
     return write_figures(figures, folder)
 
 
 def file_names(findings: Findings) -> dict[str, str]:
-    """Of each data set, the name of its plot, without suffix; `steps-` and it is the other's."""
+    """Return the name of the plot of each data set, without suffix.
+
+    The plot of batch size against steps has this name after `steps-`.
+    """
     names = list(findings.datasets)
     taken = [ALL, *(f"steps-{name}" for name in names)]
     return dict(zip(names, list(slugs([*taken, *names]))[len(taken) :], strict=True))
 
 
 @mpl.rc_context(RC)
-def data_uri(figure: Figure) -> str:
-    """A figure as a WebP picture in a `data:` URI."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="webp", dpi=_PAGE_DPI, pil_kwargs=_WEBP)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-@mpl.rc_context(RC)
 def curves_figure(shown: Sequence[Finding], among: Sequence[Finding] = ()) -> Figure:
-    """Accuracy and instability against B: a column for each budget, three rows for each arm.
+    """Draw accuracy and instability against B: one column for each budget, three rows for each arm.
 
     Args:
         shown: findings of one data set.
-        among: all of this data set, if `shown` are some of them; parts of a page then have one
-            scale and style, and no title.
+        among: all findings of this data set if `shown` are only some of them. The figure then has
+            the scale and style of the whole, and no title.
     """
-    whole, among = not among, among or shown
-    kinds, arms = budgets(shown), list(dict.fromkeys(f.curve.arm for f in shown))
-    looks = _looks(among)
-    room = 6 * len(looks)
-    below = 2 * room + 3 if _predicted(among) else room
-    width, height = WIDTH * len(kinds) + 0.4, 5.6 * len(arms) + 0.6
-    figure, grid = grid_of(width, height, len(kinds), [3.2, 1.2, 1.2] * len(arms))
-    tops = [_top(among, kind) for kind in KINDS]
+    is_whole, among = not among, among or shown
+    budget_names, arms = budgets(shown), list(dict.fromkeys(f.curve.arm for f in shown))
+    styles = _curve_styles(among)
+    room = 6 * len(styles)
+    below = 2 * room + 3 if _has_prediction(among) else room
+    width, height = WIDTH * len(budget_names) + 0.4, 5.6 * len(arms) + 0.6
+    figure, grid = create_panels(width, height, len(budget_names), [3.2, 1.2, 1.2] * len(arms))
+    tops = [_upper_end(among, kind) for kind in KINDS]
     for row, arm in zip(range(0, len(grid), 3), arms, strict=True):
-        for column, budget in enumerate(kinds):
+        for column, budget in enumerate(budget_names):
             here = [f for f in shown if (f.curve.arm, f.curve.budget) == (arm, budget)]
             panels = grid[row : row + 3, column]
-            size_axis(panels[0], among)
+            batch_axis(panels[0], among)
             percent_axis(panels[0], below=below, above=room)
-            _column(panels, here, looks, tops)
+            _draw_column(panels, here, styles, tops)
             panels[0].set_title(f"{arm}, equal {budget}")
-        for panel, what in enumerate((_ACCURACY, "points", "points"), row):
-            grid[panel, 0].set_ylabel(what)
-    if whole:
+        for panel, ylabel in enumerate(_YLABELS, row):
+            grid[panel, 0].set_ylabel(ylabel)
+    if is_whole:
         figure.suptitle(shown[0].curve.dataset, weight="bold", size=11)
-    named = [_proxy(look) for look in looks.values()] if len(looks) > 1 else []
-    legend(figure, [*named, *_key(among)], min(4, 2 * len(kinds)))
+    named = [_curve_entry(style) for style in styles.values()] if len(styles) > 1 else []
+    legend(figure, [*named, *_common_entries(among)], min(4, 2 * len(budget_names)))
     return figure
 
 
 @mpl.rc_context(RC)
-def overview_figure(shown: Sequence[Finding], kinds: Sequence[str]) -> Figure:
-    """All data sets under some budgets: accuracy, instability, and where the best B lies."""
+def overview_figure(shown: Sequence[Finding], shown_budgets: Sequence[str]) -> Figure:
+    """Draw accuracy, instability and best B of all data sets, one column for each budget."""
     main = Findings(tuple(shown)).main
     curves = [finding.curve for finding in main]
     names = [fill(label(curve, curves), 18) for curve in curves]
     distinct = list(dict.fromkeys(names))
-    looks = {name: _look(rank, name, len(distinct)) for rank, name in enumerate(distinct)}
-    line = 0.06 + 0.16 * max(name.count("\n") + 1 for name in names)
-    named = line * np.ceil((len(looks) + 2) / (2 * len(kinds)))
-    width, height = WIDTH * len(kinds) + 0.9, 6.9 + line * len(looks) + named
-    figure, grid = grid_of(width, height, len(kinds), [3.2, 1.2, 1.2, 0.2 + line * len(looks)])
-    for (upper, *unstable, lower), budget in zip(grid.T, kinds, strict=True):
-        here = [(f, looks[n]) for f, n in zip(main, names, strict=True) if f.curve.budget == budget]
-        for finding, look in here:
-            mean = pd.DataFrame(sizes(finding))["mean"]
-            _fit(upper, finding.curve.batches * look.shift, mean, finding.mean, look)
+    styles = {name: _curve_style(rank, name, len(distinct)) for rank, name in enumerate(distinct)}
+    line_height = 0.06 + 0.16 * max(name.count("\n") + 1 for name in names)
+    legend_height = line_height * np.ceil((len(styles) + 2) / (2 * len(shown_budgets)))
+    width = WIDTH * len(shown_budgets) + 0.9
+    height = 6.9 + line_height * len(styles) + legend_height
+    heights = [3.2, 1.2, 1.2, 0.2 + line_height * len(styles)]
+    figure, grid = create_panels(width, height, len(shown_budgets), heights)
+    for (upper, *unstable, lower), budget in zip(grid.T, shown_budgets, strict=True):
+        named = zip(main, names, strict=True)
+        here = [(f, styles[name]) for f, name in named if f.curve.budget == budget]
+        for finding, style in here:
+            mean = pd.DataFrame(summarise_sizes(finding))["mean"]
+            _draw_fit(upper, finding.curve.batches * style.shift, mean, finding.mean, style)
             edge = {"transform": upper.get_yaxis_transform(), "clip_on": False}
-            upper.plot(1, 100 * finding.curve.clean, "_", ms=9, mew=2, color=look.colour, **edge)
-            _best(lower, finding, look.rank, look, look.marker)
-        _unstable(unstable, here, [_top(main, kind) for kind in KINDS])
+            upper.plot(1, 100 * finding.curve.clean, "_", ms=9, mew=2, color=style.colour, **edge)
+            _draw_best(lower, finding, style.rank, style, style.marker)
+        _draw_instability(unstable, here, [_upper_end(main, kind) for kind in KINDS])
         full_batch([upper, *unstable, lower], [finding for finding, _ in here])
         percent_axis(upper)
         upper.set_title(f"equal {budget}")
-        lower.set(ylim=(len(looks) - 0.4, -0.6), xlabel=_SIZE)
+        lower.set(ylim=(len(styles) - 0.4, -0.6), xlabel=_BATCH)
         lower.set_title("best B, 95 % interval")
-        lower.set_yticks(range(len(looks)), list(looks))
-        size_axis(upper, main)
-    for panel, what in enumerate((_ACCURACY, "points", "points")):
-        grid[panel, 0].set_ylabel(what)
+        lower.set_yticks(range(len(styles)), list(styles))
+        batch_axis(upper, main)
+    for panel, ylabel in enumerate(_YLABELS):
+        grid[panel, 0].set_ylabel(ylabel)
     clean = legend_entry(_REFERENCES["clean"][0], marker="_", ms=9, mew=2)
     bands = Patch(color=GREY, label="95 % interval of the fit", **_BAND)
-    legend(figure, [*map(_proxy, looks.values()), bands, clean], 2 * len(kinds))
+    legend(figure, [*map(_curve_entry, styles.values()), bands, clean], 2 * len(shown_budgets))
     return figure
 
 
 @mpl.rc_context(RC)
-def steps_figure(found: Sequence[tuple[Finding, Finding]], *, stacked: bool = False) -> Figure:
-    """Accuracy against steps at equal epochs, and against B under both budgets.
+def steps_figure(pairs: Sequence[tuple[Finding, Finding]], *, stacked: bool = False) -> Figure:
+    """Draw accuracy against steps at equal epochs, and against B under both budgets.
 
     Args:
-        found: pairs at equal epochs and equal steps, of one data set.
-        stacked: one panel below the other and without a title, for a page.
+        pairs: findings of one data set, at equal epochs and at equal steps.
+        stacked: whether the panels are in one column without a title, as on a page.
     """
-    rows, columns = (2 * len(found), 1) if stacked else (len(found), 2)
+    rows, columns = (2 * len(pairs), 1) if stacked else (len(pairs), 2)
     width, height = WIDTH * columns + 0.2, 3.2 * rows + 0.5
-    figure, grid = grid_of(width, height, columns, [1.0] * rows, share=False)
-    curves = [epochs.curve for epochs, _ in found]
-    looks = [_look(rank, f"equal {name}", 2) for rank, name in enumerate(("epochs", "steps"))]
-    for (left, right), pair in zip(grid.reshape(-1, 2), found, strict=True):
-        name = fill(manner(pair[0].curve, curves), 45)
-        _against_steps(left, pair[0], looks[0])
+    figure, grid = create_panels(width, height, columns, [1.0] * rows, shared_axes=False)
+    curves = [epochs.curve for epochs, _ in pairs]
+    styles = [
+        _curve_style(rank, f"equal {name}", 2) for rank, name in enumerate(("epochs", "steps"))
+    ]
+    for (left, right), pair in zip(grid.reshape(-1, 2), pairs, strict=True):
+        name = fill(distinction(pair[0].curve, curves), 45)
+        _draw_against_steps(left, pair[0], styles[0])
         left.set_title(f"{name}\nequal epochs, against steps".strip())
-        for finding, look in zip(pair, looks, strict=True):
-            _means(right, finding.curve.batches * look.shift, finding, look)
+        for finding, style in zip(pair, styles, strict=True):
+            _draw_means(right, finding.curve.batches * style.shift, finding, style)
         full_batch([right], pair)
         right.set_title("against B")
-        right.set_xlabel(_SIZE)
-        size_axis(right, pair)
+        right.set_xlabel(_BATCH)
+        batch_axis(right, pair)
         for panel in (left, right):
             percent_axis(panel)
             panel.set_ylabel(_ACCURACY)
     if not stacked:
-        figure.suptitle(found[0][0].curve.dataset, weight="bold", size=11)
+        figure.suptitle(pairs[0][0].curve.dataset, weight="bold", size=11)
     bar = legend_entry("95 % t interval of the mean", marker="|", ms=10)
-    handles = [*map(_proxy, looks), bar, legend_entry("one seed", **_SEED)]
+    handles = [*map(_curve_entry, styles), bar, legend_entry("one seed", **_SEED)]
     legend(figure, handles, 2 * columns)
     return figure
 
 
-def _column(
-    panels: Sequence[Axes], here: Sequence[Finding], looks: dict[Any, _Look], tops: Sequence[float]
+def _draw_column(
+    panels: Sequence[Axes],
+    here: Sequence[Finding],
+    styles: dict[Any, _CurveStyle],
+    tops: Sequence[float],
 ) -> None:
-    """Accuracy and both kinds of instability of one arm and budget."""
+    """Draw accuracy and both kinds of instability of one arm and budget; hide empty panels."""
     accuracy, *unstable = panels
     for panel in panels:
         panel.set_visible(bool(here))
     for finding in here:
-        look = looks[_variant(finding)]
-        _accuracy(accuracy, finding, look)
+        style = styles[_variant(finding)]
+        _draw_accuracy(accuracy, finding, style)
         if predicted := finding.curve.predicted:
-            critical_batch(accuracy, predicted, -5 - 6 * (len(looks) + look.rank), look.colour)
+            critical_batch(accuracy, predicted, -5 - 6 * (len(styles) + style.rank), style.colour)
         for name, (_, line) in _REFERENCES.items():
             accuracy.axhline(100 * getattr(finding.curve, name), color=GREY, lw=1.2, ls=line)
-    _unstable(unstable, [(finding, looks[_variant(finding)]) for finding in here], tops)
+    _draw_instability(unstable, [(finding, styles[_variant(finding)]) for finding in here], tops)
     full_batch(panels, here)
-    panels[-1].set_xlabel(_SIZE)
+    panels[-1].set_xlabel(_BATCH)
     panels[-1].tick_params(labelbottom=True)
 
 
-def _unstable(
-    panels: Sequence[Axes], here: Sequence[tuple[Finding, _Look]], tops: Sequence[float]
+def _draw_instability(
+    panels: Sequence[Axes], here: Sequence[tuple[Finding, _CurveStyle]], tops: Sequence[float]
 ) -> None:
-    """Both kinds of instability, one below the other."""
+    """Draw both kinds of instability, one below the other."""
     for panel, (kind, words), top in zip(panels, KINDS.items(), tops, strict=True):
-        for finding, look in here:
+        for finding, style in here:
             if fit := finding.instability(kind):
-                _fit(panel, finding.curve.batches * look.shift, fit.std, fit, look)
+                _draw_fit(panel, finding.curve.batches * style.shift, fit.std, fit, style)
         if len(here) == 1 and (fit := here[0][0].instability(kind)):
             words += f": {SHAPES[fit.shape]}"
         panel.set(ylim=(0, top))
         panel.set_title(words, size=8.5)
 
 
-def _accuracy(axes: Axes, finding: Finding, look: _Look) -> None:
-    curve, mean, colour = finding.curve, finding.mean, look.colour
-    x = curve.batches * look.shift
+def _draw_accuracy(axes: Axes, finding: Finding, style: _CurveStyle) -> None:
+    curve, mean, colour = finding.curve, finding.mean, style.colour
+    x = curve.batches * style.shift
     axes.plot(x, 100 * curve.accuracy, color=colour, **_SEED)
-    top, bottom = 105 + 6 * look.rank, -5 - 6 * look.rank
+    top, bottom = 105 + 6 * style.rank, -5 - 6 * style.rank
     for place, failed in zip(x, curve.failed, strict=True):
         if failed:
             axes.plot(place, top, "x", ms=5, mew=1.6, color=colour)
             annotate(axes, f"{failed}", (place, top), (4.5, 0), va="center")
-    _fit(axes, x, pd.DataFrame(sizes(finding))["mean"], mean, look)
+    _draw_fit(axes, x, pd.DataFrame(summarise_sizes(finding))["mean"], mean, style)
     if mean is not None and mean.optimum is not None:
         ends = [bottom, 100 * mean.best]
         axes.plot([mean.optimum] * 2, ends, color=colour, lw=0.9, ls=(0, (1, 2)))
-    _best(axes, finding, bottom, look, "D")
+    _draw_best(axes, finding, bottom, style, "D")
 
 
-def _fit(axes: Axes, x: Any, measured: Any, fit: Any, look: _Look) -> None:
-    """What was measured, and the curve with its band, if there is one."""
-    axes.plot(x, 100 * measured, look.marker, ms=6.5, color=look.colour, mec="white", zorder=4)
+def _draw_fit(axes: Axes, x: Any, measured: Any, fit: Any, style: _CurveStyle) -> None:
+    """Draw the measured values, and the fitted curve with its band if there is a fit."""
+    axes.plot(x, 100 * measured, style.marker, ms=6.5, color=style.colour, mec="white", zorder=4)
     if fit is None:
         return
     line = fit.mean if isinstance(fit, MeanFit) else fit.fitted
-    axes.plot(fit.at, 100 * line, color=look.colour, ls=look.line, lw=2)
-    axes.fill_between(fit.at, 100 * fit.low, 100 * fit.high, color=look.colour, **_BAND)
+    axes.plot(fit.at, 100 * line, color=style.colour, ls=style.line, lw=2)
+    axes.fill_between(fit.at, 100 * fit.low, 100 * fit.high, color=style.colour, **_BAND)
 
 
-def _best(axes: Axes, finding: Finding, y: float, look: _Look, marker: str) -> None:
-    """The best B and its interval at height `y`, or why there is none."""
+def _draw_best(axes: Axes, finding: Finding, y: float, style: _CurveStyle, marker: str) -> None:
+    """Draw the best B and its interval at height `y`, or write why there is none."""
     mean = finding.mean
     if mean is None or mean.optimum is None or mean.interval is None:
         words = "not fitted" if mean is None else "no effect of B is shown"
         place = (finding.curve.batches[0], y)
-        annotate(axes, words, place, (0, 0), va="center", color=look.colour, bbox=_CLEAR)
+        annotate(axes, words, place, (0, 0), va="center", color=style.colour, bbox=_CLEAR)
         return
     marker = {"at least": ">", "at most": "<"}.get(mean.verdict, marker)
-    axes.plot(mean.interval, [y, y], "|-", color=look.colour, lw=2, ms=7, mew=1.5)
-    axes.plot(mean.optimum, y, marker, color=look.colour, mec="white", ms=8, zorder=4)
+    axes.plot(mean.interval, [y, y], "|-", color=style.colour, lw=2, ms=7, mew=1.5)
+    axes.plot(mean.optimum, y, marker, color=style.colour, mec="white", ms=8, zorder=4)
 
 
-def _against_steps(axes: Axes, finding: Finding, look: _Look) -> None:
-    _means(axes, finding.curve.steps, finding, look)
+def _draw_against_steps(axes: Axes, finding: Finding, style: _CurveStyle) -> None:
+    _draw_means(axes, finding.curve.steps, finding, style)
     axes.set_xscale("log", base=2)
     axes.set_xlabel("optimizer steps (numbers at the points: B)")
     ticks(axes, sorted({int(step) for step in finding.curve.steps if step > 0}))
-    frame = pd.DataFrame(sizes(finding)).query("steps > 0 and mean >= 0").sort_values("steps")
+    frame = pd.DataFrame(summarise_sizes(finding)).query("steps > 0 and mean >= 0")
+    frame = frame.sort_values("steps")
     apart = frame["steps"].pct_change().fillna(1) > 0.3
     for _, close in frame.groupby(apart.cumsum()):
         words = ", ".join(f"{batch:,}" for batch in sorted(close["batch"]))
@@ -293,24 +299,24 @@ def _against_steps(axes: Axes, finding: Finding, look: _Look) -> None:
         annotate(axes, words, place, (6, 5), zorder=5, bbox=_CLEAR)
 
 
-def _means(axes: Axes, x: Any, finding: Finding, look: _Look) -> None:
-    """Seeds, and their means with t intervals, joined."""
-    axes.plot(x, 100 * finding.curve.accuracy, color=look.colour, **_SEED)
-    frame = 100 * pd.DataFrame(sizes(finding))[["mean", "low", "high"]]
+def _draw_means(axes: Axes, x: Any, finding: Finding, style: _CurveStyle) -> None:
+    """Draw the seeds, and a line through their means with t intervals."""
+    axes.plot(x, 100 * finding.curve.accuracy, color=style.colour, **_SEED)
+    frame = 100 * pd.DataFrame(summarise_sizes(finding))[["mean", "low", "high"]]
     ends = np.array([frame["mean"] - frame["low"], frame["high"] - frame["mean"]])
-    line: dict[str, Any] = {"color": look.colour, "ls": look.line, "lw": 1.4, "mec": "white"}
+    line: dict[str, Any] = {"color": style.colour, "ls": style.line, "lw": 1.4, "mec": "white"}
     axes.errorbar(
-        x, frame["mean"], ends, marker=look.marker, ms=6.5, elinewidth=1, zorder=4, **line
+        x, frame["mean"], ends, marker=style.marker, ms=6.5, elinewidth=1, zorder=4, **line
     )
 
 
-def _top(among: Sequence[Finding], kind: Kind) -> float:
-    """Upper end of an axis of instability: what was measured, and room for most of the band."""
+def _upper_end(among: Sequence[Finding], kind: Kind) -> float:
+    """Return the upper end of an axis of instability: the measured values and most of the bands."""
     stds = [fit.std for finding in among if (fit := finding.instability(kind))]
     return 130 * float(np.nanmax(np.concatenate([[0.005], *stds])))
 
 
-def _predicted(among: Sequence[Finding]) -> bool:
+def _has_prediction(among: Sequence[Finding]) -> bool:
     return any(finding.curve.predicted for finding in among)
 
 
@@ -318,28 +324,28 @@ def _variant(finding: Finding) -> tuple[str, ...]:
     return (finding.curve.lr_rule, finding.curve.scope, finding.curve.settings)
 
 
-def _look(rank: int, label: str, among: int = 1) -> _Look:
+def _curve_style(rank: int, label: str, among: int = 1) -> _CurveStyle:
     shift = 2 ** (0.14 * (rank - (among - 1) / 2))
     colour, marker, line = (values[rank % len(values)] for values in (COLOURS, MARKERS, LINES))
-    return _Look(rank, label, colour, marker, line, shift)
+    return _CurveStyle(rank, label, colour, marker, line, shift)
 
 
-def _looks(among: Sequence[Finding]) -> dict[tuple[str, ...], _Look]:
-    """A look for each manner of making the batches."""
+def _curve_styles(among: Sequence[Finding]) -> dict[tuple[str, ...], _CurveStyle]:
+    """Return a style for each variant of the batches."""
     curves = [finding.curve for finding in among]
-    manners = {_variant(f): manner(f.curve, curves, arm=False) for f in among}
+    manners = {_variant(f): distinction(f.curve, curves, arm=False) for f in among}
     ranked = enumerate(sorted(manners.items()))
-    return {manner: _look(rank, label, len(manners)) for rank, (manner, label) in ranked}
+    return {manner: _curve_style(rank, label, len(manners)) for rank, (manner, label) in ranked}
 
 
-def _proxy(look: _Look) -> Line2D:
-    style = {"color": look.colour, "marker": look.marker, "ls": look.line}
-    return legend_entry(look.label, **style, mec="white", ms=7, lw=2)
+def _curve_entry(style: _CurveStyle) -> Line2D:
+    options = {"color": style.colour, "marker": style.marker, "ls": style.line}
+    return legend_entry(style.label, **options, mec="white", ms=7, lw=2)
 
 
-def _key(among: Sequence[Finding]) -> list[Any]:
-    """What the signs mean that all curves have in common."""
-    colour = COLOURS[0] if len(_looks(among)) == 1 else GREY
+def _common_entries(among: Sequence[Finding]) -> list[Any]:
+    """Return the legend entries of the signs that all curves have in common."""
+    colour = COLOURS[0] if len(_curve_styles(among)) == 1 else GREY
     full: dict[str, Any] = {"color": colour, "mec": "white", "ms": 7, "lw": 2}
     handles: list[Any] = [
         legend_entry("fit", **full, ls="-"),
@@ -348,7 +354,7 @@ def _key(among: Sequence[Finding]) -> list[Any]:
         legend_entry("one seed", **_SEED, color=colour),
         legend_entry("best B, 95 % interval", **full, ls="-", marker="D"),
     ]
-    if _predicted(among):
+    if _has_prediction(among):
         handles.append(legend_entry("predicted critical batch", color=colour, **PREDICTED))
     if any(finding.curve.failed.any() for finding in among):
         handles.append(legend_entry("failed runs, number", color=colour, marker="x", mew=1.6, ms=5))

@@ -1,47 +1,48 @@
-"""The report of a sweep: a page that needs nothing but itself, and Markdown beside the plots."""
+"""The report of a sweep: a self-contained page, and Markdown beside the plots."""
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup, escape
 
 from analysis.findings.critical_batch import span, statements
-from analysis.findings.findings import (
-    KINDS,
-    Finding,
-    Findings,
-    budgets,
-    label,
-    recommendation,
-    sizes,
-)
+from analysis.findings.findings import Finding, Findings, budgets
+from analysis.findings.sentences import KINDS, label, recommendation
+from analysis.findings.sizes import summarise_sizes
 from analysis.fits.confound import Separation
 from analysis.fits.mean import MeanFit
 from analysis.table.collect import Collection
 from analysis.table.table import Curve
+from analysis.views.guide import guide
+from analysis.views.panels import page_uri
 from analysis.views.plot import (
     ALL,
     curves_figure,
-    data_uri,
     file_names,
     overview_figure,
     steps_figure,
 )
-from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.paths import hide_home
+from bigbatch_ue.reporting.page import page_environment, write_page
 from bigbatch_ue.reporting.words import DASH, interval, number, p_value, percent
 
-PAGE, MARKDOWN, PLOTS = "report.html", "report.md", "plots"
+PAGE, MARKDOWN = "report.html", "report.md"
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table of words: a title, headings, and rows as wide as these; `texts` columns are prose."""
+    """A table of words.
+
+    Attributes:
+        title: title of the table.
+        heads: heading of each column.
+        rows: rows of as many cells.
+        texts: number of columns, from the left, that contain text and not numbers.
+    """
 
     title: str
     heads: Sequence[str]
@@ -51,7 +52,13 @@ class TextTable:
 
 @dataclass(frozen=True)
 class Picture:
-    """A plot: in words, the name of its file, and `data:` URIs of its parts for the page."""
+    """A plot on the page and as a file.
+
+    Attributes:
+        alt: description.
+        name: file name of the plot, without suffix.
+        parts: `data:` URIs of its parts for the page.
+    """
 
     alt: str
     name: str
@@ -59,22 +66,22 @@ class Picture:
 
 
 def write_report(collection: Collection, findings: Findings, folder: Path) -> Path:
-    """Write `report.html`, which holds its plots, and `report.md`, which shows those in `plots`.
+    """Write `report.html`, which contains its plots, and `report.md`, which shows those in `plots`.
 
     Args:
-        collection: the table, and what is known of its making.
-        findings: of this table.
-        folder: where to; `plot.plot` writes its `plots`.
+        collection: the table, and the commands and settings it comes from.
+        findings: findings of this table.
+        folder: output folder; `plot.plot` writes its `plots`.
 
     Returns:
         The path of the page.
     """
     content = _content(collection, findings, folder)
-    environment = _environment()
+    environment = page_environment(
+        "analysis.views", emphasis=_emphasis, markdown=_markdown, unbroken=_unbroken
+    )
     for name in (MARKDOWN, PAGE):
-        text = environment.get_template(name).render(content)
-        with atomic_file(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_page(folder / name, environment, content)
     return folder / PAGE
 
 
@@ -84,13 +91,15 @@ def _content(collection: Collection, findings: Findings, folder: Path) -> dict[s
     curves = [finding.curve for finding in shown]
     titles = [f"{label(curve, curves)}, equal {curve.budget}" for curve in curves]
     named = list(zip(titles, shown, strict=True))
+    criticals = statements(findings)
+    margin = next((100 * f.mean.margin for f in shown if f.mean), 2)
     command = f"python -m analysis report {hide_home(folder.as_posix())}"
     return {
         "datasets": {
             name: [recommendation(finding) for finding in same if finding in main]
             for name, same in findings.datasets.items()
         },
-        "criticals": statements(findings),
+        "criticals": criticals,
         "others": [recommendation(finding) for finding in shown if finding not in main],
         "pictures": list(_pictures(findings)),
         "accuracies": [_accuracies(name, f, collection) for name, f in named],
@@ -100,13 +109,13 @@ def _content(collection: Collection, findings: Findings, folder: Path) -> dict[s
         "separations": findings.separations,
         "unseparated": findings.problems,
         "confounds": list(_confounds(findings)),
-        "shares": _shares(findings.separations),
+        "separation_table": _separations(findings.separations),
         "left_out": _left_out(collection),
         "settings": collection.settings,
         "versions": collection.versions,
         "commands": [*collection.commands, command],
         "runs": collection.table.groupby(["run", "dataset"]).ngroups,
-        "margin": next((100 * f.mean.margin for f in shown if f.mean), 2),
+        "guide": list(guide(margin=margin, has_prediction=bool(criticals))),
     }
 
 
@@ -117,13 +126,13 @@ def _pictures(findings: Findings) -> Iterator[Picture]:
     names = file_names(findings)
     if len(names) > 1:
         parts = [
-            data_uri(overview_figure(findings.findings, [budget]))
+            page_uri(overview_figure(findings.findings, [budget]))
             for budget in budgets(findings.findings)
         ]
         yield Picture("all data sets", ALL, parts)
     for name, same in findings.datasets.items():
         parts = [
-            data_uri(curves_figure([f for f in same if f.curve.budget == budget], same))
+            page_uri(curves_figure([f for f in same if f.curve.budget == budget], same))
             for budget in budgets(same)
         ]
         yield Picture(name, names[name], parts)
@@ -132,7 +141,7 @@ def _pictures(findings: Findings) -> Iterator[Picture]:
 def _confounds(findings: Findings) -> Iterator[Picture]:
     names = file_names(findings)
     for name, found in findings.pairs.items():
-        uri = data_uri(steps_figure(found, stacked=True))
+        uri = page_uri(steps_figure(found, stacked=True))
         yield Picture(name, f"steps-{names[name]}", [uri])
 
 
@@ -140,7 +149,7 @@ def _confounds(findings: Findings) -> Iterator[Picture]:
 
 
 def _accuracies(name: str, finding: Finding, collection: Collection) -> TextTable:
-    found = sizes(finding, collection.table)
+    found = summarise_sizes(finding, collection.table)
     predicted = any(size.critical for size in found)
     heads = ("B", "mean, %", "95 % interval", "std across seeds", "oscillation", "n", "failed")
     more = ("steps", "images/s", "peak MiB", *["critical B (80 %)"] * predicted)
@@ -187,8 +196,8 @@ def _families(named: Sequence[tuple[str, Finding]]) -> TextTable:
 def _best(fit: MeanFit) -> tuple[str, ...]:
     sign = {"at least": "≥ ", "at most": "≤ "}.get(fit.verdict, "")
     best = "no effect" if fit.optimum is None else f"{sign}{round(fit.optimum):,}"
-    ends = DASH if fit.interval is None else _to(f"{round(end):,}" for end in fit.interval)
-    plateau = _to(f"{end:,}" for end in dict.fromkeys(fit.plateau))
+    ends = DASH if fit.interval is None else _span(map(round, fit.interval))
+    plateau = _span(dict.fromkeys(fit.plateau))
     return best, ends, percent(fit.best), interval(*fit.best_interval), plateau
 
 
@@ -213,12 +222,12 @@ def _instabilities(named: Sequence[tuple[str, Finding]]) -> TextTable:
     return TextTable("Instability", (*heads, "trend", "calmest B", "95 % interval"), rows, texts=3)
 
 
-def _shares(separations: Sequence[Separation]) -> TextTable:
+def _separations(separations: Sequence[Separation]) -> TextTable:
     heads = ("curve", "B", "change, equal epochs", "change, equal steps", "difference")
     rows = [
         (
             one.dataset,
-            _to(f"{end:,}" for end in (one.smallest, one.largest)),
+            _span((one.smallest, one.largest)),
             _change(one.change_epochs, one.change_epochs_interval),
             _change(one.change_steps, one.change_steps_interval),
             p_value(one.difference_p),
@@ -230,7 +239,7 @@ def _shares(separations: Sequence[Separation]) -> TextTable:
         )
         for one in separations
     ]
-    more = ("share of steps, %", "B given steps", "steps given B")
+    more = ("with fewer steps, %", "B given steps", "steps given B")
     return TextTable("Batch size or steps", (*heads, *more), rows)
 
 
@@ -244,8 +253,8 @@ def _left_out(collection: Collection) -> TextTable:
 # -- words ---------------------------------------------------------------------------------------
 
 
-def _to(words: Any) -> str:
-    return " to ".join(words)
+def _span(ends: Iterable[int]) -> str:
+    return " to ".join(f"{end:,}" for end in ends)
 
 
 def _change(value: float, ends: tuple[float, float]) -> str:
@@ -257,7 +266,7 @@ def _slope(value: float, error: float) -> str:
 
 
 def _batches(ends: tuple[float, float] | None, curve: Curve) -> str:
-    """Return an interval of B; an end beyond the sizes of the curve is only said to be there."""
+    """Return an interval of B; an end beyond the sizes of the curve becomes a bound."""
     if ends is None:
         return DASH
     first, last = int(curve.batches[0]), int(curve.batches[-1])
@@ -266,28 +275,17 @@ def _batches(ends: tuple[float, float] | None, curve: Curve) -> str:
     return f"{low} to {high}"
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("analysis.views"),
-        autoescape=select_autoescape(["html"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"yaml": _yaml, "words": _words, "tied": _tied}
-    return environment
+def _emphasis(text: str) -> Markup:
+    """Return HTML in which `*this*` is emphasised."""
+    return Markup(re.sub(r"\*(.+?)\*", r"<em>\1</em>", str(escape(text))))
 
 
-def _yaml(content: Any) -> str:
-    return yaml.safe_dump(content, sort_keys=False)
+def _unbroken(text: str) -> str:
+    """Make spaces non-breaking between a number and its sign, and within intervals."""
+    spaces = r"(?<=\d) (?=%)|(?<=\b[Bp]) (?=[=<])|(?<=[=<]) (?=\d)|(?<=\d,) (?=-?\d[\d.]*\])"
+    return re.sub(spaces, "\N{NO-BREAK SPACE}", text)
 
 
-def _tied(text: str) -> str:
-    """`text` that no line ends in the middle of a number with its sign, or of an interval."""
-    places = r"(?<=\d) (?=%)|(?<=\b[Bp]) (?=[=<])|(?<=[=<]) (?=\d)|(?<=\d,) (?=-?\d[\d.]*\])"
-    return re.sub(places, "\N{NO-BREAK SPACE}", text)
-
-
-def _words(text: str) -> str:
-    """`text` for one line or cell of Markdown, where none of it is a sign of Markdown."""
+def _markdown(text: str) -> str:
+    """Escape `text` for one line or cell of Markdown."""
     return re.sub(r"([\\`*|]|<(?=[a-zA-Z/!?]))", r"\\\1", " ".join(text.split()))

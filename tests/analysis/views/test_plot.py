@@ -12,7 +12,6 @@ from PIL import Image
 from analysis.findings.findings import Finding, Findings, analyse
 from analysis.views.plot import (
     curves_figure,
-    data_uri,
     file_names,
     overview_figure,
     plot,
@@ -160,9 +159,3 @@ def test_data_sets_of_like_names_have_files_of_their_own() -> None:
     files = file_names(Findings(tuple(a_finding(dataset=name) for name in names)))
     written = {"all", *files.values(), *(f"steps-{name}" for name in files.values())}
     assert len(written) == 1 + 2 * len(names)
-
-
-def test_a_data_uri_is_a_small_webp() -> None:
-    uri = data_uri(curves_figure([a_finding()]))
-    assert uri.startswith("data:image/webp;base64,")
-    assert len(uri) < 100_000

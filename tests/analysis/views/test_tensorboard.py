@@ -8,7 +8,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from analysis.findings.findings import Findings, analyse, sizes
+from analysis.findings.findings import Findings, analyse
+from analysis.findings.sizes import summarise_sizes
 from analysis.views.tensorboard import METRICS, SETTINGS, write_tensorboard
 from tests.helpers.findings import a_table
 
@@ -60,7 +61,7 @@ def test_every_curve_is_a_run_whose_steps_are_batches(
         f"digits-protected-{budget}-none-cluster-0123456789abcdef" for budget in ("epochs", "steps")
     ]
     events = read(board / "curves" / names[0])
-    found = sizes(findings.findings[0], table)
+    found = summarise_sizes(findings.findings[0], table)
     for tag, name in {
         "accuracy/mean": "mean",
         "instability/seeds": "std",
