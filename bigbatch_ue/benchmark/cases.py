@@ -99,7 +99,7 @@ class Step(Protocol):
     """An optimizer step of a case, which can be repeated."""
 
     def warm_up(self) -> None:
-        """Do once what is slow only the first time; a collective call."""
+        """Do the work that is slow only at the first time; a collective call."""
 
     def __call__(self) -> int:
         """Take the step, and return this rank's images; a collective call."""
@@ -128,7 +128,7 @@ class ProgramStep:
         first = next(self.job.loader(self.job.sampler.draw(0), self.parts[:1]))
         delta = self.engine.current_perturbations()
         gradient_fits(lambda delta: self.job.loss(delta, first), delta)
-        if self.on_delta:  # the engine path steps only after as many backward passes as it was told
+        if self.on_delta:  # on the engine path, only the last backward pass of a full step updates
             self._take(1)
 
     def __call__(self) -> int:
@@ -182,7 +182,7 @@ class BaselineStep:
 
 
 def new_step(workload: Workload, case: BenchmarkCase, at_most: int | None) -> Step:
-    """Make a step of `case`, of at most so many micro-batches of a rank; a collective call."""
+    """Make a step of `case`, of at most `at_most` micro-batches of a rank; a collective call."""
     if case.path is GradientPath.BASELINE:
         return BaselineStep(workload, case, at_most)
     return ProgramStep(workload, case, at_most)

@@ -171,7 +171,7 @@ class Session:
         return one + (case.job.plan.micro_batches - 1) * (self._count_bytes(case, 2) - one)
 
     def _count_bytes(self, case: BenchmarkCase, at_most: int | None) -> int:
-        """Count the bytes that a rank sends in a step of so many micro-batches."""
+        """Count the bytes that a rank sends in a step of at most `at_most` micro-batches."""
         key = (case.path, case.job.plan.largest_micro, at_most)
         if key not in self._bytes:
             self._bytes[key] = self._bytes_of_second_step(case, at_most)

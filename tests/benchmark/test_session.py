@@ -18,8 +18,8 @@ from bigbatch_ue.config.sections import ObjectiveConfig
 from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.runtime.device import device_name
 from bigbatch_ue.training.objective import ClusterwiseLoss
-from tests.distributed.worker import CLUSTERS, Trainer
 from tests.helpers.command_line import Cli, cli_of
+from tests.helpers.trainer import CLUSTERS, Trainer
 
 TINY = (
     "data.size=8",
@@ -97,20 +97,20 @@ def test_bad_sizes_are_one_line(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_the_baseline_takes_the_same_gradient_step() -> None:
-    """What is slow about it is not what it computes: with SGD its step is the program's own."""
+    """The baseline is slower, but computes the same: with SGD, its step is the program's own."""
     trainer = Trainer(start_accelerator(), "40x17-delta-sgd-1")
     random = np.random.default_rng(0)
     smooth = random.integers(256, size=(120, 3, 1, 1), dtype=np.uint8)
-    trainer.loader.images = np.ascontiguousarray(np.broadcast_to(smooth, (120, 3, 16, 16)))
+    trainer.job.loader.images = np.ascontiguousarray(np.broadcast_to(smooth, (120, 3, 16, 16)))
     engine = trainer.engine()
     trainer.train(engine, 0, 1)
     bank = trainer.engine().bank
     before = [p.detach().clone() for p in bank.parameters()]
-    files = JpegFiles(trainer.loader.images, torch.device("cpu"))
-    own = trainer.loss
+    files = JpegFiles(trainer.job.loader.images, torch.device("cpu"))
+    own = trainer.job.loss
     loss = ClusterwiseLoss(unfreeze(own.surrogate), own.targets, ObjectiveConfig(), own.augment)
     optimizers = [torch.optim.SGD(g.parameters(), lr=1e2) for g in bank.generators]
-    batch = trainer.sampler.draw(0)
+    batch = trainer.batch()
     images = baseline_step(trainer.accelerator, bank, optimizers, loss, files, batch, 7)
     assert images == len(batch) == 40 * CLUSTERS
     moved, expected = (

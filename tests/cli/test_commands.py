@@ -1,4 +1,4 @@
-"""The command line: what it prints, and bad input as one line and exit code 2."""
+"""The commands: their output, and bad input as one line and exit code 2."""
 
 import os
 import shutil

@@ -40,7 +40,7 @@ def write(folder: Path, **changed: Any) -> Path:
 
 
 def write_one_long_cell(folder: Path, **changed: Any) -> Path:
-    """A sweep of one cell, whose training makes no checkpoint before it is told to stop."""
+    """Write a sweep of one cell, whose training writes no checkpoint before it is stopped."""
     settings = {**TINY, "budget": {"steps": 100}, "checkpoint": {"every": 1000}}
     settings["data"] = {**TINY["data"], "root": str(folder / "data")}
     return write(folder, batches=[4], seeds=[0], protect=False, settings=settings, **changed)

@@ -57,7 +57,7 @@ def outcomes(config: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A sweep that nothing happened to, and what it printed."""
+    """An undisturbed sweep, and its output."""
     config = write(tmp_path_factory.mktemp("undisturbed"))
     return config, finish(start(config))
 
