@@ -1,6 +1,5 @@
-"""Cluster-parallel training: groups of ranks own clusters, and never talk to each other."""
+"""Cluster groups: each group of ranks trains its own clusters, without messages between groups."""
 
-import os
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,91 +13,96 @@ from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.result import merge_results, read_result
 from bigbatch_ue.runtime.accelerator import COLLECTIVE_TIMEOUT
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.runtime.ranks import RANK_GROUP_VARIABLE
+from bigbatch_ue.runtime.ranks import enter_rank_group, world_size
 from bigbatch_ue.training.noise_monitor import noise_scale
 
 
 @dataclass(frozen=True)
 class RankGroup:
-    """Group `group` of `groups`, from 0; the generators of the bank are cut evenly between them.
+    """One of several groups of consecutive ranks; the generators are divided evenly among them.
 
-    `world` is the number of ranks of all groups, `store` where they meet.
+    Attributes:
+        index: number of the group, from 0.
+        count: number of groups.
+        world_size: number of ranks of all groups.
+        store: store of the launcher, which all ranks share.
     """
 
-    group: int = 0
-    groups: int = 1
-    world: int = 1
+    index: int = 0
+    count: int = 1
+    world_size: int = 1
     store: Store | None = None
 
-    def rows(self, clusters: int) -> slice:
-        """Which of `clusters` generators this group owns."""
-        return even_slice(clusters, self.groups, self.group)
+    def generators(self, total: int) -> slice:
+        """Return which of `total` generators this group trains."""
+        return even_slice(total, self.count, self.index)
 
-    def run(self, run: Run) -> Run:
-        """Where this group keeps its metrics, checkpoints and result."""
-        if self.groups == 1:
+    def part_of(self, run: Run) -> Run:
+        """Return the part of `run` with this group's metrics, checkpoints and result."""
+        if self.count == 1:
             return run
-        return replace(run, folder=run.groups / f"{self.group + 1}-of-{self.groups}")
+        return replace(run, folder=run.groups / f"{self.index + 1}-of-{self.count}")
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait for the ranks of all groups."""
         if self.store is not None:
-            if self.store.add("arrived", 1) == self.world:
+            if self.store.add("arrived", 1) == self.world_size:
                 self.store.set("all arrived", "")
             self.store.wait(["all arrived"])
 
     @property
-    def all(self) -> "list[RankGroup]":
-        """The shares of all groups."""
-        return [replace(self, group=group) for group in range(self.groups)]
+    def all_groups(self) -> "list[RankGroup]":
+        """All groups, this one included."""
+        return [replace(self, index=index) for index in range(self.count)]
 
 
 SINGLE_GROUP = RankGroup()
 
 
-def join_rank_group(groups: int) -> RankGroup:
-    """Make this rank's group a world of its own, before any engine is started.
+def join_rank_group(count: int) -> RankGroup:
+    """Make this rank's group, one of `count`, a world of its own, before any engine is started.
 
-    Groups are runs of consecutive ranks. They share the launcher's store for meeting, nothing else.
+    Groups are runs of consecutive ranks. They share nothing but the launcher's store.
 
     Raises:
-        UserError: the ranks cannot be cut into so many groups.
+        UserError: the ranks cannot be divided into that many groups.
     """
-    if groups == 1:
+    if count == 1:
         return SINGLE_GROUP
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world % groups:
+    world = world_size()
+    if world % count:
         raise UserError(
-            f"compute.cluster_groups={groups} does not divide the launcher's {world} rank(s)"
+            f"compute.cluster_groups={count}: does not divide the launcher's {world} rank(s); "
+            "start a multiple of it"
         )
-    size = world // groups
-    store, rank, _ = next(rendezvous("env://"))
-    group, own = divmod(rank, size)
+    size = world // count
+    store, global_rank, _ = next(rendezvous("env://"))
+    index, rank = divmod(global_rank, size)
     init_process_group(
         "nccl" if torch.cuda.is_available() else "gloo",
-        store=PrefixStore(f"clusters-{group}", store),
-        rank=own,
+        store=PrefixStore(f"clusters-{index}", store),
+        rank=rank,
         world_size=size,
         timeout=COLLECTIVE_TIMEOUT,
     )
-    os.environ |= {"RANK": str(own), "WORLD_SIZE": str(size), RANK_GROUP_VARIABLE: str(group)}
-    return RankGroup(group, groups, world, store)
+    enter_rank_group(index, rank, size)
+    return RankGroup(index, count, world, store)
 
 
-def merge_groups(run: Run, share: RankGroup) -> None:
-    """Put together what the groups found, once all have finished.
+def merge_groups(run: Run, group: RankGroup) -> None:
+    """Merge the perturbations and results of all groups into `run`, once all have finished.
 
-    Called by one rank of each group when it has finished: the last one finds all results.
+    One rank of each group calls this when the group has finished; the last one merges.
     """
-    if share.groups == 1:
+    if group.count == 1:
         return
-    parts = [each.run(run) for each in share.all]
+    parts = [each.part_of(run) for each in group.all_groups]
     with FileLock(run.folder / "merge.lock"):
         if run.finished or not all(part.finished for part in parts):
             return
         tensors, metadata = zip(*(read_tensors(part.perturbations) for part in parts), strict=True)
-        whole = torch.cat([part["perturbations"] for part in tensors])
-        write_tensors(run.perturbations, {"perturbations": whole}, metadata[0])
+        perturbations = torch.cat([each["perturbations"] for each in tensors])
+        write_tensors(run.perturbations, {"perturbations": perturbations}, metadata[0])
         results = [read_result(part.result) for part in parts]
         sizes = [len(result.final_loss) for result in results]
         noise = noise_scale(list(zip(parts, sizes, strict=True)))

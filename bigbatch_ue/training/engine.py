@@ -1,8 +1,7 @@
-"""Engines: one process, DDP, FSDP2 or DeepSpeed ZeRO, whichever Accelerate was launched with.
+"""The engine around the generator bank: one process, DDP, FSDP2 or DeepSpeed ZeRO.
 
-`launch` starts what the launcher asked for and checks that it really did; `Engine` wraps the
-generator bank and its optimizer, and nothing else: the surrogate never enters it (DESIGN,
-invariant 2).
+The engine is the one that Accelerate was launched with. It wraps the bank and its optimizer, and
+nothing else: the surrogate never enters it (docs/design.md, invariant 2).
 """
 
 import copy
@@ -35,20 +34,24 @@ _OPTIMIZERS: dict[str, Any] = {
 
 
 def bank_parameters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The bank's parameters in an engine's state, by their own names."""
+    """Return the bank's parameters in an engine's state, by their own names."""
     prefix = "parameter/"
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    return {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
 
 
 class Engine:
     """The generator bank and its optimizer under one engine.
 
     Args:
-        accelerator: from `launch`.
+        accelerator: from `start_accelerator`.
         bank: the generators; the only module that is wrapped.
-        optimizer: which one, and its settings.
-        accumulation: how many backward passes make one optimizer step: 1 on the delta path, the
-            number of micro-batches when the engine accumulates.
+        optimizer: kind of optimizer and its settings.
+        accumulation: number of backward passes in one optimizer step: 1 on the delta path, the
+            number of micro-batches on the engine path.
+
+    Raises:
+        UserError: the optimizer needs whole layers, or Accelerate did not wrap the bank as the
+            engine should.
     """
 
     def __init__(
@@ -66,14 +69,14 @@ class Engine:
             EngineName.DDP,
         ):
             raise UserError(
-                f"optimizer.name={optimizer.name} scales each layer by its norm, which {self.name} "
-                "cuts into shards: use one process or DDP, or adam, adamw, sgd"
+                f"optimizer.name={optimizer.name}: scales each layer by its norm, but {self.name} "
+                "shards layers; use one process or DDP, or adam, adamw or sgd"
             )
         accelerator.gradient_accumulation_steps = accumulation
-        accelerator.step = 0  # Accelerate counts passes from here to know a step's last one
+        accelerator.step = 0  # Accelerate counts passes from here to find a step's last
         if self.name.is_zero:
             self._fill_deepspeed_config()
-        made = _OPTIMIZERS[optimizer.name](
+        torch_optimizer = _OPTIMIZERS[optimizer.name](
             bank.parameters(), lr=optimizer.lr, weight_decay=optimizer.weight_decay
         )
         self.shape = tuple(bank.noise.shape)
@@ -82,11 +85,11 @@ class Engine:
             if self.name in (EngineName.ZERO3, EngineName.FSDP2)
             else None
         )
-        self.bank, self.optimizer = accelerator.prepare(bank, made)
+        self.bank, self.optimizer = accelerator.prepare(bank, torch_optimizer)
         self._check_wrapped()
 
     def _fill_deepspeed_config(self) -> None:
-        """Give DeepSpeed the plan's numbers: images are counted here, a micro-batch is one pass."""
+        """Fill in the numbers that DeepSpeed demands; a micro-batch counts as one sample."""
         config = self.accelerator.state.deepspeed_plugin.deepspeed_config
         config["train_micro_batch_size_per_gpu"] = 1
         config["gradient_accumulation_steps"] = self.accumulation
@@ -105,25 +108,26 @@ class Engine:
             expected = DeepSpeedEngine
         if not isinstance(self.bank, expected):
             raise UserError(
-                f"the engine should be {self.name}, but the bank is a {type(self.bank).__name__}"
+                f"engine {self.name}: the bank is a {type(self.bank).__name__}, not wrapped by it; "
+                "check the launcher's config"
             )
 
     def perturbations(self) -> Tensor:
-        """One pass of all generators: float32 [p, C, H, W], differentiable in their parameters."""
+        """Run all generators: float32 [p, C, H, W], differentiable in their parameters."""
         delta: Tensor = self.bank()
         return delta
 
     def current_perturbations(self) -> Tensor:
-        """The perturbations as trained so far: float32 [p, C, H, W], without a graph.
+        """Return the perturbations as trained so far, float32 [p, C, H, W], without a graph.
 
-        The generators stay in training mode: it is the pass that was trained.
+        The generators stay in training mode, as in the passes that are trained.
         """
         with torch.no_grad():
             return self.perturbations().float()
 
     @contextmanager
     def accumulating(self, lr: float) -> Iterator[None]:
-        """One of the step's `accumulation` backward passes; the last makes the optimizer step."""
+        """Enclose one of the step's `accumulation` backward passes; the last takes the step."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         with self.accelerator.accumulate(self.bank):
@@ -132,22 +136,22 @@ class Engine:
             self.optimizer.zero_grad()
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of this rank's `loss`; over ranks and passes gradients are summed.
+        """Add the gradient of this rank's `loss` to the sum over ranks and passes.
 
-        Engines average over ranks, and over accumulated passes: multiplied back here.
+        Engines average over ranks and accumulated passes. The factor here undoes that.
         """
         self.accelerator.backward(loss * (self.accelerator.num_processes * self.accumulation))
 
     def sum_over_ranks(self, tensor: Tensor) -> Tensor:
-        """The sum of `tensor` over ranks, on every rank."""
+        """Return the sum of `tensor` over ranks, on every rank."""
         total: Tensor = self.accelerator.reduce(tensor, "sum")
         return total
 
     def state(self) -> dict[str, Tensor]:
-        """Parameters and optimizer state, whole, whatever the engine shards; a collective call.
+        """Return whole parameters and optimizer state, even if sharded; a collective call.
 
-        Keys are `parameter/<name>` and `<optimizer state>/<name>`: a state made on one engine and
-        world size can be restored on another.
+        Keys are `parameter/<name>` and `<optimizer state>/<name>`. A state of one engine and world
+        size can be restored on another.
         """
         whole = {}
         for name, parameter in self._named_parameters():
@@ -157,9 +161,9 @@ class Engine:
         return {key: tensor.detach().to("cpu", copy=True) for key, tensor in whole.items()}
 
     def restore_optimizer(self, state: Mapping[str, Tensor], step: int) -> None:
-        """Continue the optimizer from `state` as it was after `step` steps; a collective call.
+        """Restore the optimizer from `state`, as it was after `step` steps; a collective call.
 
-        Parameters are not touched: load them into the bank before it is wrapped. The optimizer's
+        Parameters are not changed: load them into the bank before it is wrapped. The optimizer's
         state exists only after its first step, so one is taken at rate zero and then overwritten.
         """
         for _ in range(self.accumulation):
@@ -178,21 +182,22 @@ class Engine:
                 group["step"] = step
 
     def gather_bank(self) -> GeneratorBank:
-        """The generators with whole parameters, not wrapped, not to be changed; a collective call.
+        """Return the generators unwrapped, with whole parameters; a collective call.
 
-        Where the engine shards parameters it is a copy, which takes their memory while it is held.
+        Do not change them. If the engine shards parameters, they are a copy, which takes memory as
+        long as it is held.
         """
         own: GeneratorBank = self.accelerator.unwrap_model(self.bank)
         if self._shell is None:
             return own
-        copied = copy.deepcopy(self._shell).to_empty(device=self.accelerator.device)
+        whole = copy.deepcopy(self._shell).to_empty(device=self.accelerator.device)
         with torch.no_grad():
-            copied.noise.copy_(own.noise)
+            whole.noise.copy_(own.noise)
             for target, (_, source) in zip(
-                copied.parameters(), self._named_parameters(), strict=True
+                whole.parameters(), self._named_parameters(), strict=True
             ):
                 target.copy_(self._gather(source))
-        return copied
+        return whole
 
     def _named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         yield from self.accelerator.unwrap_model(self.bank).named_parameters()
@@ -211,7 +216,7 @@ class Engine:
         return self.name in (EngineName.ZERO1, EngineName.ZERO2, EngineName.ZERO3)
 
     def _gather(self, parameter: Any, key: str | None = None) -> Tensor:
-        """The whole parameter, or the whole of its optimizer state `key`."""
+        """Return the whole parameter, or its whole optimizer state `key`."""
         whole: Tensor
         if self._shards_optimizer():
             from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
@@ -225,12 +230,12 @@ class Engine:
         return whole.full_tensor() if isinstance(whole, DTensor) else whole
 
     def _scatter(self, parameter: Any, key: str, whole: Tensor) -> None:
-        """Set the optimizer state `key` of `parameter` from the whole of it."""
+        """Set the optimizer state `key` of `parameter` from the whole tensor."""
         whole = whole.to(self.accelerator.device)
         if self.name is EngineName.ZERO3:
             from deepspeed.utils import safe_set_local_optimizer_state
 
-            # DeepSpeed's setter of the whole forgets that the last rank's shard is padded.
+            # DeepSpeed's setter of the whole ignores the padding of the last rank's shard.
             size, rank = parameter.ds_tensor.ds_numel, self.accelerator.process_index
             padding = size * self.accelerator.num_processes - whole.numel()
             shard = F.pad(whole.flatten(), (0, padding)).narrow(0, size * rank, size)

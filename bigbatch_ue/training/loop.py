@@ -1,9 +1,10 @@
-"""The training loop: optimizer steps from a checkpoint to the last one, or until told to stop."""
+"""The training loop: optimizer steps from a checkpoint to the last step or a stop request."""
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from typing import NamedTuple
 
 import torch
@@ -32,16 +33,25 @@ from bigbatch_ue.training.noise_monitor import NoiseMonitor, NoiseSchedule
 from bigbatch_ue.training.step_log import StepLog
 
 MAX_CONSECUTIVE_SKIPS = 10
-"""Steps in a row that may be skipped before the run is given up."""
-_GO_ON, _SAVE, _STOP = range(3)
+"""Steps in a row that may be skipped before training is given up."""
+_NAMED_CLUSTERS, _NAMED_IMAGES = 3, 5
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What one run trains, before any engine has it: the generators `rows` of the bank."""
+    """The work of one run, before an engine has it.
+
+    Attributes:
+        config: the resolved configuration.
+        generators: which generators of the bank are trained.
+        plan: batches and steps of these generators.
+        sampler: draws the global batches of all generators.
+        loader: loads micro-batches.
+        loss: weighted losses of a micro-batch.
+    """
 
     config: Config
-    rows: slice
+    generators: slice
     plan: BatchPlan
     sampler: Sampler
     loader: MicroBatchLoader
@@ -49,26 +59,33 @@ class TrainingJob:
 
 
 class StepOutcome(NamedTuple):
-    """What came of one optimizer step.
+    """The outcome of one optimizer step.
 
     Attributes:
-        losses: of each generator [p]; NaN where it was skipped.
-        noise: on the delta path, estimates of the gradient's noise, by `delta` and, where they
-            were asked for, `parameters`.
-        measuring: seconds that the latter took.
-        plan: in micro-batches that fitted.
-        skipped: generators for whose sake the step was skipped.
+        losses: loss of each generator [p]; NaN if the step was skipped.
+        noise: on the delta path, estimates of the gradient noise, by `delta` and, if requested,
+            `parameters`.
+        noise_seconds: time of the measurement in `parameters`.
+        plan: the plan, with micro-batches that fitted into memory.
+        skipped: generators that caused the step to be skipped.
     """
 
     losses: Tensor
     noise: dict[str, Moments]
-    measuring: float
+    noise_seconds: float
     plan: BatchPlan
     skipped: Sequence[int] = ()
 
 
 class TrainingOutcome(NamedTuple):
-    """What came of all steps: as the last step left it, and how many were skipped."""
+    """The outcome of all steps.
+
+    Attributes:
+        losses: loss of each generator [p] in the last step that was not skipped.
+        delta: the perturbations, float32 [p, C, H, W].
+        plan: the plan, with micro-batches that fitted into memory.
+        skipped: number of steps that were skipped.
+    """
 
     losses: Tensor
     delta: Tensor
@@ -76,60 +93,63 @@ class TrainingOutcome(NamedTuple):
     skipped: int
 
 
+class _Action(IntEnum):
+    """The action after a step; ranks agree on the largest."""
+
+    CONTINUE = 0
+    SAVE = 1
+    STOP = 2
+
+
 def optimise(
     job: TrainingJob, run: Run, engine: Engine, start: Checkpoint, stop: StopRequest
 ) -> TrainingOutcome:
-    """Take the optimizer steps from `start` on, with checkpoints.
-
-    Returns:
-        The last step's loss of each generator [p], the perturbations [p, C, H, W], the plan that
-        fitted, and how many steps were skipped.
+    """Take the optimizer steps from `start` to the last one, with checkpoints.
 
     Raises:
-        Interrupted: on every rank, when `stop` says so on any; a checkpoint has been written.
-        UserError: a loss is not finite, and steps are not to be skipped (any more).
+        Interrupted: on every rank, if `stop` asks for it on any; a checkpoint has been written.
+        UserError: a loss is not finite, and its step must not be skipped, or too many were.
     """
     config, plan, accelerator = job.config, job.plan, engine.accelerator
-    tracker = (
-        StepLog(run, start.step, plan.images_per_step)
-        if accelerator.is_main_process
-        else nullcontext()
-    )
+    open_log = StepLog.open(run, start.step, plan.images_per_step)
     schedule = NoiseSchedule(config.noise.every, start.step)
-    pace = _CheckpointTimer(config.checkpoint)
+    timer = _CheckpointTimer(config.checkpoint)
     losses, skipped, in_a_row = torch.full([len(plan.per_generator)], torch.nan), start.skipped, 0
-    with tracker as log, progress_bar() as progress:
+    with (
+        open_log if accelerator.is_main_process else nullcontext() as log,
+        progress_bar() as progress,
+    ):
         bar = progress.add_task("training", total=plan.steps, completed=start.step)
         for step in range(start.step, plan.steps):
             began = time.perf_counter()
             lr = lr_at(step, plan, config.optimizer)
-            taken = take_step(replace(job, plan=plan), engine, step, lr, schedule.due(step))
-            plan = taken.plan
-            if taken.skipped:
+            outcome = take_step(replace(job, plan=plan), engine, step, lr, schedule.due(step))
+            plan = outcome.plan
+            if outcome.skipped:
                 skipped, in_a_row = skipped + 1, in_a_row + 1
                 if in_a_row > MAX_CONSECUTIVE_SKIPS:
-                    raise UserError(_diverged(job, taken.skipped, step, lr))
+                    raise UserError(_diverged(job, outcome.skipped, step, lr))
             else:
-                losses, in_a_row = taken.losses, 0
+                losses, in_a_row = outcome.losses, 0
             seconds = time.perf_counter() - began
-            schedule.took(seconds, taken.measuring, engine)
+            schedule.record(seconds, outcome.noise_seconds, engine)
             progress.update(bar, advance=1, description=f"loss {losses.mean():.4f}")
             if log:
-                log.step(step, taken.losses.tolist(), lr, seconds, taken.noise, taken.skipped)
+                log.step(step, outcome.losses.tolist(), lr, seconds, outcome.noise, outcome.skipped)
             done = step + 1
             if done == plan.steps:
                 break
-            reason = stop.reason(ahead=seconds + pace.seconds)
-            wish = _STOP if reason else _SAVE if pace.due(done) else _GO_ON
-            wish = max_over_ranks(accelerator, wish)
-            if wish != _GO_ON:
-                with pace.saving():
+            reason = stop.reason(ahead=seconds + timer.seconds)
+            action = timer.action(done) if reason is None else _Action.STOP
+            action = _Action(max_over_ranks(accelerator, action))
+            if action is not _Action.CONTINUE:
+                with timer.saving():
                     save(run, engine, log, done, skipped, config.checkpoint.keep)
-            if wish == _STOP:
+            if action is _Action.STOP:
                 accelerator.wait_for_everyone()
                 raise Interrupted(
                     f"{reason or 'another rank was stopped'}: stopped after step {done} of "
-                    f"{plan.steps}, of which there is a checkpoint; add --resume to go on"
+                    f"{plan.steps} with a checkpoint; add --resume to continue"
                 )
         delta = engine.current_perturbations()
         if log:
@@ -138,20 +158,25 @@ def optimise(
 
 
 class _CheckpointTimer:
-    """When checkpoints are due: after so many steps, or so long after the last."""
+    """The timing of checkpoints: every few steps, or some minutes after the last one.
+
+    Attributes:
+        seconds: time that the last checkpoint took.
+    """
 
     def __init__(self, config: CheckpointConfig) -> None:
-        self._every, self._longest = config.every, 60 * config.minutes
+        self._steps, self._max_seconds = config.every, 60 * config.minutes
         self._last = time.monotonic()
-        self.seconds = 0.0  # that the last one took
+        self.seconds = 0.0
 
-    def due(self, step: int) -> bool:
-        """Whether there is to be one after `step` steps."""
-        return step % self._every == 0 or time.monotonic() - self._last > self._longest
+    def action(self, step: int) -> _Action:
+        """Return whether to save or to continue after `step` steps."""
+        due = step % self._steps == 0 or time.monotonic() - self._last > self._max_seconds
+        return _Action.SAVE if due else _Action.CONTINUE
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """Time one."""
+        """Measure the time of one checkpoint."""
         began = time.monotonic()
         yield
         self._last = time.monotonic()
@@ -169,48 +194,50 @@ def save(run: Run, engine: Engine, log: StepLog | None, step: int, skipped: int,
 def take_step(
     job: TrainingJob, engine: Engine, step: int, lr: float, in_parameters: bool = False
 ) -> StepOutcome:
-    """One optimizer step, in smaller micro-batches from here on if those of the plan do not fit.
+    """Take one optimizer step, in smaller micro-batches if those of the plan do not fit.
 
-    Its noise is measured in the space of the perturbation, and of the parameters `in_parameters`.
+    The gradient noise is measured in the space of the perturbation and, if `in_parameters`, of the
+    parameters.
 
     Raises:
-        UserError: a loss or gradient is not finite, and such steps are not to be skipped.
+        UserError: a loss or gradient is not finite, and such steps must not be skipped.
     """
     accelerator, plan = engine.accelerator, job.plan
-    batch = job.sampler.draw(step).only(job.rows)
+    batch = job.sampler.draw(step).only(job.generators)
     while True:
         micros = job.loader(batch, plan.micro_slices(accelerator.process_index))
         try:
             if job.config.batch.accumulation == "engine":
                 return StepOutcome(engine_step(engine, job.loss, micros, lr), {}, 0.0, plan)
-            watch = NoiseMonitor(engine, plan.per_generator, in_parameters=in_parameters)
-            losses = delta_step(engine, job.loss, micros, lr, watch)
-            return StepOutcome(losses, watch.found, watch.seconds, plan)
+            monitor = NoiseMonitor(engine, plan.per_generator, in_parameters=in_parameters)
+            losses = delta_step(engine, job.loss, micros, lr, monitor)
+            return StepOutcome(losses, monitor.moments, monitor.seconds, plan)
         except MicroBatchTooLargeError:
             plan = plan.with_micro(halve_micro_batch(plan.largest_micro))
         except NonFiniteError as error:
             if job.config.optimizer.nonfinite == "stop":
-                raise UserError(_diverged(job, error.rows, step, lr)) from None
-            nothing = torch.full([len(plan.per_generator)], torch.nan)
-            return StepOutcome(nothing, {}, 0.0, plan, error.rows)
+                raise UserError(_diverged(job, error.generators, step, lr)) from None
+            no_losses = torch.full([len(plan.per_generator)], torch.nan)
+            return StepOutcome(no_losses, {}, 0.0, plan, error.generators)
         if accelerator.is_main_process and job.config.batch.micro == "auto":
             remember_micro_batch(job.config, accelerator.device, plan.micro)
 
 
-def _diverged(job: TrainingJob, rows: Sequence[int], step: int, lr: float) -> str:
-    """What to tell the user of a step whose loss or gradient is not finite."""
+def _diverged(job: TrainingJob, generators: Sequence[int], step: int, lr: float) -> str:
+    """Describe a step whose loss or gradient is not finite, with its clusters and images."""
     batch = job.sampler.draw(step)
-    clusters = [job.rows.start + row for row in rows]
-    where = "; ".join(f"cluster {each}: {_images(batch, each)}" for each in clusters[:3])
-    more = f" and {len(clusters) - 3} more clusters" if len(clusters) > 3 else ""
+    clusters = [job.generators.start + index for index in generators]
+    named = [f"cluster {each} ({_images(batch, each)})" for each in clusters[:_NAMED_CLUSTERS]]
+    if len(clusters) > len(named):
+        named.append(f"{len(clusters) - len(named)} more")
     return (
-        f"training diverged in step {step + 1}: loss or gradient is not finite in {where}{more}; "
-        f"lower optimizer.lr (now {lr:.3g}), or set optimizer.nonfinite=skip"
+        f"training diverged in step {step + 1}: loss or gradient is not finite in "
+        f"{', '.join(named)}; lower optimizer.lr (now {lr:.3g}), or set optimizer.nonfinite=skip"
     )
 
 
 def _images(batch: GlobalBatch, cluster: int) -> str:
-    """The batch of one cluster in words."""
+    """Name the first images of one cluster in `batch`."""
     index = batch.index[batch.generator == cluster]
-    shown = ", ".join(map(str, index[:5]))
-    return f"batch of {len(index)} images ({shown}{', ...' if len(index) > 5 else ''})"
+    named = [*map(str, index[:_NAMED_IMAGES]), *(["..."] if len(index) > _NAMED_IMAGES else [])]
+    return f"batch of {len(index)} images: {', '.join(named)}"

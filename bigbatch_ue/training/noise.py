@@ -1,21 +1,21 @@
 """The gradient noise scale of each generator, from the micro-batches that a step takes anyway.
 
-B_simple = tr(Sigma) / |G|^2 (McCandlish et al., "An Empirical Model of Large-Batch Training",
-arXiv 1812.06162, equation 2.9), in images: |G| is the norm of the expected gradient, Sigma the
-covariance of one image's. Batches far below it average mostly noise, batches far above it waste
-images. It depends on the space: `Pieces` measures it for the perturbation, `Groups` with
-`parameter_sums` for the generator's parameters.
+The scale is B_simple = tr(Sigma) / |G|^2, in images (McCandlish et al., "An Empirical Model of
+Large-Batch Training", arXiv 1812.06162, equation 2.9). |G| is the norm of the expected gradient,
+Sigma the covariance of a single image's gradient. Batches far below the scale average mostly noise;
+batches far above it waste images. It depends on the space: `DeltaNoise` measures it for the
+perturbation, `ParameterNoise` with `parameter_sums` for the parameters of the generator.
 
-A piece is the images of one row (generator) in one micro-batch. Pieces k = 1 ... K of n_k images,
-n in all, have mean gradients g_k and together g. Since E|g_k|^2 = |G|^2 + tr(Sigma) / n_k,
-one-way analysis of variance estimates without bias, however unequal the pieces are,
+A piece is the images of one generator in one micro-batch. Pieces k = 1 ... K of n_k images, n in
+all, have mean gradients g_k, and g together. Since E|g_k|^2 = |G|^2 + tr(Sigma) / n_k, one-way
+analysis of variance gives estimates without bias, however unequal the pieces are:
 
     tr(Sigma)  by  S = (sum_k n_k |g_k|^2 - n |g|^2) / (K - 1),    |G|^2  by  |g|^2 - S / n.
 
-For equal pieces these are McCandlish's two estimators (appendix A.1) with B_small the
-piece, |G_small|^2 averaged over the K pieces, and B_big all n images. An epoch's images are drawn
-without replacement, so G is the gradient over what the images are a sample of; over the N images
-themselves |G|^2 is about tr(Sigma) / N larger.
+For equal pieces these are McCandlish's two estimators (appendix A.1), with the piece as B_small,
+|G_small|^2 averaged over the K pieces, and all n images as B_big. The images of an epoch are drawn
+without replacement, so G is the gradient over the population that the images are a sample of. Over
+the N images themselves, |G|^2 is about tr(Sigma) / N larger.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,14 +29,18 @@ from torch import Tensor
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.runs.metrics_file import Moments
 
-GRADIENT_PIECES = 4
+PARAMETER_PIECES = 4
+"""Pieces of a step whose gradients are kept for the space of the parameters."""
 
 
 class DeltaNoise:
-    """The pieces of one step on one rank, in the perturbation's space; four numbers a row.
+    """The pieces of one step on one rank, in the space of the perturbation.
+
+    Memory is four numbers per generator.
 
     Args:
-        batch: [p], images in the step of each row over all ranks (B): losses are weighted by 1/B.
+        batch: [p], B: images of each generator in the step, over all ranks. Losses are weighted by
+            1/B.
     """
 
     def __init__(self, batch: Tensor) -> None:
@@ -46,97 +50,104 @@ class DeltaNoise:
         self._images = torch.zeros_like(self._batch)
 
     def add(self, gradient: Tensor, count: Tensor) -> None:
-        """Count a micro-batch in.
+        """Add the gradient of one micro-batch.
 
         Args:
-            gradient: float32 [p, C, H, W], of its weighted losses, summed.
-            count: [p], its images of each row; 0 is allowed.
+            gradient: float32 [p, C, H, W], gradient of the sum of its weighted losses.
+            count: [p], its images of each generator; 0 is allowed.
         """
         self._squares += _over(_squared(gradient, self._batch), count)
         self._pieces += count > 0
         self._images += count
 
     def sums(self, total: Tensor) -> Tensor:
-        """What ranks add up: [p, 4] for `estimates`, float64 where the device has it.
+        """Return the sums to reduce over ranks, [p, 4], for `estimate_moments`.
 
         Args:
             total: float32 [p, C, H, W], the sum of the gradients that were added.
+
+        Returns:
+            float64, or float32 where the device has no float64.
         """
         whole = _over(_squared(total, self._batch), self._images)
         return _sums(self._squares, whole, self._pieces, self._images)
 
 
 class ParameterNoise:
-    """Sums of micro-batch gradients, kept for `parameter_sums`; memory is that of `groups` leaves.
+    """The pieces of one step, in the space of the parameters, for `parameter_sums`.
 
-    Micro-batch k of a rank goes to group (first + k) mod `groups`; a group is then one piece. Both
-    attributes are to be summed over ranks; give `first` the rank, so that ranks which take a single
-    micro-batch each still make several groups.
+    The gradients of micro-batches are summed in a few pieces: micro-batch k of a rank belongs to
+    piece (first + k) mod `pieces`. Memory is that of `pieces` delta leaves. Sum both attributes
+    over ranks. Pass the rank as `first`, so that ranks with a single micro-batch fill different
+    pieces.
 
     Args:
-        batch: [p], images in the step of each row over all ranks (B): losses are weighted by 1/B.
+        batch: [p], B: images of each generator in the step, over all ranks. Losses are weighted by
+            1/B.
         shape: (p, C, H, W) of the leaf.
-        groups: G, at least 2.
-        first: the group of the first micro-batch.
+        pieces: K, at least 2.
+        first: piece of the first micro-batch.
 
     Attributes:
-        gradients: float32 [G, p, C, H, W].
-        counts: [G, p], images of each row, float64 where the device has it.
+        gradients: float32 [K, p, C, H, W].
+        counts: [K, p], images of each generator; float64, or float32 where the device has no
+            float64.
     """
 
     def __init__(
-        self, batch: Tensor, shape: Sequence[int], groups: int = GRADIENT_PIECES, first: int = 0
+        self, batch: Tensor, shape: Sequence[int], pieces: int = PARAMETER_PIECES, first: int = 0
     ) -> None:
         self.batch = batch.to(_precision(batch.device))
-        self.gradients = torch.zeros(groups, *shape, device=batch.device)
-        self.counts = self.batch.new_zeros(groups, len(batch))
+        self.gradients = torch.zeros(pieces, *shape, device=batch.device)
+        self.counts = self.batch.new_zeros(pieces, len(batch))
         self._next = first
 
     def add(self, gradient: Tensor, count: Tensor) -> None:
-        """Count a micro-batch in; arguments as those of `Pieces.add`."""
-        group = self._next % len(self.gradients)
-        self.gradients[group] += gradient
-        self.counts[group] += count
+        """Add the gradient of one micro-batch; arguments as for `DeltaNoise.add`."""
+        piece = self._next % len(self.gradients)
+        self.gradients[piece] += gradient
+        self.counts[piece] += count
         self._next += 1
 
 
-def parameter_sums(bank: GeneratorBank, groups: ParameterNoise, rows: Iterable[int]) -> Tensor:
-    """What ranks add up, in the space of each generator's parameters.
+def parameter_sums(bank: GeneratorBank, noise: ParameterNoise, generators: Iterable[int]) -> Tensor:
+    """Return the sums to reduce over ranks, in the space of each generator's parameters.
 
-    The chain rule makes a parameter gradient of a perturbation gradient, so one batched
-    vector-Jacobian product gives those of all groups, exactly. Generators are taken one at a time.
+    By the chain rule, a gradient of the perturbation determines the gradient of the parameters. One
+    batched vector-Jacobian product gives those of all pieces exactly. Generators are taken one at a
+    time.
 
     Args:
-        bank: whole (unsharded), with the parameters that the gradients were taken at; no `grad` of
-            it is touched.
-        groups: summed over ranks.
-        rows: those to compute, a share of all p.
+        bank: whole (unsharded), with the parameters at which the gradients were computed. Its
+            `grad` is not changed.
+        noise: the pieces, summed over ranks.
+        generators: indices of the generators to compute, some of all p.
 
     Returns:
-        [p, 4] for `estimates`, float64 where the device has it; zero in other rows, and where
-        fewer than two groups have images.
+        [p, 4] for `estimate_moments`; float64, or float32 where the device has no float64. Zero
+        for other generators, and where fewer than two pieces have images.
     """
-    sums = groups.batch.new_zeros(len(groups.batch), 4)
-    for row in rows:
-        batch, count = groups.batch[row], groups.counts[:, row]
+    sums = noise.batch.new_zeros(len(noise.batch), 4)
+    for index in generators:
+        batch, count = noise.batch[index], noise.counts[:, index]
         if (count > 0).sum() < 2:
             continue
         squares, whole = torch.zeros_like(count), torch.zeros_like(batch)
         with torch.enable_grad():
-            delta = bank.perturbation(row)
-        parameters, vectors = list(bank.generators[row].parameters()), groups.gradients[:, row]
+            delta = bank.perturbation(index)
+        parameters, vectors = list(bank.generators[index].parameters()), noise.gradients[:, index]
         for gradients in torch.autograd.grad(delta, parameters, vectors, is_grads_batched=True):
             squares += _squared(gradients, batch)
             whole += _squared(gradients.sum(0, keepdim=True), batch)[0]
         squares, images = _over(squares, count).sum(), count.sum()
-        sums[row] = _sums(squares, _over(whole, images), (count > 0).sum(), images)
+        sums[index] = _sums(squares, _over(whole, images), (count > 0).sum(), images)
     return sums
 
 
 def estimate_moments(sums: Tensor) -> Moments:
-    """Estimates of each row from [p, 4] sums over ranks: rank by rank, each with its own weight.
+    """Estimate tr(Sigma) and |G|^2 of each generator from sums [p, 4] over ranks.
 
-    tr(Sigma) is averaged with weights K - 1 (degrees of freedom), |G|^2 with weights n.
+    Over ranks, tr(Sigma) is averaged with weights K - 1 (degrees of freedom), |G|^2 with weights n.
     """
     scatter, freedom, signal, images = sums.double().cpu().unbind(1)
     return Moments((scatter / freedom).tolist(), (signal / images).tolist())
@@ -145,26 +156,28 @@ def estimate_moments(sums: Tensor) -> Moments:
 def summarise_noise(
     trace: ArrayLike, signal: ArrayLike, *, draws: int = 1000, seed: int = 0
 ) -> dict[str, Any] | None:
-    """The noise scale over the steps given, in images, with a 95 % bootstrap interval.
+    """Compute the noise scale over all steps, in images, with a 95 % bootstrap interval.
 
-    A cluster's is sum_t trace / sum_t signal (a mean of ratios would be biased), the bank's the
-    median over clusters. Neighbouring steps are correlated, so blocks of sqrt(T) steps are drawn,
-    the same for all clusters: circular ones (Politis and Romano 1992), so that every step counts
-    alike, and one fewer than fill T steps, which makes the variance of few blocks right (Rao and
-    Wu 1988). In simulations of 60 to 600 steps that covers the truth in 90 to 96 % at an
-    autocorrelation up to 0.5; shorter blocks, of T^(1/3), do worse on correlated steps.
+    The scale of a cluster is sum_t trace / sum_t signal (a mean of ratios would be biased); that of
+    the bank is the median over clusters.
+
+    Neighbouring steps are correlated, so blocks of sqrt(T) steps are drawn, the same for all
+    clusters. The blocks are circular (Politis and Romano 1992), so that every step has the same
+    weight. One block fewer than fills T steps is drawn, which corrects the variance of few blocks
+    (Rao and Wu 1988). In simulations of 60 to 600 steps this covers the truth in 90 to 96 % at an
+    autocorrelation of up to 0.5. Shorter blocks, of T^(1/3) steps, do worse on correlated steps.
 
     Args:
-        trace: [T, p], estimates of tr(Sigma) in the order of steps, NaN where there was none.
-        signal: [T, p], those of |G|^2.
-        draws: bootstrap samples.
-        seed: of the bootstrap.
+        trace: [T, p], estimates of tr(Sigma) in the order of steps, NaN where there is none.
+        signal: [T, p], estimates of |G|^2.
+        draws: number of bootstrap samples.
+        seed: seed of the bootstrap.
 
     Returns:
-        None if nothing was measured, else, ready for JSON, `value`, `low` and `high` of the bank,
-        `measurements` (steps with an estimate) and `per_cluster`, a list with `value`, `low` and
-        `high` of each. None is unbounded: no signal can be seen in the noise. With fewer than two
-        estimates everything from 0 to None is possible.
+        None if nothing was measured. Otherwise, ready for JSON: `value`, `low` and `high` of the
+        bank, `measurements` (steps with an estimate) and `per_cluster`, a list with `value`, `low`
+        and `high` of each cluster. None means unbounded: no signal is visible in the noise. With
+        fewer than two estimates the interval is from 0 to None.
     """
     moments = np.array([trace, signal], dtype=np.float64)
     known = np.isfinite(moments.sum(axis=0))
@@ -190,11 +203,11 @@ def summarise_noise(
 
 
 class SmoothedNoiseScale:
-    """The noise scale of each row while training: a ratio of exponential moving averages.
+    """The noise scale of each generator during training: a ratio of exponential moving averages.
 
-    tr(Sigma) and |G|^2 are averaged apart, with the same weights, decay^age: their sum, which
+    tr(Sigma) and |G|^2 are averaged separately with the same weights, decay^age. Their sum, which
     would correct the start, cancels in the ratio. At a decay of 0.9 the variance is that of a mean
-    of 19 steps, (1 + 0.9) / (1 - 0.9), and the trend of a run of 60 steps can still be seen.
+    of 19 steps, (1 + 0.9) / (1 - 0.9), and the trend of a run of 60 steps is still visible.
     """
 
     def __init__(self, decay: float = 0.9) -> None:
@@ -202,10 +215,11 @@ class SmoothedNoiseScale:
         self._sums: NDArray[np.float64] = np.zeros((2, 1))
 
     def update(self, trace: Sequence[float], signal: Sequence[float]) -> list[float | None]:
-        """Count a step in: [p] each, NaN where there is no estimate.
+        """Add the estimates of one step, [p] each, NaN where there is none.
 
         Returns:
-            The scale of each row in images; None before any estimate and where no signal is seen.
+            The scale of each generator in images. None before any estimate, and where no signal is
+            visible.
         """
         sums = self.decay * self._sums + np.array([trace, signal], dtype=np.float64)
         self._sums = np.where(np.isnan(sums).any(axis=0), self._sums, sums)
@@ -217,7 +231,7 @@ def _precision(device: torch.device) -> torch.dtype:
 
 
 def _squared(gradient: Tensor, batch: Tensor) -> Tensor:
-    """|B x gradient|^2 over all but the first dimension."""
+    """Return |B x gradient|^2 over all but the first dimension."""
     norm: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=batch.dtype)
     return (batch * norm).square()
 
@@ -227,9 +241,13 @@ def _over(square: Tensor, count: Tensor) -> Tensor:
 
 
 def _sums(squares: Tensor, whole: Tensor, pieces: Tensor, images: Tensor) -> Tensor:
-    """(K - 1) S, K - 1, n x signal, n, or zeros where K < 2.
+    """Return (K - 1) S, K - 1, n x signal and n, or zeros where K < 2.
 
-    Of sum_k n_k |g_k|^2 (`squares`), n |g|^2 (`whole`), K (`pieces`) and n (`images`).
+    Args:
+        squares: sum_k n_k |g_k|^2.
+        whole: n |g|^2.
+        pieces: K.
+        images: n.
     """
     scatter, freedom = squares - whole, pieces - 1
     sums = torch.stack([scatter, freedom, whole - scatter / freedom, images], dim=-1)
@@ -237,7 +255,7 @@ def _sums(squares: Tensor, whole: Tensor, pieces: Tensor, images: Tensor) -> Ten
 
 
 def _scale(moments: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ratio of [2, ...] moments: infinite without signal, NaN without either."""
+    """Return the ratio of moments [2, ...]: infinite without signal, NaN without either."""
     trace, signal = moments
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(signal < 0, np.inf, trace / signal)

@@ -1,4 +1,4 @@
-"""Watching a run's gradient noise: which steps measure it, and how ranks share the work."""
+"""The monitor of a run's gradient noise: steps that measure it, and the division among ranks."""
 
 import math
 import time
@@ -22,85 +22,85 @@ from bigbatch_ue.training.noise import (
 )
 
 _COST = 100
+"""A measurement may take at most this fraction, 1 / _COST, of the time."""
 
 
 class NoiseMonitor:
-    """Measures the noise of one step's gradient, over all ranks.
+    """The noise of one step's gradient, measured over all ranks.
 
     Args:
-        engine: whose ranks take the step.
-        batch: images in the step of each row over all ranks (B).
-        in_parameters: measure it in the space of the parameters too.
+        engine: the engine that takes the step.
+        batch: B: images of each generator in the step, over all ranks.
+        in_parameters: also measure in the space of the parameters.
 
     Attributes:
-        found: after `finish`, estimates by space: `delta`, and `parameters` if asked for.
-        seconds: that the space of the parameters took in `finish`.
+        moments: after `finish`, the estimates by space: `delta`, and `parameters` if requested.
+        seconds: time that `finish` took in the space of the parameters.
     """
 
     def __init__(self, engine: Engine, batch: Sequence[int], *, in_parameters: bool) -> None:
         accelerator = engine.accelerator
-        self.found: dict[str, Moments] = {}
+        self.moments: dict[str, Moments] = {}
         self.seconds = 0.0
         self._engine, self._ranks = engine, accelerator.num_processes
         self._rank = accelerator.process_index
         images = torch.tensor(batch, device=accelerator.device)
-        self._pieces = DeltaNoise(images)
-        self._groups = (
+        self._delta = DeltaNoise(images)
+        self._parameters = (
             ParameterNoise(images, engine.shape, first=self._rank) if in_parameters else None
         )
 
     def add(self, gradient: Tensor, micro: MicroBatch) -> None:
-        """Count the gradient of a micro-batch in, float32 [p, C, H, W]."""
+        """Add the gradient of one micro-batch, float32 [p, C, H, W]."""
         count = torch.as_tensor(
             np.bincount(micro.generator, minlength=len(gradient)), device=gradient.device
         )
-        self._pieces.add(gradient, count)
-        if self._groups:
-            self._groups.add(gradient, count)
+        self._delta.add(gradient, count)
+        if self._parameters:
+            self._parameters.add(gradient, count)
 
     def finish(self, total: Tensor) -> None:
-        """Make the estimates, while the parameters are those of the step; a collective call.
+        """Compute the estimates before the parameters change; a collective call.
 
         Args:
             total: float32 [p, C, H, W], the sum of the gradients that were added.
         """
-        everywhere = self._engine.sum_over_ranks
-        self.found["delta"] = estimate_moments(everywhere(self._pieces.sums(total)))
-        if self._groups:
+        reduce = self._engine.sum_over_ranks
+        self.moments["delta"] = estimate_moments(reduce(self._delta.sums(total)))
+        if self._parameters:
             began = time.perf_counter()
-            groups = self._groups
-            groups.gradients = everywhere(groups.gradients)
-            groups.counts = everywhere(groups.counts)
-            rows = range(self._rank, len(groups.batch), self._ranks)
-            sums = parameter_sums(self._engine.gather_bank(), groups, rows)
-            self.found["parameters"] = estimate_moments(everywhere(sums))
+            noise = self._parameters
+            noise.gradients, noise.counts = reduce(noise.gradients), reduce(noise.counts)
+            generators = range(self._rank, len(noise.batch), self._ranks)
+            sums = parameter_sums(self._engine.gather_bank(), noise, generators)
+            self.moments["parameters"] = estimate_moments(reduce(sums))
             self.seconds = time.perf_counter() - began
 
 
 def noise_scale(parts: Sequence[tuple[Run, int]]) -> dict[str, Any]:
-    """The noise scale by space, over all steps of runs that train parts of one bank.
+    """Summarise the noise scale by space, over all steps of runs that train parts of one bank.
 
     Args:
-        parts: each run, and how many generators it trains.
+        parts: each run, and its number of generators.
     """
-    return {
-        space: summarise_noise(
-            *np.concatenate([read_moments(run.metrics, space, rows) for run, rows in parts], axis=2)
-        )
-        for space in ("delta", "parameters")
-    }
+    scales = {}
+    for space in ("delta", "parameters"):
+        moments = [read_moments(run.metrics, space, count) for run, count in parts]
+        scales[space] = summarise_noise(*np.concatenate(moments, axis=2))
+    return scales
 
 
 class NoiseSchedule:
-    """Which steps measure the noise in the space of the parameters.
+    """The steps that measure the noise in the space of the parameters.
 
-    `auto` measures in the first step, then as rarely as makes that cost at most a hundredth of the
-    time, by what it took in the first step and what the second took without it. Operations would
-    not tell: a generator's take several times as long as a surrogate's.
+    `auto` measures in the first step, then so rarely that it costs at most a hundredth of the time.
+    It compares the time of the first measurement with that of the second step, which has none.
+    Counting operations would mislead: those of a generator take several times as long as those of a
+    surrogate.
 
     Args:
         every: steps from one measurement to the next; 0: never.
-        first: the step that the run goes on from.
+        first: first step of this process.
     """
 
     def __init__(self, every: int | Literal["auto"], first: int) -> None:
@@ -109,13 +109,13 @@ class NoiseSchedule:
         self._measurement = 0.0
 
     def due(self, step: int) -> bool:
-        """Whether `step` is to measure it."""
+        """Return whether to measure in `step`."""
         if self._period is None:
             return step == self._first
         return self._period > 0 and (step - self._first) % self._period == 0
 
-    def took(self, step: float, measurement: float, engine: Engine) -> None:
-        """Count a step in, in seconds; may be a collective call."""
+    def record(self, step: float, measurement: float, engine: Engine) -> None:
+        """Record the seconds of a step and its measurement; may be a collective call."""
         if self._period is None and measurement > 0:
             self._measurement = measurement
         elif self._period is None:

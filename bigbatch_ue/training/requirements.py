@@ -1,4 +1,4 @@
-"""Operations and memory that an optimizer step needs, counted on shapes alone."""
+"""Operations and memory of an optimizer step, counted from shapes alone."""
 
 import math
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _SHARDED = {
 
 @dataclass(frozen=True)
 class Flops:
-    """What is needed at least; a multiplication and an addition are two.
+    """Floating-point operations that a step needs at least; a multiply-add counts as two.
 
     Attributes:
         image: one image forward through the surrogate, and its gradient back to the pixels.
@@ -37,8 +37,8 @@ class Flops:
     generator: int
 
 
-def weightless(config: Config, channels: int) -> tuple[nn.Module, GeneratorBank, Tensor]:
-    """Surrogate in evaluation mode, frozen, generator bank and one image, on the meta device."""
+def _build_on_meta(config: Config, channels: int) -> tuple[nn.Module, GeneratorBank, Tensor]:
+    """Build the frozen surrogate, the generator bank and one image on the meta device."""
     size = config.data.size
     with torch.device("meta"):
         surrogate = build_network(surrogate_spec(config.surrogate, channels, size), 0)
@@ -48,19 +48,20 @@ def weightless(config: Config, channels: int) -> tuple[nn.Module, GeneratorBank,
 
 
 def count_flops(config: Config, channels: int) -> Flops:
-    """The operations of `config` on images of `channels`."""
-    surrogate, bank, image = weightless(config, channels)
+    """Count the operations of `config` on images of `channels`."""
+    surrogate, bank, image = _build_on_meta(config, channels)
     image.requires_grad_()
-    with FlopCounterMode(display=False) as of_image:
+    with FlopCounterMode(display=False) as image_flops:
         torch.autograd.backward(surrogate(image).sum())
-    with FlopCounterMode(display=False) as of_bank:
+    with FlopCounterMode(display=False) as bank_flops:
         torch.autograd.backward(bank().sum())
-    return Flops(of_image.get_total_flops(), of_bank.get_total_flops() // config.clusters.count)
+    generator = bank_flops.get_total_flops() // config.clusters.count
+    return Flops(image_flops.get_total_flops(), generator)
 
 
 @dataclass(frozen=True)
 class MemoryNeeds:
-    """Expected memory of one rank during an optimizer step, MiB by part."""
+    """The expected memory of one rank during an optimizer step, by part, in MiB."""
 
     generator_parameters: float
     generator_gradients: float
@@ -71,7 +72,7 @@ class MemoryNeeds:
 
     @property
     def total(self) -> float:
-        """Sum of all parts, MiB."""
+        """Sum of all parts in MiB."""
         return math.fsum(vars(self).values())
 
 
@@ -80,36 +81,36 @@ def expected_memory(
 ) -> MemoryNeeds:
     """Count the memory that one rank needs during a step.
 
-    The parts are counted, not measured: float32 tensors that live at the same time, no workspace of
-    the kernels, no fragmentation. None of them depends on the effective batch.
+    The parts are counted, not measured: float32 tensors that live at the same time, without
+    workspaces of kernels and without fragmentation. None depends on the effective batch.
 
     Args:
         config: the resolved configuration.
         channels: C of the images.
         micro: images in the largest micro-batch of a rank.
         ranks: number of ranks.
-        engine: the engine, which decides what is sharded.
+        engine: engine, which decides what is sharded.
     """
-    surrogate, bank, image = weightless(config, channels)
+    surrogate, bank, image = _build_on_meta(config, channels)
     parameters = sum(p.numel() for p in bank.parameters())
     states = _STATES_PER_PARAMETER[config.optimizer.name]
 
-    def held(part: str, elements: int) -> float:
+    def mib(part: str, elements: int) -> float:
         shards = ranks if part in _SHARDED.get(engine, ()) else 1
         return elements / shards * _FLOAT32 / MIB
 
     return MemoryNeeds(
-        generator_parameters=held("parameters", parameters),
-        generator_gradients=held("gradients", parameters),
-        optimizer_state=held("optimizer", parameters * states),
-        generator_activations=held("activations", _activations(bank)),
-        surrogate_weights=held("weights", sum(p.numel() for p in surrogate.parameters())),
-        surrogate_activations=held("activations", micro * _activations(surrogate, image)),
+        generator_parameters=mib("parameters", parameters),
+        generator_gradients=mib("gradients", parameters),
+        optimizer_state=mib("optimizer", parameters * states),
+        generator_activations=mib("activations", _activations(bank)),
+        surrogate_weights=mib("weights", sum(p.numel() for p in surrogate.parameters())),
+        surrogate_activations=mib("activations", micro * _activations(surrogate, image)),
     )
 
 
 def _activations(module: nn.Module, *inputs: Tensor) -> int:
-    """Elements that the leaves of `module` put out in one forward pass."""
+    """Count the elements of the outputs of all leaves of `module` in one forward pass."""
     total = 0
 
     def count(_: nn.Module, __: object, output: object) -> None:

@@ -1,4 +1,4 @@
-"""What training starts from: surrogate, clusters, batch plan, micro-batch size, engine."""
+"""The preparation of training: surrogate, clusters, batch plan, micro-batch size, engine."""
 
 from dataclasses import replace
 
@@ -40,21 +40,32 @@ def prepare_job(
     run: Run,
     data: DataSet,
     accelerator: Accelerator,
-    share: RankGroup = SINGLE_GROUP,
+    group: RankGroup = SINGLE_GROUP,
 ) -> TrainingJob:
-    """Surrogate, clusters and plan; a main process makes the run's folder once all is well."""
+    """Prepare surrogate, clusters, batch plan and micro-batch size of a run.
+
+    One process clusters the features, and creates the run's folder when nothing can fail any more.
+    """
     surrogate = surrogate_of_run(config, data, accelerator.device)
     if accelerator.is_main_process:
-        with FileLock(config.data.root / "surrogates" / f"clusters-{run.answer}.lock"):
-            if not run.clusters.exists():
-                features = extract_features(surrogate, data.train.images, accelerator.device)
-                made = cluster_features(features, config.clusters, config.seed)
-                create_run(run, config, data.fingerprint)
-                made.save(run.clusters, {"answer": run.answer})
+        _cluster_once(config, run, data, surrogate, accelerator.device)
     accelerator.wait_for_everyone()
     clusters = Clusters.load(run.clusters)
-    job = make_job(config, data.train.images, surrogate, clusters, accelerator, share)
+    job = make_job(config, data.train.images, surrogate, clusters, accelerator, group)
     return choose_micro_batch(job, accelerator)
+
+
+def _cluster_once(
+    config: Config, run: Run, data: DataSet, surrogate: nn.Module, device: torch.device
+) -> None:
+    """Cluster the features and create the run's folder, unless another process has done so."""
+    with FileLock(config.data.root / "surrogates" / f"clusters-{run.answer}.lock"):
+        if run.clusters.exists():
+            return
+        features = extract_features(surrogate, data.train.images, device)
+        clusters = cluster_features(features, config.clusters, config.seed)
+        create_run(run, config, data.fingerprint)
+        clusters.save(run.clusters, {"answer": run.answer})
 
 
 def make_job(
@@ -63,21 +74,21 @@ def make_job(
     surrogate: nn.Module,
     clusters: Clusters,
     accelerator: Accelerator,
-    share: RankGroup = SINGLE_GROUP,
+    group: RankGroup = SINGLE_GROUP,
 ) -> TrainingJob:
-    """Plan, sampler, loader and loss: `images` uint8 [N, C, H, W] in `clusters`."""
+    """Make the job of one rank group on `images`, uint8 [N, C, H, W], in `clusters`."""
     device = accelerator.device
     plan, sampler = plan_batches(config, clusters, accelerator.num_processes)
-    rows = share.rows(config.clusters.count)
+    generators = group.generators(config.clusters.count)
     return TrainingJob(
         config=config,
-        rows=rows,
-        plan=plan.only(rows),
+        generators=generators,
+        plan=plan.only(generators),
         sampler=sampler,
         loader=MicroBatchLoader(images, device, config.compute.images),
         loss=ClusterwiseLoss(
             surrogate=FrozenNetwork(surrogate, compute_mode(config.compute, device)),
-            targets=clusters.targets[rows].to(device),
+            targets=clusters.targets[generators].to(device),
             objective=config.objective,
             augment=config.augment,
         ),
@@ -95,7 +106,7 @@ def plan_batches(config: Config, clusters: Clusters, ranks: int) -> tuple[BatchP
 
 
 def choose_micro_batch(job: TrainingJob, accelerator: Accelerator) -> TrainingJob:
-    """The job in the largest micro-batches that fit every rank, if they are to be found."""
+    """Set the largest micro-batch that fits every rank, if the configuration leaves it open."""
     config, plan, device = job.config, job.plan, accelerator.device
     if config.batch.micro != "auto":
         return job
@@ -105,14 +116,14 @@ def choose_micro_batch(job: TrainingJob, accelerator: Accelerator) -> TrainingJo
     plan = plan.with_micro(
         min_over_ranks(accelerator, initial_micro_batch(config, bytes_per_image, device))
     )
-    batch = job.sampler.draw(0).only(job.rows)
+    batch = job.sampler.draw(0).only(job.generators)
     delta = torch.zeros(len(plan.per_generator), *shape, device=device)
 
-    def works(plan: BatchPlan) -> bool:
+    def fits(plan: BatchPlan) -> bool:
         micro = next(job.loader(batch, [slice(plan.largest_micro)]))
         return gradient_fits(lambda delta: job.loss(delta, micro), delta)
 
-    while not min_over_ranks(accelerator, works(plan)):
+    while not min_over_ranks(accelerator, fits(plan)):
         plan = plan.with_micro(halve_micro_batch(plan.largest_micro))
     if accelerator.is_main_process and plan.micro_batches > 1:
         remember_micro_batch(config, device, plan.micro)
@@ -120,15 +131,16 @@ def choose_micro_batch(job: TrainingJob, accelerator: Accelerator) -> TrainingJo
 
 
 def start_engine(job: TrainingJob, accelerator: Accelerator, start: Checkpoint = NEW) -> Engine:
-    """The generator bank under the launcher's engine, as it was at `start`."""
+    """Start the launcher's engine on the generator bank, in the state of `start`."""
     config = job.config
     _, channels, size, _ = job.loader.images.shape
-    first, count = job.rows.start, len(job.plan.per_generator)
-    bank = GeneratorBank(count, channels, size, config.generator, config.seed, first)
+    count = len(job.plan.per_generator)
+    bank = GeneratorBank(
+        count, channels, size, config.generator, config.seed, first=job.generators.start
+    )
     if start.state:
         bank.load_state_dict(bank_parameters(start.state))
-    on_delta = config.batch.accumulation == "delta"
-    accumulation = 1 if on_delta else job.plan.micro_batches
+    accumulation = 1 if config.batch.accumulation == "delta" else job.plan.micro_batches
     engine = Engine(accelerator, bank, config.optimizer, accumulation)
     if start.state:
         engine.restore_optimizer(start.state, start.step - start.skipped)

@@ -1,11 +1,11 @@
-"""What is kept of a run's steps: JSON lines and TensorBoard events, by the main process alone."""
+"""The log of a run's steps: JSON lines and TensorBoard events, from the main process alone."""
 
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Self
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Self, TextIO
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -16,20 +16,29 @@ from bigbatch_ue.training.noise import SmoothedNoiseScale
 
 
 class StepLog:
-    """Scalars of every step and pictures of the perturbations; a context manager.
+    """Scalars of every step and pictures of the perturbations.
 
     Args:
-        run: whose folder is written to.
-        start: first step that will be logged; what an interrupted run had logged beyond is dropped.
-        passes: images through the surrogate in one step.
+        lines: text file for JSON lines.
+        tensorboard: writer of events.
+        images_per_step: images through the surrogate in one step.
     """
 
-    def __init__(self, run: Run, start: int, passes: int) -> None:
-        drop_steps_from(run.metrics, start)
-        self.passes = passes
+    def __init__(self, lines: TextIO, tensorboard: SummaryWriter, images_per_step: int) -> None:
+        self.lines, self.tensorboard = lines, tensorboard
+        self.images_per_step = images_per_step
         self.smoothed: defaultdict[str, SmoothedNoiseScale] = defaultdict(SmoothedNoiseScale)
-        self.lines = run.metrics.open("a", buffering=1)
-        self.board = SummaryWriter(str(run.tensorboard), purge_step=start)
+
+    @classmethod
+    @contextmanager
+    def open(cls, run: Run, start: int, images_per_step: int) -> Iterator[Self]:
+        """Open the log of `run` at step `start`; drop that and later steps of a former process."""
+        drop_steps_from(run.metrics, start)
+        with (
+            SummaryWriter(str(run.tensorboard), purge_step=start) as tensorboard,
+            run.metrics.open("a", buffering=1) as lines,
+        ):
+            yield cls(lines, tensorboard, images_per_step)
 
     def step(
         self,
@@ -40,50 +49,38 @@ class StepLog:
         noise: Mapping[str, Moments],
         skipped: Sequence[int],
     ) -> None:
-        """Record one optimizer step: each generator's loss, its gradient's noise, and the speed.
+        """Record one optimizer step: each generator's loss and gradient noise, and the speed.
 
-        Of a step that was `skipped`, for the sake of these generators, there is no loss.
+        A skipped step has no loss; `skipped` lists the generators that caused it.
         """
         scalars = {
             "lr": lr,
-            "images_seen": self.passes * (step + 1),
-            "images_per_s": self.passes / seconds,
+            "images_seen": self.images_per_step * (step + 1),
+            "images_per_s": self.images_per_step / seconds,
         }
-        what = {"skipped": list(skipped)} if skipped else {"loss": losses}
-        line = {"step": step, **what, **scalars}
+        outcome = {"skipped": list(skipped)} if skipped else {"loss": losses}
+        line = {"step": step, **outcome, **scalars}
         if noise:
             line["noise"] = {space: _finite(moments) for space, moments in noise.items()}
         self.lines.write(json.dumps(line) + "\n")
         if not skipped:
             scalars["loss/mean"] = sum(losses) / len(losses)
-            scalars |= {f"loss/cluster_{row:02d}": value for row, value in enumerate(losses)}
-        for name, value in scalars.items():
-            self.board.add_scalar(name, value, step)
+            scalars |= {f"loss/cluster_{index:02d}": loss for index, loss in enumerate(losses)}
         for space, moments in noise.items():
-            scales = self.smoothed[space].update(*moments)
-            for row, scale in enumerate(scales):
+            for index, scale in enumerate(self.smoothed[space].update(*moments)):
                 if scale is not None:
-                    self.board.add_scalar(f"noise_scale_{space}/cluster_{row:02d}", scale, step)
+                    scalars[f"noise_scale_{space}/cluster_{index:02d}"] = scale
+        for tag, value in scalars.items():
+            self.tensorboard.add_scalar(tag, value, step)
 
     def pictures(self, step: int, delta: Tensor) -> None:
-        """Record the perturbations [p, C, H, W], grey where they are zero."""
+        """Record the perturbations [p, C, H, W] as pictures, grey where they are zero."""
         largest = delta.abs().amax().clamp(min=1e-12)
-        self.board.add_images("perturbations", (delta / largest + 1) / 2, step)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.lines.close()
-        self.board.close()
+        self.tensorboard.add_images("perturbations", (delta / largest + 1) / 2, step)
 
 
 def _finite(moments: Moments) -> dict[str, list[float | None]]:
+    """Return the moments by name, ready for JSON: None instead of NaN and infinity."""
     return {
         name: [value if math.isfinite(value) else None for value in values]
         for name, values in moments._asdict().items()

@@ -1,9 +1,9 @@
-"""Train the generator bank: the perturbations of one data set at one effective batch size."""
+"""Training of the generator bank: perturbations for a data set at one effective batch size."""
 
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import torch
 from accelerate import Accelerator
@@ -41,26 +41,26 @@ def train(
     download: bool = False,
     time_limit: float | None = None,
 ) -> Run:
-    """Train the perturbations of `config`; under a launcher, one rank of it.
+    """Train the perturbations of `config`; under a launcher, as one of its ranks.
 
     Args:
         config: the resolved configuration.
         resume: continue an unfinished run from its last checkpoint.
         download: allow the data set to be downloaded.
-        time_limit: minutes from the start of the process, after which it is to end.
+        time_limit: stop with a checkpoint this many minutes after the start of the process.
 
     Returns:
-        The finished run; one that had finished before is returned as it is.
+        The finished run. A run that had finished before is not trained again.
 
     Raises:
-        UserError: bad input, a run that cannot be continued, or an engine that is not what the
-            launcher asked for.
-        Interrupted: a checkpoint was written, because of SIGTERM, SIGUSR1 or the time limit.
+        UserError: the input is invalid, the run cannot be continued, or the engine is not the one
+            that the launcher requests.
+        Interrupted: SIGTERM, SIGUSR1 or the time limit; a checkpoint has been written.
     """
-    share = join_rank_group(config.compute.cluster_groups)
+    group = join_rank_group(config.compute.cluster_groups)
     accelerator, stop = start_accelerator(), StopRequest(time_limit)
     try:
-        return train_on(accelerator, config, share, resume=resume, download=download, stop=stop)
+        return train_on(accelerator, config, group, resume=resume, download=download, stop=stop)
     finally:
         accelerator.end_training()
 
@@ -68,29 +68,29 @@ def train(
 def train_on(
     accelerator: Accelerator,
     config: Config,
-    share: RankGroup = SINGLE_GROUP,
+    group: RankGroup = SINGLE_GROUP,
     *,
     resume: bool = False,
     download: bool = False,
     stop: StopRequest | None = None,
 ) -> Run:
-    """`train` on an engine that is launched already, the clusters of one group."""
+    """Train the clusters of one rank group on an engine that has been started; see `train`."""
     data = prepare_dataset(config.data, download=download)
     run = open_run(config, data.fingerprint, resume=resume)
     accelerator.wait_for_everyone()
-    share.meet()
+    group.barrier()
     if run.finished:
-        note(f"{run.folder}: finished already, nothing to do")
+        note(f"{run.folder}: has already finished, nothing to do")
         return run
-    job = prepare_job(config, run, data, accelerator, share)
+    job = prepare_job(config, run, data, accelerator, group)
     note(describe_plan(job.plan, config))
     if job.plan.warning:
         note(f"warning: {job.plan.warning}", warning=True)
-    own = share.run(run)
-    if not own.finished:
-        train_job(job, own, accelerator, data.name, stop or StopRequest())
+    part = group.part_of(run)
+    if not part.finished:
+        train_job(job, part, accelerator, data.name, stop or StopRequest())
     if accelerator.is_main_process:
-        merge_groups(run, share)
+        merge_groups(run, group)
     accelerator.wait_for_everyone()
     return run
 
@@ -98,37 +98,39 @@ def train_on(
 def train_job(
     job: TrainingJob, run: Run, accelerator: Accelerator, dataset: str, stop: StopRequest
 ) -> None:
-    """Train what `job` says, from the last checkpoint of `run` on, and finish `run`."""
-    allow_tf32(compute_mode(job.config.compute, accelerator.device))
+    """Train `job` from the last checkpoint of `run`, then write the result."""
+    config = job.config
+    allow_tf32(compute_mode(config.compute, accelerator.device))
     keep_freed_memory()
     main = accelerator.is_main_process
     with run.exclusive() if main else nullcontext(), stop.listening():
         start = load_checkpoint(run)
         if min_over_ranks(accelerator, start.step) != max_over_ranks(accelerator, start.step):
-            raise UserError(f"{run.checkpoints}: not the same for all ranks; is the folder shared?")
+            raise UserError(
+                f"{run.checkpoints}: differs between ranks; "
+                "put the run into a folder that all ranks share"
+            )
         engine = start_engine(job, accelerator, start)
         reset_peak_memory(accelerator.device)
         began = time.perf_counter()
         trained = optimise(job, run, engine, start, stop)
         if main:
             seconds = time.perf_counter() - began
-            write_result(
-                run, dataset, replace(job, plan=trained.plan), engine, trained, start, seconds
-            )
+            write_result(run, dataset, config, engine, trained, start, seconds)
         accelerator.wait_for_everyone()
 
 
 def write_result(
     run: Run,
     dataset: str,
-    job: TrainingJob,
+    config: Config,
     engine: Engine,
     trained: TrainingOutcome,
     start: Checkpoint,
     seconds: float,
 ) -> None:
-    """Write the perturbations and the result: the run is finished."""
-    config, plan = job.config, job.plan
+    """Write the perturbations and the result, which finishes the run."""
+    plan, device = trained.plan, engine.accelerator.device
     metadata = {"answer": run.answer, "eps": config.generator.eps, "steps": plan.steps}
     result = TrainingResult(
         dataset=dataset,
@@ -149,11 +151,11 @@ def write_result(
         micro_batch=plan.largest_micro,
         micro_batches=plan.micro_batches,
         accumulation=config.batch.accumulation,
-        compute=asdict(compute_mode(config.compute, engine.accelerator.device)),
-        device=engine.accelerator.device.type,
+        compute=asdict(compute_mode(config.compute, device)),
+        device=device.type,
         resumed_at=start.step,
         seconds=round(seconds, 3),
-        peak_memory_mib=round(peak_memory(engine.accelerator.device), 1),
+        peak_memory_mib=round(peak_memory(device), 1),
         images_per_second=round(plan.images_per_step * (plan.steps - start.step) / seconds, 1),
         versions={"bigbatch_ue": __version__, "torch": torch.__version__},
     )
@@ -163,14 +165,14 @@ def write_result(
 
 
 def describe_plan(plan: BatchPlan, config: Config) -> str:
-    """The plan in a few lines of text."""
-    share = plan.rank_slice(plan.world_size - 1)
+    """Describe `plan` in a few lines of text."""
+    part = plan.rank_slice(plan.world_size - 1)
     return (
         f"effective batch {plan.effective} x {len(plan.per_generator)} generators "
-        f"= {plan.images_per_step} images a step\n"
-        f"  {plan.world_size} rank(s) x {share.stop - share.start} images "
+        f"= {plan.images_per_step} images per step\n"
+        f"  {plan.world_size} rank(s) x {part.stop - part.start} images "
         f"= {plan.micro_batches} micro-batch(es) of up to {plan.largest_micro}; "
         f"accumulation: {config.batch.accumulation}\n"
-        f"  {plan.steps_per_epoch} step(s) an epoch, {plan.steps} steps in all "
+        f"  {plan.steps_per_epoch} step(s) per epoch, {plan.steps} steps in total "
         f"(budget: {config.budget.kind}); learning rate {plan.lr_reason}"
     )

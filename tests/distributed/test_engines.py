@@ -1,4 +1,4 @@
-"""One global batch, cut every way, on every engine: the same gradient, the same perturbations."""
+"""One global batch in every decomposition, on every engine: the same gradient and perturbations."""
 
 import json
 import sys
@@ -35,7 +35,7 @@ LAUNCHES = (
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one process makes of the whole batches, and of a batch in four micro-batches."""
+    """Results of one process for the whole batches, and for batches in micro-batches."""
     out = tmp_path_factory.mktemp("alone")
     done = start([sys.executable, str(WORKER), str(out), *WHOLE, *CUT])
     assert done.returncode == 0, done.stderr[-3000:]
@@ -46,7 +46,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def launched(
     request: pytest.FixtureRequest, alone: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Launch, Path, Path]:
-    """What the ranks of one launch made of all its cases."""
+    """Results of the ranks of one launch for all its cases."""
     launch: Launch = request.param
     needs_compiler(launch)
     out = tmp_path_factory.mktemp(str(launch))
@@ -94,12 +94,14 @@ def check_case(case: str, folder: Path, alone: Path) -> None:
 
 
 @pytest.mark.parametrize("case", CUT)
-def test_invariant_3_one_process_cut_into_micro_batches(case: str, alone: Path) -> None:
+def test_invariant_3_micro_batches_on_one_process_give_the_same_gradient(
+    case: str, alone: Path
+) -> None:
     check_case(case, alone, alone)
     assert int(str(facts_of(alone / f"{case}.safetensors")["micro_batches"])) >= 4
 
 
-def test_invariant_1_answer_does_not_depend_on_decomposition_or_engine(
+def test_invariant_1_result_does_not_depend_on_decomposition_or_engine(
     launched: tuple[Launch, Path, Path],
 ) -> None:
     launch, out, alone = launched
@@ -163,7 +165,7 @@ def test_deepspeed_without_a_launcher_is_refused(tmp_path: Path) -> None:
     assert "DeepSpeed: needs a launcher" in done.stderr
 
 
-def test_every_launcher_and_every_deepspeed_config_is_among_those_started() -> None:
+def test_every_launcher_and_every_deepspeed_config_is_tested() -> None:
     files = {path.stem: path for path in (ROOT / "launchers" / "accelerate").glob("*.yaml")}
     assert set(files) == {launch.config for launch in LAUNCHES}
     settings = [yaml.safe_load(file.read_text()) for file in files.values()]

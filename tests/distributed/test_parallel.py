@@ -1,4 +1,4 @@
-"""Groups of ranks that own clusters: the bank's result, with nothing said between groups."""
+"""Rank groups that train clusters of their own: the result of the whole bank, without messages."""
 
 import sys
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from analysis.table.collect import collect
+from bigbatch_ue.evaluation.evaluate import evaluate
 from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.files.tensor_files import read_tensors
 from bigbatch_ue.runs.folder import load_run
@@ -21,6 +23,13 @@ MORE = (
     "optimizer.name=sgd",
     "optimizer.lr=0.05",
     "budget.steps=2",
+)
+EVALUATION = (
+    "target.args={channels: [8, 8, 16, 16], layers: [1, 1, 1, 1]}",
+    "target.fit={epochs: 1, batch: 64}",
+    "evaluation.seeds=[0]",
+    "evaluation.fractions=[1.0]",
+    "evaluation.arms=[clean, uc]",
 )
 
 
@@ -45,17 +54,19 @@ def launched(
     return ranks, alone.folder, folder / "groups"
 
 
-def test_groups_train_what_the_bank_trains(launched: tuple[int, Path, Path]) -> None:
-    theirs, ours = (
+def test_invariant_1_groups_train_the_perturbations_of_the_bank(
+    launched: tuple[int, Path, Path],
+) -> None:
+    alone, groups = (
         read_tensors(folder / "perturbations.safetensors")[0]["perturbations"]
         for folder in launched[1:]
     )
-    assert ours.shape == theirs.shape
-    for mine, other in zip(ours, theirs, strict=True):
-        assert (mine - other).norm() < 1e-4 * other.norm()
+    assert groups.shape == alone.shape
+    for ours, theirs in zip(groups, alone, strict=True):
+        assert (ours - theirs).norm() < 1e-4 * theirs.norm()
 
 
-def test_the_result_is_that_of_all_groups(launched: tuple[int, Path, Path]) -> None:
+def test_the_result_covers_all_groups(launched: tuple[int, Path, Path]) -> None:
     ranks, *folders = launched
     alone, groups = (read_json(folder / "result.json") for folder in folders)
     assert groups["final_loss"] == pytest.approx(alone["final_loss"], rel=1e-3)
@@ -72,14 +83,25 @@ def test_the_result_is_that_of_all_groups(launched: tuple[int, Path, Path]) -> N
     assert config.compute.cluster_groups == 2
 
 
-def test_clusters_are_cut_evenly() -> None:
-    rows = [share.rows(10) for share in RankGroup(0, 4).all]
-    assert [(part.start, part.stop) for part in rows] == [(0, 2), (2, 5), (5, 7), (7, 10)]
+def test_the_run_of_groups_is_collected(launched: tuple[int, Path, Path]) -> None:
+    """The metrics of each group are in a file of its own."""
+    *_, folder = launched
+    assert not (folder / "metrics.jsonl").exists()
+    assert len(list(folder.glob("groups/*/metrics.jsonl"))) == 2
+    evaluate(folder, overrides=EVALUATION)
+    collection = collect([folder])
+    assert collection.problems == ()
+    assert collection.table["effective_batch"].tolist() == [8]
 
 
-def test_ranks_that_cannot_be_cut_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clusters_are_divided_evenly() -> None:
+    parts = [group.generators(10) for group in RankGroup(0, 4).all_groups]
+    assert [(part.start, part.stop) for part in parts] == [(0, 2), (2, 5), (5, 7), (7, 10)]
+
+
+def test_ranks_that_cannot_be_divided_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(UserError, match="cluster_groups=3 does not divide the launcher's 4"):
+    with pytest.raises(UserError, match="cluster_groups=3: does not divide the launcher's 4"):
         join_rank_group(3)
     assert join_rank_group(1) == RankGroup()
     assert not torch.distributed.is_initialized()

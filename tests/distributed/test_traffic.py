@@ -1,7 +1,4 @@
-"""What two ranks send in one optimizer step: the same whatever the accumulation, on the delta path.
-
-P is the bank's parameters in bytes; a step also sums the p losses and agrees that all had memory.
-"""
+"""The traffic of two ranks in one optimizer step; on the delta path, whatever the accumulation."""
 
 import json
 import shutil
@@ -15,7 +12,7 @@ from bigbatch_ue.benchmark.traffic import Call
 from tests.helpers.ranks import ROOT, start
 
 pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="Linux tells what a socket has sent"),
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the bytes of a socket"),
     pytest.mark.skipif(
         not (shutil.which("g++") and shutil.which("ninja")),
         reason="DeepSpeed compiles at its first start: g++ and ninja are needed",
@@ -24,7 +21,7 @@ pytestmark = [
 
 WORKER = str(Path(__file__).with_name("traffic_worker.py"))
 P_GENERATORS, WIDTH, SIZE, RANKS = 3, 4, 16, 2
-SMALL = 4 * P_GENERATORS  # bytes: the losses are the largest of what is no parameter or gradient
+SMALL = 4 * P_GENERATORS  # bytes: of all but parameters and gradients, the losses are the largest
 ENGINES = ("ddp", "fsdp2", "zero0", "zero1", "zero2", "zero3")
 SENT = {"ddp": 1.0, "zero0": 1.0, "zero1": 1.5, "zero2": 1.5, "zero3": 1.0, "fsdp2": 1.5}
 GLOO = {"all_reduce": 1.0, "reduce_scatter": 1.0, "all_gather": 0.5, "broadcast": 1.0}
@@ -33,7 +30,7 @@ Counted = dict[tuple[str, str, int], dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory: pytest.TempPathFactory) -> Counted:
-    """What rank 0 counted, by engine, gradient path and number of micro-batches."""
+    """Records of rank 0, by engine, gradient path and number of micro-batches."""
     out = tmp_path_factory.mktemp("traffic") / "rank0.json"
     launcher = ("-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file")
     arguments = (str(out), str(P_GENERATORS), str(WIDTH), str(SIZE))
@@ -64,7 +61,7 @@ def test_every_engine_and_path_was_counted(counted: Counted) -> None:
     assert {call.ranks for record in counted.values() for call in calls(record)} == {RANKS}
 
 
-def test_counted_bytes_are_those_that_went_out_of_the_sockets(counted: Counted) -> None:
+def test_counted_bytes_are_those_that_the_sockets_sent(counted: Counted) -> None:
     for case, record in counted.items():
         expected = sum(GLOO[call.kind] * call.payload for call in calls(record))
         headers = 600 * len(record["calls"])

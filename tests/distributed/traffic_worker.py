@@ -2,8 +2,8 @@
 
 Usage: accelerate launch --config_file launchers/accelerate/fsdp2.yaml THIS OUT P WIDTH SIZE
 
-A start of ranks costs more than what is measured, so all engines share one: the environment in
-which `accelerate launch` would have started each is set here.
+Starting ranks takes longer than the measurement, so all engines share one start. This file sets the
+environment in which `accelerate launch` would have started each.
 """
 
 import os
@@ -34,7 +34,7 @@ SENT = 200  # offset of `tcpi_bytes_sent` and `tcpi_bytes_retrans` in Linux's `s
 
 
 def start(engine: str) -> None:
-    """Set what the launcher of `engine` would have, with nothing left of the engine before."""
+    """Set the environment of the launcher of `engine`, and forget the engine before."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     os.environ["ACCELERATE_USE_FSDP"] = str(engine == "fsdp2").lower()
@@ -68,7 +68,7 @@ def micro_batch(p: int) -> MicroBatch:
 
 
 def count(path: str, passes: tuple[int, ...], bank: GeneratorBank) -> list[dict[str, Any]]:
-    """What a step of `bank` sends in each number of micro-batches; the first two steps set up."""
+    """Count the traffic of a step for each number of micro-batches; the first two steps set up."""
     accelerator = start_accelerator()
     p, parameters = len(bank.noise), sum(each.numel() for each in bank.parameters())
     accumulation = 1 if path == "delta" else passes[0]

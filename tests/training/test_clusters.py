@@ -81,12 +81,12 @@ def test_derangements_are_uniform() -> None:
 
 
 def test_more_clusters_than_images_is_an_error(features: Tensor) -> None:
-    with pytest.raises(UserError, match=r"clusters\.count=6 exceeds the 5 images"):
+    with pytest.raises(UserError, match=r"clusters\.count=6: exceeds the 5 images; lower it"):
         cluster_features(features[:5], ClustersConfig(count=6), seed=0)
 
 
 def test_too_few_distinct_images_is_an_error(features: Tensor) -> None:
-    with pytest.raises(UserError, match=r"2 of 5 clusters are empty.*lower clusters\.count"):
+    with pytest.raises(UserError, match=r"clusters\.count=5: 2 cluster\(s\) are empty.*lower it"):
         cluster_features(features[:3].repeat(10, 1), ClustersConfig(count=5), seed=0)
 
 
@@ -97,9 +97,11 @@ def test_features_that_are_not_finite_are_an_error(features: Tensor) -> None:
         cluster_features(broken, ClustersConfig(count=2), seed=0)
 
 
-def test_tiny_cluster_is_warned_of(features: Tensor) -> None:
+def test_tiny_cluster_is_named_in_a_warning(features: Tensor) -> None:
     outlier = torch.cat([features[:50], torch.full((1, 64), 1e4)])
-    with pytest.warns(UserWarning, match=r"1 of 3 clusters have very few images \(\[1\]\)"):
+    with pytest.warns(
+        UserWarning, match=r"clusters\.count=3: 1 cluster\(s\) have very few images \(\[1\]\)"
+    ):
         cluster_features(outlier, ClustersConfig(count=3), seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -119,16 +121,16 @@ def test_file_round_trip(features: Tensor, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "wrong", "message"),
     [
-        ("assignment", torch.tensor([0, 1, 3]), r"'assignment' names clusters outside 0 \.\.\. 2"),
-        ("assignment", torch.tensor([0, -1, 2]), "'assignment' names clusters outside"),
+        ("assignment", torch.tensor([0, 1, 3]), r"'assignment' has clusters outside 0 \.\.\. 2"),
+        ("assignment", torch.tensor([0, -1, 2]), "'assignment' has clusters outside"),
         ("assignment", torch.tensor([0.0, 1.0]), "'assignment' is 1-D torch.float32"),
-        ("permutation", torch.tensor([1, 1, 0]), "'permutation' is no permutation"),
-        ("permutation", torch.tensor([1, 0]), "'permutation' is no permutation"),
+        ("permutation", torch.tensor([1, 1, 0]), "'permutation' is not a permutation"),
+        ("permutation", torch.tensor([1, 0]), "'permutation' is not a permutation"),
         ("centres", torch.zeros(3), "'centres' is 1-D"),
         ("centres", None, "no tensor 'centres'"),
     ],
 )
-def test_wrong_file_is_an_error(
+def test_file_with_invalid_clusters_is_an_error(
     name: str, wrong: Tensor | None, message: str, tmp_path: Path
 ) -> None:
     tensors = {

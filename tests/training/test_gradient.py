@@ -12,7 +12,7 @@ from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.ranks import EngineName
 from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.gradient import delta_step, engine_step
-from tests.distributed.worker import Trainer
+from tests.helpers.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -23,22 +23,22 @@ def trainers() -> dict[str, Trainer]:
 
 def whole(trainer: Trainer, batch: GlobalBatch) -> MicroBatch:
     """The global batch as a single micro-batch."""
-    return next(trainer.loader(batch, [slice(None)]))
+    return next(trainer.job.loader(batch, [slice(None)]))
 
 
 def whole_batch_gradient(trainer: Trainer, batch: GlobalBatch) -> torch.Tensor:
     """Ordinary backward through the generators, all images at once, no engine."""
     bank = trainer.engine().bank
-    trainer.loss(bank(), whole(trainer, batch)).sum().backward()
+    trainer.job.loss(bank(), whole(trainer, batch)).sum().backward()
     return torch.cat([p.grad.flatten() for p in bank.parameters()])
 
 
 @pytest.mark.parametrize("path", ["delta", "engine"])
-def test_invariant_3_one_backward_gives_the_gradient_of_the_whole_batch(
+def test_invariant_3_both_paths_give_the_gradient_of_the_whole_batch(
     path: str, trainers: dict[str, Trainer]
 ) -> None:
     trainer = trainers[path]
-    batch = trainer.sampler.draw(0)
+    batch = trainer.batch()
     expected = whole_batch_gradient(trainer, batch)
     engine = trainer.engine()
     passes, gradients = [], []
@@ -46,20 +46,20 @@ def test_invariant_3_one_backward_gives_the_gradient_of_the_whole_batch(
     for parameter in engine.bank.parameters():
         parameter.register_post_accumulate_grad_hook(lambda p: gradients.append(p))
     start = torch.cat([p.detach().flatten() for p in engine.bank.parameters()])
-    step = delta_step if path == "delta" else engine_step
-    losses = step(engine, trainer.loss, trainer.micros(batch), lr=100.0)
+    take_step = delta_step if path == "delta" else engine_step
+    losses = take_step(engine, trainer.job.loss, trainer.micros(batch), lr=100.0)
     moved = torch.cat([p.detach().flatten() for p in engine.bank.parameters()]) - start
     assert (moved / -100 - expected).norm() < 1e-5 * expected.norm()
     assert trainer.plan.micro_batches == 8
     assert len(passes) == (1 if path == "delta" else 8)
     assert len(gradients) == len(passes) * len(list(engine.bank.parameters()))
     with torch.no_grad():
-        weighted = trainer.loss(trainer.engine().perturbations(), whole(trainer, batch))
-    by_row = np.bincount(batch.generator, weighted.numpy())
-    assert np.allclose(losses.numpy(), by_row, rtol=1e-5)
+        weighted = trainer.job.loss(trainer.engine().perturbations(), whole(trainer, batch))
+    by_generator = np.bincount(batch.generator, weighted.numpy())
+    assert np.allclose(losses.numpy(), by_generator, rtol=1e-5)
 
 
-def test_memory_of_the_delta_path_does_not_hold_the_micro_batches(
+def test_invariant_3_delta_path_keeps_no_graph_of_a_micro_batch(
     trainers: dict[str, Trainer],
 ) -> None:
     """Each micro-batch's graph is gone before the next one's is made."""
@@ -67,18 +67,18 @@ def test_memory_of_the_delta_path_does_not_hold_the_micro_batches(
     alive: list[torch.Tensor] = []
 
     def loss(delta: torch.Tensor, micro: MicroBatch) -> torch.Tensor:
-        assert all(t.grad_fn is None or not _can_go_back(t) for t in alive)
-        losses = trainer.loss(delta, micro)
+        assert all(t.grad_fn is None or not _has_graph(t) for t in alive)
+        losses = trainer.job.loss(delta, micro)
         alive.append(losses)
         return losses
 
-    batch = trainer.sampler.draw(0)
+    batch = trainer.batch()
     micros = trainer.micros(batch)
     delta_step(trainer.engine(), loss, micros, lr=1.0)
     assert len(alive) == 8
 
 
-def _can_go_back(losses: torch.Tensor) -> bool:
+def _has_graph(losses: torch.Tensor) -> bool:
     try:
         losses.sum().backward()
     except RuntimeError:
@@ -93,15 +93,15 @@ def test_every_optimizer_moves_the_perturbations(name: str, trainers: dict[str, 
     bank = trainer.engine().bank
     engine = Engine(trainer.accelerator, bank, settings, accumulation=1)
     before = engine.current_perturbations()
-    delta_step(engine, trainer.loss, iter([whole(trainer, trainer.sampler.draw(0))]), lr=0.01)
+    delta_step(engine, trainer.job.loss, iter([whole(trainer, trainer.batch())]), lr=0.01)
     assert not torch.equal(engine.current_perturbations(), before)
 
 
-def test_norm_scaling_optimizers_are_refused_where_layers_are_cut(
+def test_norm_scaling_optimizers_are_refused_where_layers_are_sharded(
     trainers: dict[str, Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = trainers["delta"]
     settings = Config.model_validate({"optimizer": {"name": "lamb"}}).optimizer
     monkeypatch.setattr("bigbatch_ue.training.engine.engine_name", lambda _: EngineName.ZERO2)
-    with pytest.raises(UserError, match="adam, adamw, sgd"):
+    with pytest.raises(UserError, match="use one process or DDP, or adam, adamw or sgd"):
         Engine(trainer.accelerator, torch.nn.Linear(1, 1), settings, accumulation=1)

@@ -13,7 +13,7 @@ from bigbatch_ue.config.sections import GeneratorConfig
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.runs.metrics_file import Moments
 from bigbatch_ue.training.noise import (
-    GRADIENT_PIECES,
+    PARAMETER_PIECES,
     DeltaNoise,
     ParameterNoise,
     SmoothedNoiseScale,
@@ -31,22 +31,22 @@ RANKS = (
     [[7, 1], [1, 0], [4, 6], [0, 3]],
     [[2, 5], [9, 5]],
 )
-"""Images of both rows in each micro-batch of two ranks: unequal, some rows absent."""
+"""Images of both generators in each micro-batch of two ranks: unequal, some of them none."""
 BATCH = torch.tensor([23.0, 20.0])
 
 Micro = tuple[Tensor, Tensor]
 
 
-def images(count: int, row: int, random: torch.Generator) -> Tensor:
+def images(count: int, generator: int, random: torch.Generator) -> Tensor:
     """Gradients of a linear loss: each image's is drawn from N(MEAN, SIGMA^2)."""
-    return MEAN + SIGMA[row] * torch.randn(count, *SHAPE[1:], generator=random)
+    return MEAN + SIGMA[generator] * torch.randn(count, *SHAPE[1:], generator=random)
 
 
 def micros(counts: list[list[int]], random: torch.Generator) -> Iterator[Micro]:
     """Gradients of losses weighted by 1/B, and images, of each micro-batch."""
     for count in counts:
-        rows = [images(n, row, random).sum(0) / BATCH[row] for row, n in enumerate(count)]
-        yield torch.stack(rows), torch.tensor(count)
+        gradients = [images(n, g, random).sum(0) / BATCH[g] for g, n in enumerate(count)]
+        yield torch.stack(gradients), torch.tensor(count)
 
 
 def delta_sums(counts: list[list[int]], random: torch.Generator) -> Tensor:
@@ -81,15 +81,15 @@ def test_equal_pieces_give_the_two_estimators_of_mccandlish() -> None:
     found = estimate_moments(delta_sums([[5, 4]] * 4, random))
     random.manual_seed(1)
     gradients = torch.stack([gradient for gradient, _ in micros([[5, 4]] * 4, random)]).double()
-    for row, small in enumerate((5, 4)):
+    for generator, small in enumerate((5, 4)):
         big = 4 * small
-        pieces = gradients[:, row].flatten(1) * BATCH[row] / small
+        pieces = gradients[:, generator].flatten(1) * BATCH[generator] / small
         small_square = pieces.square().sum(1).mean()
         big_square = pieces.mean(0).square().sum()
         signal = (big * big_square - small * small_square) / (big - small)
         trace = (small_square - big_square) / (1 / small - 1 / big)
-        assert found.trace[row] == pytest.approx(float(trace), rel=1e-5)
-        assert found.signal[row] == pytest.approx(float(signal), rel=1e-4)
+        assert found.trace[generator] == pytest.approx(float(trace), rel=1e-5)
+        assert found.signal[generator] == pytest.approx(float(signal), rel=1e-4)
 
 
 def test_ranks_add_up_by_degrees_of_freedom_and_by_images() -> None:
@@ -102,7 +102,7 @@ def test_ranks_add_up_by_degrees_of_freedom_and_by_images() -> None:
     assert both.signal[1] == pytest.approx((10 * first.signal[1] + 10 * second.signal[1]) / 20)
 
 
-def test_one_piece_of_a_row_gives_it_no_estimate_and_takes_none_from_others() -> None:
+def test_a_generator_with_one_piece_has_no_estimate_and_leaves_others_theirs() -> None:
     random = torch.Generator().manual_seed(3)
     alone = delta_sums([[5, 0], [0, 6], [4, 0]], random)
     assert torch.equal(alone[1], torch.zeros(4, dtype=torch.float64))
@@ -114,7 +114,7 @@ def test_one_piece_of_a_row_gives_it_no_estimate_and_takes_none_from_others() ->
 
 
 @pytest.mark.parametrize("kind", [DeltaNoise, lambda batch: ParameterNoise(batch, SHAPE)])
-def test_what_is_kept_does_not_grow_with_the_micro_batches(
+def test_memory_does_not_grow_with_the_micro_batches(
     kind: Callable[[Tensor], DeltaNoise | ParameterNoise],
 ) -> None:
     random = torch.Generator().manual_seed(4)
@@ -128,7 +128,7 @@ def test_what_is_kept_does_not_grow_with_the_micro_batches(
         held.add(gradient, count)
     assert size() == before
     assert before <= (
-        4 * 2 if kind is DeltaNoise else (GRADIENT_PIECES + 1) * (torch.Size(SHAPE).numel() + 2)
+        4 * 2 if kind is DeltaNoise else (PARAMETER_PIECES + 1) * (torch.Size(SHAPE).numel() + 2)
     )
 
 
@@ -162,10 +162,8 @@ def linear_bank() -> GeneratorBank:
     return bank
 
 
-def grouped(
-    counts: list[list[int]], random: torch.Generator, groups: int = GRADIENT_PIECES
-) -> ParameterNoise:
-    held = ParameterNoise(BATCH, SHAPE, groups)
+def parameter_noise(counts: list[list[int]], random: torch.Generator) -> ParameterNoise:
+    held = ParameterNoise(BATCH, SHAPE)
     for gradient, count in micros(counts, random):
         held.add(gradient, count)
     return held
@@ -175,7 +173,9 @@ def test_a_linear_bank_has_the_noise_of_its_matrix() -> None:
     """With delta = A theta: tr(A' Sigma A) and |A' G|^2, A made of the bank's input alone."""
     bank, random = linear_bank(), torch.Generator().manual_seed(5)
     found = [
-        estimate_moments(parameter_sums(bank, grouped(RANKS[0] + RANKS[1], random), range(2)))
+        estimate_moments(
+            parameter_sums(bank, parameter_noise(RANKS[0] + RANKS[1], random), range(2))
+        )
         for _ in range(600)
     ]
     inputs = torch.cat([bank.noise.flatten(2), torch.ones(2, 1, 64)], dim=1)  # of weights, bias
@@ -196,18 +196,18 @@ def test_parameter_space_is_that_of_one_backward_pass_per_image(bank: GeneratorB
     """Against every image's own parameter gradient, through the bank's ordinary forward pass."""
     counts, pairs = [[3, 2], [1, 0], [4, 5], [0, 1], [2, 2]], ((0, 4), (1,), (2,), (3,))
     random = torch.Generator().manual_seed(7)
-    held = grouped(counts, random)
+    held = parameter_noise(counts, random)
     random.manual_seed(7)
     alone: list[list[list[Tensor]]] = [[[], []] for _ in counts]
     for micro, count in enumerate(counts):
-        for row, n in enumerate(count):
-            for image in images(n, row, random):
-                parameters = list(bank.generators[row].parameters())
-                gradients = torch.autograd.grad(bank()[row], parameters, image)
-                alone[micro][row].append(torch.cat([g.flatten() for g in gradients]).double())
+        for generator, n in enumerate(count):
+            for image in images(n, generator, random):
+                parameters = list(bank.generators[generator].parameters())
+                gradients = torch.autograd.grad(bank()[generator], parameters, image)
+                alone[micro][generator].append(torch.cat([g.flatten() for g in gradients]).double())
     found = estimate_moments(parameter_sums(bank, held, range(2)))
-    for row in range(2):
-        groups = [[g for micro in group for g in alone[micro][row]] for group in pairs]
+    for generator in range(2):
+        groups = [[g for micro in group for g in alone[micro][generator]] for group in pairs]
         means = [torch.stack(group).mean(0) for group in groups if group]
         sizes = torch.tensor([len(group) for group in groups if group])
         everything = torch.stack([g for group in groups for g in group])
@@ -217,25 +217,25 @@ def test_parameter_space_is_that_of_one_backward_pass_per_image(bank: GeneratorB
         )
         trace = scatter / (len(means) - 1)
         signal = float(everything.mean(0).square().sum()) - trace / len(everything)
-        assert found.trace[row] == pytest.approx(trace, rel=1e-5)
-        assert found.signal[row] == pytest.approx(signal, abs=1e-5 * trace)
+        assert found.trace[generator] == pytest.approx(trace, rel=1e-5)
+        assert found.signal[generator] == pytest.approx(signal, abs=1e-5 * trace)
 
 
-def test_rows_are_shared_out_and_no_gradient_is_touched(bank: GeneratorBank) -> None:
+def test_generators_are_divided_among_ranks_and_no_gradient_changes(bank: GeneratorBank) -> None:
     random = torch.Generator().manual_seed(8)
-    held = grouped(RANKS[0], random)
+    held = parameter_noise(RANKS[0], random)
     mark = torch.zeros(())
     for parameter in bank.parameters():
         parameter.grad = mark.expand(parameter.shape)
     with torch.no_grad():
-        first, second = (parameter_sums(bank, held, [row]) for row in range(2))
+        first, second = (parameter_sums(bank, held, [generator]) for generator in range(2))
     assert torch.equal(first[1], torch.zeros(4, dtype=torch.float64))
     assert torch.equal(second[0], torch.zeros(4, dtype=torch.float64))
     assert torch.equal(first + second, parameter_sums(bank, held, range(2)))
     assert all(p.grad is not None and not p.grad.any() for p in bank.parameters())
 
 
-def test_single_micro_batches_of_ranks_fill_different_groups() -> None:
+def test_single_micro_batches_of_ranks_fill_different_pieces() -> None:
     random = torch.Generator().manual_seed(9)
     ranks = []
     for rank, (gradient, count) in enumerate(micros([[3, 2]] * 5, random)):
@@ -245,7 +245,7 @@ def test_single_micro_batches_of_ranks_fill_different_groups() -> None:
     counts = torch.stack([held.counts for held in ranks]).sum(0)
     assert counts.tolist() == [[6, 4], [3, 2], [3, 2], [3, 2]]
     random.manual_seed(9)
-    together = grouped([[3, 2]] * 5, random)
+    together = parameter_noise([[3, 2]] * 5, random)
     gradients = torch.stack([held.gradients for held in ranks]).sum(0)
     assert torch.equal(gradients, together.gradients)
     assert torch.equal(counts, together.counts)
@@ -263,7 +263,7 @@ def steps(
 
 
 @pytest.mark.parametrize(("count", "correlation"), [(60, 0.0), (200, 0.0), (200, 0.5)])
-def test_the_interval_covers_the_truth(count: int, correlation: float) -> None:
+def test_the_interval_covers_the_true_scale(count: int, correlation: float) -> None:
     covered = 0
     for seed in range(100):
         found = summarise_noise(*steps(count, correlation, seed), seed=seed)
@@ -272,7 +272,7 @@ def test_the_interval_covers_the_truth(count: int, correlation: float) -> None:
     assert 90 <= covered < 100
 
 
-def test_a_run_is_the_ratio_of_sums_and_the_bank_the_median_cluster() -> None:
+def test_a_clusters_scale_is_a_ratio_of_sums_and_the_banks_the_median() -> None:
     trace, signal = steps(400, 0.0, 0, scales=(100.0, 5000.0, 200.0))
     trace[5:50, 1] = np.nan
     signal[5:50, 1] = np.nan
@@ -315,7 +315,7 @@ def test_correlated_steps_make_the_interval_wider() -> None:
     assert width(0.7) > 1.5 * width(0.0)
 
 
-def test_noise_without_signal_is_unbounded() -> None:
+def test_without_signal_the_scale_is_unbounded() -> None:
     trace, signal = steps(100, 0.0, 2, scales=(200.0, 200.0, 200.0))
     signal[:, 0] -= signal[:, 0].mean() + 0.01
     signal[:, 1] -= 10
@@ -351,7 +351,7 @@ def test_steps_and_clusters_without_estimates_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_few_steps_say_little(count: int) -> None:
+def test_few_steps_give_a_wide_interval(count: int) -> None:
     trace, signal = steps(count, 0.0, 4)
     found = summarise_noise(trace, signal + 10)
     assert found is not None
@@ -370,14 +370,15 @@ def test_smoothed_is_the_ratio_of_corrected_moving_averages() -> None:
     smoothed = SmoothedNoiseScale(decay=0.8)
     for t in range(30):
         found = smoothed.update(trace[t].tolist(), signal[t].tolist())
-        for row in range(2):
-            seen = [s for s in range(t + 1) if np.isfinite(trace[s, row])]
+        for generator in range(2):
+            seen = [s for s in range(t + 1) if np.isfinite(trace[s, generator])]
             weights = 0.2 * 0.8 ** np.arange(len(seen))[::-1]
             averages = [
-                float(weights @ x[seen, row]) / (1 - 0.8 ** len(seen)) for x in (trace, signal)
+                float(weights @ x[seen, generator]) / (1 - 0.8 ** len(seen))
+                for x in (trace, signal)
             ]
             assert averages[1] > 0
-            assert found[row] == pytest.approx(averages[0] / averages[1])
+            assert found[generator] == pytest.approx(averages[0] / averages[1])
 
 
 def test_smoothed_shows_nothing_without_estimate_or_signal() -> None:

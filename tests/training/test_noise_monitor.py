@@ -1,4 +1,4 @@
-"""A run's gradient noise: measured on the way, at a hundredth of the time, kept by a resume."""
+"""A run's gradient noise: measured on the way, at a hundredth of the time."""
 
 import json
 from pathlib import Path
@@ -19,73 +19,67 @@ from bigbatch_ue.training.noise_monitor import NoiseSchedule
 from bigbatch_ue.training.train import train
 from tests.helpers.runs import perturbations, tiny
 
-CUT = ("batch.micro=4", "noise.every=2")
+MEASURED = ("batch.micro=4", "noise.every=2")
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def monitored(tmp_path_factory: pytest.TempPathFactory) -> Run:
     torch.set_num_threads(1)
-    return train(tiny(tmp_path_factory.mktemp("watch"), *CUT))
+    return train(tiny(tmp_path_factory.mktemp("monitor"), *MEASURED))
 
 
-def test_every_step_and_every_second_step_are_measured(watched: Run) -> None:
-    scale = read_json(watched.result)["noise_scale"]
+def test_every_step_and_every_second_step_are_measured(monitored: Run) -> None:
+    scale = read_json(monitored.result)["noise_scale"]
     assert scale["delta"]["measurements"] == 6
     assert scale["parameters"]["measurements"] == 3
     for space in ("delta", "parameters"):
         assert len(scale[space]["per_cluster"]) == 3
-    lines = [json.loads(line) for line in watched.metrics.read_text().splitlines()]
+    lines = [json.loads(line) for line in monitored.metrics.read_text().splitlines()]
     assert [sorted(line["noise"]) for line in lines] == [["delta", "parameters"], ["delta"]] * 3
-    assert np.isfinite(read_moments(watched.metrics, "delta", 3)).all()
-    assert np.isfinite(read_moments(watched.metrics, "parameters", 3)[0, ::2]).all()
-    assert np.isnan(read_moments(watched.metrics, "parameters", 3)[:, 1::2]).all()
+    assert np.isfinite(read_moments(monitored.metrics, "delta", 3)).all()
+    assert np.isfinite(read_moments(monitored.metrics, "parameters", 3)[0, ::2]).all()
+    assert np.isnan(read_moments(monitored.metrics, "parameters", 3)[:, 1::2]).all()
 
 
-def test_tensorboard_shows_it(watched: Run) -> None:
-    board = EventAccumulator(str(watched.folder / "tensorboard")).Reload()
-    tags = [tag for tag in board.Tags()["scalars"] if tag.startswith("noise_scale")]
+def test_tensorboard_shows_the_scale(monitored: Run) -> None:
+    events = EventAccumulator(str(monitored.folder / "tensorboard")).Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("noise_scale")]
     assert tags
-    assert all(board.Scalars(tag)[0].value > 0 for tag in tags)
+    assert all(events.Scalars(tag)[0].value > 0 for tag in tags)
 
 
-def test_measuring_it_changes_nothing(watched: Run, tmp_path: Path) -> None:
-    unwatched = train(tiny(tmp_path, "batch.micro=4", "noise.every=0"))
-    assert torch.equal(perturbations(unwatched), perturbations(watched))
-    assert read_json(unwatched.result)["noise_scale"]["parameters"] is None
-    assert unwatched.answer == watched.answer
+def test_measuring_does_not_change_the_result(monitored: Run, tmp_path: Path) -> None:
+    unmeasured = train(tiny(tmp_path, "batch.micro=4", "noise.every=0"))
+    assert torch.equal(perturbations(unmeasured), perturbations(monitored))
+    assert read_json(unmeasured.result)["noise_scale"]["parameters"] is None
+    assert unmeasured.answer == monitored.answer
 
 
-def test_one_micro_batch_tells_nothing(tmp_path: Path) -> None:
+def test_one_micro_batch_gives_no_estimate(tmp_path: Path) -> None:
     run = train(tiny(tmp_path, "batch.micro=24"))
     assert read_json(run.result)["noise_scale"] == {"delta": None, "parameters": None}
 
 
-def test_it_costs_a_hundredth_of_the_time() -> None:
-    engine = Engine(
-        start_accelerator(),
-        GeneratorBank(2, 3, 8, GeneratorConfig(width=4), 0),
-        OptimizerConfig(),
-        1,
-    )
+@pytest.fixture
+def engine() -> Engine:
+    bank = GeneratorBank(2, 3, 8, GeneratorConfig(width=4), seed=0)
+    return Engine(start_accelerator(), bank, OptimizerConfig(), accumulation=1)
+
+
+def test_auto_costs_a_hundredth_of_the_time(engine: Engine) -> None:
     schedule = NoiseSchedule("auto", first=7)
     assert [step for step in range(7, 20) if schedule.due(step)] == [7]
-    schedule.took(9.0, 0.29, engine)
+    schedule.record(9.0, 0.29, engine)
     assert not schedule.due(8)
-    schedule.took(2.0, 0.0, engine)
+    schedule.record(2.0, 0.0, engine)
     assert [step for step in range(8, 50) if schedule.due(step)] == [22, 37]
-    schedule.took(1.0, 0.0, engine)
+    schedule.record(1.0, 0.0, engine)
     assert schedule.due(52)
 
 
-def test_no_measurement_needs_no_period() -> None:
+def test_a_measurement_that_took_no_time_is_not_repeated(engine: Engine) -> None:
     schedule = NoiseSchedule("auto", first=0)
-    engine = Engine(
-        start_accelerator(),
-        GeneratorBank(2, 3, 8, GeneratorConfig(width=4), 0),
-        OptimizerConfig(),
-        1,
-    )
-    schedule.took(1.0, 0.0, engine)
+    schedule.record(1.0, 0.0, engine)
     assert not any(map(schedule.due, range(1, 9)))
 
 

@@ -33,7 +33,7 @@ def finished(folder: Path) -> Run:
     return train(tiny(folder))
 
 
-def test_perturbations_are_bounded_and_not_nothing(finished: Run) -> None:
+def test_perturbations_are_within_the_bound_and_not_zero(finished: Run) -> None:
     delta = perturbations(finished)
     assert delta.shape == (3, 1, 8, 8)
     assert delta.dtype == torch.float32
@@ -72,7 +72,7 @@ def test_tensorboard_has_scalars_and_pictures(finished: Run) -> None:
     assert any(tag.startswith("perturbations") for tag in tags["images"])
 
 
-def test_a_finished_run_has_no_checkpoints_and_is_not_run_again(
+def test_a_finished_run_has_no_checkpoints_and_is_not_trained_again(
     finished: Run, folder: Path
 ) -> None:
     assert not list(finished.folder.rglob("step-*"))
@@ -87,21 +87,23 @@ def test_the_same_configuration_gives_the_same_perturbations(finished: Run, fold
     assert torch.equal(perturbations(again), perturbations(finished))
 
 
-def test_micro_batches_and_gradient_paths_do_not_change_the_answer(
-    finished: Run, folder: Path
+def test_invariant_1_micro_batches_and_gradient_paths_do_not_change_the_result(
+    folder: Path,
 ) -> None:
+    """With a few steps of SGD: Adam amplifies rounding."""
+    sgd = ("optimizer.name=sgd", "optimizer.lr=0.05", "budget.steps=2")
+    whole = perturbations(train(tiny(folder, *sgd, name="whole")))
     for name, *overrides in (
         ("micro", "batch.micro=4"),
         ("engine", "batch.micro=4", "batch.accumulation=engine"),
     ):
-        run = train(tiny(folder, *overrides, name=name))
+        run = train(tiny(folder, *sgd, *overrides, name=name))
         assert read_json(run.result)["micro_batches"] == 6
-        ours, theirs = perturbations(run), perturbations(finished)
-        assert (ours - theirs).norm() < 1e-3 * theirs.norm()
+        assert (perturbations(run) - whole).norm() < 1e-4 * whole.norm()
 
 
 @pytest.mark.parametrize("extend", ["cap", "views"])
-def test_batches_beyond_the_data(folder: Path, extend: str) -> None:
+def test_a_batch_beyond_the_data_is_capped_or_extended_by_views(folder: Path, extend: str) -> None:
     run = train(tiny(folder, "batch.effective=1000", f"batch.extend={extend}", name=extend))
     result = read_json(run.result)
     sizes = Clusters.load(run.clusters).sizes.tolist()
@@ -110,7 +112,7 @@ def test_batches_beyond_the_data(folder: Path, extend: str) -> None:
     assert result["effective_batch_per_generator"] == (sizes if extend == "cap" else [1000] * 3)
 
 
-def test_scope_all_trains(folder: Path) -> None:
+def test_scope_all_passes_each_image_under_every_perturbation(folder: Path) -> None:
     run = train(tiny(folder, "batch.scope=all", name="all"))
     assert read_json(run.result)["images_seen"] == 6 * 24
 
@@ -161,20 +163,20 @@ def test_a_run_that_cannot_start_leaves_no_folder(folder: Path) -> None:
     assert not (folder / "impossible").exists()
 
 
-def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int], rows: set[int]) -> None:
+def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int], generators: set[int]) -> None:
     """Let the losses of some generators be infinite in some steps."""
-    take, now = loop.take_step, 0
+    take_step, now = loop.take_step, 0
 
     def poisoned(job: Any, engine: Any, step: int, *rest: Any) -> Any:
         nonlocal now
         now = step
-        return take(job, engine, step, *rest)
+        return take_step(job, engine, step, *rest)
 
     forward = ClusterwiseLoss.__call__
 
     def infinite(self: ClusterwiseLoss, delta: torch.Tensor, micro: Any) -> torch.Tensor:
         losses = forward(self, delta, micro)
-        bad = torch.tensor([int(row) in rows for row in micro.generator]) & (now in steps)
+        bad = torch.tensor([int(index) in generators for index in micro.generator]) & (now in steps)
         return losses + torch.where(bad, torch.inf, 0.0)
 
     monkeypatch.setattr(loop, "take_step", poisoned)
@@ -182,24 +184,24 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int], rows: set[int]) -> 
 
 
 @pytest.mark.parametrize("path", ["delta", "engine"])
-def test_a_loss_that_is_not_finite_stops_with_cluster_step_and_batch(
+def test_a_loss_that_is_not_finite_stops_and_names_step_clusters_and_images(
     path: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, {3}, {1, 2})
     name = f"diverged-{path}"
     with pytest.raises(UserError) as error:
         train(tiny(folder, f"batch.accumulation={path}", name=name))
-    said = str(error.value)
-    assert said.startswith("training diverged in step 4: loss or gradient is not finite in ")
-    assert "cluster 1: batch of 8 images (" in said
-    assert "cluster 2: batch of 8 images (" in said
-    assert "cluster 0" not in said
+    message = str(error.value)
+    assert message.startswith("training diverged in step 4: loss or gradient is not finite in ")
+    assert "cluster 1 (batch of 8 images: " in message
+    assert "cluster 2 (batch of 8 images: " in message
+    assert "cluster 0" not in message
     monkeypatch.undo()
     run = train(tiny(folder, f"batch.accumulation={path}", name=name), resume=True)
     assert read_json(run.result)["resumed_at"] == 2, "the state before it is kept"
 
 
-def test_a_skipped_step_changes_nothing_but_the_count(
+def test_a_skipped_step_only_changes_the_count(
     finished: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     skip = "optimizer.nonfinite=skip"
@@ -233,7 +235,9 @@ def test_a_skipped_step_changes_nothing_but_the_count(
     assert torch.equal(perturbations(again), perturbations(run))
 
 
-def test_steps_are_not_skipped_for_ever(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_stops_after_too_many_skipped_steps_in_a_row(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     poison(monkeypatch, set(range(1, 20)), {0})
     changed = ("optimizer.nonfinite=skip", "budget.steps=20")
     with pytest.raises(UserError, match="diverged in step 12"):
