@@ -1,1 +1,1 @@
-"""Instability curves: how protection varies with the effective batch, and how sure that is."""
+"""Instability curves: how protection varies with the effective batch, and how certain that is."""

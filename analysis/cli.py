@@ -20,32 +20,35 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Which effective batch protects a data set best, and how sure that is.",
+    help="Find the effective batch that protects a data set best, and how certain that is.",
 )
 console = Console(soft_wrap=True, highlight=False, markup=False)
 
 Folder = Annotated[
-    Path, typer.Argument(help="what `collect` wrote, or any folder with a table.csv")
+    Path, typer.Argument(help="output folder of `collect`, or any folder with a table.csv")
 ]
 Margin = Annotated[
-    float, typer.Option(min=0, max=1, help="accuracies this close to the best are as good")
+    float,
+    typer.Option(
+        min=0, max=1, help="difference in accuracy up to which batch sizes count as equally good"
+    ),
 ]
-Draws = Annotated[int, typer.Option(min=100, help="bootstrap draws")]
+Draws = Annotated[int, typer.Option(min=100, help="number of bootstrap draws")]
 
 
 @app.command()
 def collect(
     folders: Annotated[list[Path], typer.Argument(help="folders of sweeps or runs")],
     out: Annotated[
-        Path | None, typer.Option(help="where to (default: `analysis` in the first folder)")
+        Path | None, typer.Option(help="output folder (default: `analysis` in the first folder)")
     ] = None,
 ) -> None:
-    """Read runs into one table (CSV and parquet); say which contradict themselves."""
+    """Read runs into one table (CSV and parquet); report runs with inconsistent records."""
     from analysis.table.collect import collect as read_runs
     from analysis.table.collect import write_collection
 
-    places = [*map(str, folders), *(["--out", str(out)] if out else [])]
-    command = hide_home(shlex.join(["python", "-m", "analysis", "collect", *places]))
+    arguments = [*map(str, folders), *(["--out", str(out)] if out else [])]
+    command = hide_home(shlex.join(["python", "-m", "analysis", "collect", *arguments]))
     collection = read_runs(folders)
     out = out or folders[0] / "analysis"
     write_collection(replace(collection, commands=(*collection.commands, command)), out)
@@ -62,20 +65,20 @@ def collect(
 
 @app.command()
 def fit(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
-    """Fit accuracy and instability against B: findings.json, fits.csv, and in plain words."""
-    from analysis.findings.findings import write_findings
+    """Fit accuracy and instability against B; write findings.json and fits.csv; recommend a B."""
+    from analysis.findings.outputs import write_findings
 
-    findings = _find(folder, margin, draws)
+    findings = _analyse(folder, margin, draws)
     write_findings(findings, folder)
-    _say(findings)
+    _print_sentences(findings)
 
 
 @app.command()
 def plot(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
-    """Draw the curves, each data set and all together, as PNG and SVG."""
+    """Plot the curves of each data set, and of all together, as PNG and SVG."""
     from analysis.views.plot import plot as draw
 
-    for path in draw(_find(folder, margin, draws), folder / "plots"):
+    for path in draw(_analyse(folder, margin, draws), folder / "plots"):
         console.print(str(path))
 
 
@@ -86,24 +89,24 @@ def tensorboard(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> N
     from analysis.views.tensorboard import write_tensorboard
 
     write_tensorboard(
-        read_collection(folder).table, _find(folder, margin, draws), folder / "tensorboard"
+        read_collection(folder).table, _analyse(folder, margin, draws), folder / "tensorboard"
     )
     console.print(f"next: tensorboard --logdir {folder / 'tensorboard'}")
 
 
 @app.command()
 def report(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
-    """All of it: fits, plots, and one page that recommends a batch size (HTML and Markdown)."""
-    from analysis.findings.findings import write_findings
+    """Write fits, plots, and a page that recommends a batch size (HTML and Markdown)."""
+    from analysis.findings.outputs import write_findings
     from analysis.table.collect import read_collection
     from analysis.views.plot import plot as draw
     from analysis.views.report import write_report
 
-    collection, findings = read_collection(folder), _find(folder, margin, draws)
+    collection, findings = read_collection(folder), _analyse(folder, margin, draws)
     write_findings(findings, folder)
     draw(findings, folder / "plots")
     page = write_report(collection, findings, folder)
-    _say(findings)
+    _print_sentences(findings)
     console.print(f"report: {page}")
 
 
@@ -113,10 +116,10 @@ def scaling(
         list[Path], typer.Argument(help="folders with a records.jsonl of `bigbatch-ue bench`")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="where to (default: `scaling` in the first folder)")
+        Path | None, typer.Option(help="output folder (default: `scaling` in the first folder)")
     ] = None,
 ) -> None:
-    """Speed, memory and traffic against B: a table (CSV), plots, and curves for TensorBoard."""
+    """Compare speed, memory and traffic against B: a table (CSV), plots, TensorBoard curves."""
     from analysis.scaling.table import read_records, scaling_table, workloads, write_scaling
     from analysis.scaling.tensorboard import write_scaling_tensorboard
     from analysis.scaling.views import plot_scaling, terminal_table
@@ -142,19 +145,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run(app, arguments)
 
 
-def _find(folder: Path, margin: float, draws: int) -> "Findings":
+def _analyse(folder: Path, margin: float, draws: int) -> "Findings":
     from analysis.findings.findings import analyse
     from analysis.table.collect import read_collection
 
     table = read_collection(folder).table
     if table.empty:
-        raise UserError(f"{folder}: the table has no rows")
+        raise UserError(f"{folder / 'table.csv'}: the table has no rows")
     return analyse(table, margin=margin, draws=draws)
 
 
-def _say(findings: "Findings") -> None:
+def _print_sentences(findings: "Findings") -> None:
     from analysis.findings.critical_batch import statements
-    from analysis.findings.findings import recommendation
+    from analysis.findings.sentences import recommendation
 
     for finding in findings.findings:
         console.print(recommendation(finding))

@@ -1,1 +1,1 @@
-"""Findings of a table: fits, recommendations, predicted critical batch sizes."""
+"""Findings of a table: fits, recommendations and predicted critical batches, in words and files."""

@@ -1,48 +1,52 @@
-"""The critical batch that gradient noise predicts, beside the best one measured, in words."""
+"""Sentences that compare the critical batch that gradient noise predicts with the best B."""
 
 import math
 
-from analysis.findings.findings import Finding, Findings, manner
+from analysis.findings.findings import Finding, Findings
+from analysis.findings.sentences import distinction
 from analysis.fits.mean import MeanFit
 from analysis.table.table import CriticalBatch, Curve
 
 
 def statements(findings: Findings) -> dict[str, str]:
-    """For each data set where it was measured, a sentence: the prediction, and where the best B is.
+    """Return a sentence for each data set with a prediction: the prediction, and the best B.
 
-    It lies inside, below or above the middle 80 % of what the runs of its curve predict.
+    The best B lies inside, below or above the middle 80 % of the predictions of its curve's runs.
     """
-    said: dict[str, list[str]] = {}
+    clauses: dict[str, list[str]] = {}
     curves = [finding.curve for finding in findings.main]
     for finding in findings.main:
         curve, predicted = finding.curve, finding.curve.predicted
         if predicted:
             alike = [other for other in curves if other.dataset == curve.dataset]
-            where = ", ".join(filter(None, (f" at equal {curve.budget}", manner(curve, alike))))
-            clause = f"{_amount(predicted)}{where}{_compared(predicted, finding)}"
-            said.setdefault(curve.dataset, []).append(clause)
+            words = filter(None, (f" at equal {curve.budget}", distinction(curve, alike)))
+            clause = f"{_prediction(predicted)}{', '.join(words)}{_comparison(predicted, finding)}"
+            clauses.setdefault(curve.dataset, []).append(clause)
     return {
-        dataset: f"{dataset}: gradient noise predicts a critical batch {'; '.join(clauses)}."
-        for dataset, clauses in said.items()
+        dataset: f"{dataset}: gradient noise predicts a critical batch {'; '.join(own)}."
+        for dataset, own in clauses.items()
     }
 
 
 def span(critical: CriticalBatch) -> str:
-    """Such as `1,200 (800 to 2,100)`; where runs agree, their value alone."""
+    """Return a critical batch such as `1,200 (800 to 2,100)`; the value alone if runs agree."""
     value = _size(critical.value)
     return value if critical.low == critical.high else f"{value} ({_range(critical)})"
 
 
-def _amount(critical: CriticalBatch) -> str:
-    lost = f"in {critical.unbounded} of {critical.runs} runs the gradient is lost in its noise"
+def _prediction(critical: CriticalBatch) -> str:
+    unbounded = (
+        f"the gradient cannot be told from its noise in {critical.unbounded} of {critical.runs} "
+        "runs"
+    )
     if math.isinf(critical.low):
-        return f"beyond what can be told ({lost})"
+        return f"that is too large to be measured ({unbounded})"
     if math.isinf(critical.value):
-        return f"of at least {_size(critical.low)} ({lost})"
+        return f"of at least {_size(critical.low)} ({unbounded})"
     return f"of {_size(critical.value)} (middle 80 % of {critical.runs} runs: {_range(critical)})"
 
 
-def _compared(critical: CriticalBatch, finding: Finding) -> str:
+def _comparison(critical: CriticalBatch, finding: Finding) -> str:
     mean = finding.mean
     if math.isinf(critical.low):
         return ""
@@ -53,26 +57,29 @@ def _compared(critical: CriticalBatch, finding: Finding) -> str:
     ends = " to ".join(f"{round(end):,}" for end in mean.interval)
     best = f"{round(mean.optimum):,} (95 % interval {ends})"
     sign = {"at least": "at least ", "at most": "at most "}.get(mean.verdict, "")
-    return f", and the best B measured, {sign}{best}, {_place(critical, mean, finding.curve)}"
+    return f", and the best B measured, {sign}{best}, {_position(critical, mean, finding.curve)}"
 
 
-def _place(critical: CriticalBatch, mean: MeanFit, curve: Curve) -> str:
-    """Where the best B lies; what the sizes tried or its interval leave open is said.
+def _position(critical: CriticalBatch, mean: MeanFit, curve: Curve) -> str:
+    """Say where the best B lies, and what the sizes tried or its interval leave open.
 
-    Of a verdict `at least` or `at most`, all sizes from there on are as good.
+    With a verdict of `at least` or `at most`, all sizes from the best B on are equally good.
     """
     assert mean.optimum is not None
     assert mean.interval is not None
     if critical.low <= mean.optimum <= critical.high:
         return "lies inside that range"
     below = mean.optimum < critical.low
-    place, onwards = ("below", "at least") if below else ("above", "at most")
-    last = curve.batches[-1 if below else 0]
-    end = mean.interval[1 if below else 0]
-    reaches = [reach >= critical.low if below else reach <= critical.high for reach in (last, end)]
+
+    def in_range(size: float) -> bool:
+        return size >= critical.low if below else size <= critical.high
+
+    side, onwards = ("below", "at least") if below else ("above", "at most")
     if mean.verdict == onwards:
-        return "reaches into that range" if reaches[0] else f"lies {place} it as far as was tried"
-    return f"lies {place} it{', though its interval reaches there' if reaches[1] else ''}"
+        reaches = in_range(curve.batches[-1 if below else 0])
+        return "reaches into that range" if reaches else f"lies {side} it for all sizes tried"
+    reaches = in_range(mean.interval[1 if below else 0])
+    return f"lies {side} it{', though its interval reaches there' if reaches else ''}"
 
 
 def _range(critical: CriticalBatch) -> str:

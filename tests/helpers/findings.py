@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.findings.findings import Finding
 from analysis.fits.instability import InstabilityFit
 from analysis.fits.mean import FamilyFit, MeanFit
-from analysis.table.table import COLUMNS, CRITICAL_COLUMNS, Curve
+from analysis.table.table import COLUMNS, CRITICAL_COLUMNS, Curve, Floats
 
 BATCHES = tuple(2**k for k in range(1, 9))
 LEVELS = {"digits": (0.995, 0.99, 0.1), "blood8": (0.906, 0.873, 0.125)}
@@ -155,3 +155,8 @@ def a_spread(kind: Any = "seeds", **changed: Any) -> InstabilityFit:
 def a_finding(mean: MeanFit | None = None, **changed: Any) -> Finding:
     curve = a_curve(**changed)
     return Finding(curve, mean or a_fit(), a_spread(), a_spread("oscillation"))
+
+
+def predictions(*values: float) -> Floats:
+    """Critical batches of the runs of `a_curve`, float64 [4, 3]: the values, repeated."""
+    return np.resize(np.array(values, np.float64), (4, 3))

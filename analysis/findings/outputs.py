@@ -1,0 +1,62 @@
+"""The files of an analysis: `findings.json` and `fits.csv`."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.findings.findings import Findings
+from analysis.findings.sentences import recommendation
+from analysis.table.table import CRITICAL_COLUMNS, CURVE_COLUMNS
+from bigbatch_ue.files.atomic import atomic_file
+from bigbatch_ue.files.formats import write_json
+
+FINDINGS = "findings.json"
+FITS = "fits.csv"
+
+
+def write_findings(findings: Findings, folder: Path) -> None:
+    """Write `findings.json`, and `fits.csv` with a row for every fitted family."""
+    content = _json_value(findings)
+    for record, finding in zip(content["findings"], findings.findings, strict=True):
+        record["title"] = finding.curve.title
+        record["critical"] = _json_value(finding.curve.predicted)
+        record["recommendation"] = recommendation(finding)
+    write_json(folder / FINDINGS, content)
+    with atomic_file(folder / FITS) as temporary:
+        pd.DataFrame(_fit_rows(findings)).to_csv(temporary, index=False)
+
+
+def _fit_rows(findings: Findings) -> Iterator[dict[str, Any]]:
+    for finding in findings.findings:
+        predicted = finding.curve.predicted
+        ends = (predicted.value, predicted.low, predicted.high) if predicted else ()
+        for family in finding.mean.families if finding.mean else ():
+            yield {
+                **dict(zip(CURVE_COLUMNS, finding.curve.key, strict=True)),
+                "family": family.name,
+                "aicc": family.aicc,
+                "weight": family.weight,
+                **family.parameters,
+                **{f"{name}_error": error for name, error in family.errors.items()},
+                **dict(zip(CRITICAL_COLUMNS, ends, strict=False)),
+            }
+
+
+def _json_value(value: Any) -> Any:
+    """Convert `value` to JSON's types; numbers that JSON lacks become None."""
+    if is_dataclass(value):
+        return {field.name: _json_value(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _json_value(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _json_value(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_json_value(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
