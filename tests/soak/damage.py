@@ -1,4 +1,4 @@
-"""What can be wrong with a file or folder; each is done to a good one, and its repr repeats it."""
+"""Damages to a file or folder; the `repr` of each one is Python code that repeats it."""
 
 import io
 import json
@@ -20,14 +20,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 OUTSIDE = "../outside"
-"""Beside the folder of a case: whatever opens it has left that folder."""
+"""A folder beside that of a case; the program must never open it."""
 
 
 class Damage(Protocol):
-    """Something wrong that can be done to a path."""
+    """A damage that can be done to a path."""
 
     def __call__(self, path: Path) -> None:
-        """Do it."""
+        """Damage the file or folder at `path`."""
 
 
 # -- bytes ---------------------------------------------------------------------------------------
@@ -35,7 +35,7 @@ class Damage(Protocol):
 
 @dataclass(frozen=True)
 class Flipped:
-    """Some bits of a byte, at a share of the file."""
+    """Some bits of one byte flipped, at a fraction of the file."""
 
     at: float
     bits: int
@@ -48,7 +48,7 @@ class Flipped:
 
 @dataclass(frozen=True)
 class Cut:
-    """Only a share of the file is there."""
+    """The file cut off, at a fraction of its length."""
 
     share: float
 
@@ -59,7 +59,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Inserted:
-    """Bytes that do not belong there, at a share of the file."""
+    """Foreign bytes inserted, at a fraction of the file."""
 
     at: float
     content: bytes
@@ -72,7 +72,7 @@ class Inserted:
 
 @dataclass(frozen=True)
 class Replaced:
-    """Another content altogether."""
+    """Another content of the file."""
 
     content: bytes
 
@@ -82,7 +82,7 @@ class Replaced:
 
 @dataclass(frozen=True)
 class Repeated:
-    """A text, many times over."""
+    """A text repeated many times."""
 
     text: str
     times: int
@@ -94,7 +94,7 @@ class Repeated:
 
 @dataclass(frozen=True)
 class Kept:
-    """Another damage that leaves the time of the file as it was."""
+    """Another damage that keeps the modification time of the file."""
 
     damage: Damage
 
@@ -104,12 +104,12 @@ class Kept:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-# -- what is at a path ---------------------------------------------------------------------------
+# -- kinds of paths ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Instead:
-    """Nothing, an empty folder, a pipe that nobody writes to, or a link to `to`."""
+    """Nothing, an empty folder, a pipe without a writer, or a link to `to`, instead of the path."""
 
     kind: Literal["nothing", "folder", "pipe", "link"]
     to: str = ""
@@ -130,7 +130,7 @@ class Instead:
 
 @dataclass(frozen=True)
 class Added:
-    """A file of a folder is there under another name too."""
+    """A copy of one file of a folder under another name."""
 
     name: bytes
     of: str
@@ -143,7 +143,7 @@ class Added:
 
 @dataclass(frozen=True)
 class Renamed:
-    """A folder below, here or in its like, is called otherwise."""
+    """Another name for all folders of one name below the path."""
 
     old: str
     new: bytes
@@ -155,7 +155,7 @@ class Renamed:
 
 @dataclass(frozen=True)
 class Linked:
-    """A link of a name below the path, to a target as it is written there."""
+    """A link below the path."""
 
     name: str
     to: str
@@ -167,7 +167,7 @@ class Linked:
 
 @dataclass(frozen=True)
 class Maze:
-    """Folders that each hold two links to the next: 2 ** 20 ways to one image."""
+    """Folders with two links each to the next one: 2 ** 20 paths to one image."""
 
     below: str
 
@@ -223,7 +223,7 @@ def _png_of(width: int, height: int) -> bytes:
 
 @dataclass(frozen=True)
 class Node:
-    """A value or key of a tree is another text, or is gone; counted round the nodes."""
+    """A value or key of a tree replaced by a text, or removed; `at` is taken modulo the nodes."""
 
     at: int
     what: Literal["value", "key", "gone"]
@@ -249,7 +249,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Metadata:
-    """A node of what a safetensors file of ours says about itself."""
+    """A damaged node of the metadata that the program writes to a safetensors file."""
 
     node: Node
 
@@ -262,7 +262,7 @@ class Metadata:
 
 @dataclass(frozen=True)
 class Length:
-    """What a safetensors file says is the length of its header."""
+    """A wrong length of the header of a safetensors file."""
 
     length: int
 
@@ -272,7 +272,7 @@ class Length:
 
 @dataclass(frozen=True)
 class Tensors:
-    """The tensor of a number, counted round, has another shape, dtype or value, or is gone."""
+    """A tensor with another shape, dtype or value, or none; `at` is taken modulo their number."""
 
     at: int
     how: Literal["gone", "double", "whole", "longer", "scalar", "flat", "nan", "huge", "negative"]
@@ -300,7 +300,7 @@ class Tensors:
 
 
 def places(tree: Any) -> Iterator[tuple[Any, Any]]:
-    """Every value as (what holds it, under which key)."""
+    """Yield every value as (its container, its key)."""
     keys = tree if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ()
     for key in list(keys):
         yield tree, key
@@ -337,7 +337,7 @@ def _write_header(path: Path, header: str, rest: bytes) -> None:
 
 @dataclass(frozen=True)
 class Array:
-    """An array of an npz file is another one: see `ARRAYS`."""
+    """Another array in an npz file, of a kind of `ARRAYS`."""
 
     key: str
     kind: str
@@ -348,7 +348,7 @@ class Array:
 
 @dataclass(frozen=True)
 class Claim:
-    """The header of an array claims what the data after it is not."""
+    """A header of an array that contradicts the data after it."""
 
     key: str
     shape: str
@@ -364,7 +364,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Member:
-    """One more member, of any name; a link if it says so."""
+    """One more member of the archive, under any name, as a file or a link."""
 
     name: str
     content: bytes
@@ -379,7 +379,7 @@ class Member:
 
 @dataclass(frozen=True)
 class LinkMember:
-    """An array of an npz is a link to a file outside."""
+    """A link to a file outside in place of an array."""
 
     key: str
 
@@ -390,7 +390,7 @@ class LinkMember:
 
 @dataclass(frozen=True)
 class Bomb:
-    """An array of so many MiB of zeros, whose shape is as large, in a thousandth of the space."""
+    """An array of many MiB of zeros, compressed to a thousandth of its size."""
 
     key: str
     mebibytes: int
@@ -407,7 +407,7 @@ class Bomb:
 
 @dataclass(frozen=True)
 class Size:
-    """The directory of an npz claims that each array has so many bytes."""
+    """A wrong size of every array in the directory of an npz file."""
 
     size: int
     compressed: bool
@@ -461,7 +461,7 @@ def _arrays(path: Path) -> dict[str, Any]:
 
 
 def _rewrite(path: Path, changed: dict[str, bytes | None]) -> None:
-    """Write the archive anew with other contents of some members; None leaves one out."""
+    """Rewrite the archive with other contents of some members; None leaves one out."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()} | changed
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -472,7 +472,7 @@ def _rewrite(path: Path, changed: dict[str, bytes | None]) -> None:
 
 @cache
 def _zeros() -> bytes:
-    """A MiB of zeros, deflated so that it can be repeated."""
+    """Return a MiB of zeros, compressed so that it can be repeated."""
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
     return deflate.compress(bytes(1 << 20)) + deflate.flush(zlib.Z_FULL_FLUSH)
 
@@ -486,7 +486,7 @@ def _crc(start: bytes, mebibytes: int) -> int:
 
 
 def _swell(path: Path, name: bytes, start: bytes, mebibytes: int) -> None:
-    """Let the last member of the archive be `start` and so many MiB of zeros."""
+    """Replace the content of the last member of the archive by `start` and MiB of zeros."""
     with zipfile.ZipFile(path) as archive:
         others = {i.filename: archive.read(i) for i in archive.infolist()}
     del others[name.decode()]

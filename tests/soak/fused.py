@@ -1,9 +1,9 @@
-"""The real command line, with a fuse: SIGKILL at a moment of one of its stages.
+"""The real command line with a fuse: SIGKILL at some moment of one of its stages.
 
     python -m tests.soak.fused train --preset digits ...
 
-The environment says when: `FUSE` is JSON, the fields of `Fuse`. Without it, the seconds that each
-stage took are written as JSON lines to the file that `STAGES` names.
+The environment variable `FUSE` contains the fields of `Fuse` as JSON. Without it, the seconds of
+each stage are written as JSON lines to the file that `STAGES` names.
 """
 
 import json
@@ -28,12 +28,12 @@ STAGES = {
     "protecting": ("bigbatch_ue.protection.protect", "protect"),
     "evaluating": ("bigbatch_ue.evaluation.evaluate", "evaluate"),
 }
-"""The function that is a stage."""
+"""The function of each stage: its module and its name."""
 
 
 @dataclass(frozen=True)
 class Fuse:
-    """When to die, and who: `rank` alone, or the launcher and every rank with it."""
+    """The moment to die, and the victims: `rank` alone, or also the launcher and all ranks."""
 
     stage: str
     seconds: float
@@ -41,7 +41,7 @@ class Fuse:
     victims: Literal["one", "all"]
 
     def wrap(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        """`work`, in which this process dies; at its end, if that comes first."""
+        """Make `work` kill this process after `seconds`, or at its end if that comes first."""
 
         @wraps(work)
         def burning(*arguments: Any, **named: Any) -> None:
@@ -54,7 +54,7 @@ class Fuse:
         return burning
 
     def die(self) -> None:
-        """Kill."""
+        """Kill this process and the other victims."""
         if self.victims == "all" and "RANK" in os.environ:
             launcher = psutil.Process().parent()
             assert launcher is not None
@@ -67,7 +67,7 @@ class Fuse:
 
 
 def timed(stage: str, work: Callable[..., Any], path: Path) -> Callable[..., Any]:
-    """`work`, whose seconds are appended to the file at `path`."""
+    """Make `work` append its seconds to the file at `path`."""
 
     @wraps(work)
     def measured(*arguments: Any, **named: Any) -> Any:
@@ -81,7 +81,7 @@ def timed(stage: str, work: Callable[..., Any], path: Path) -> Callable[..., Any
 
 
 def main() -> None:
-    """Set the fuse, if there is one for this rank, and do what the arguments say."""
+    """Set the fuse, if there is one for this rank, and run the command."""
     from bigbatch_ue.cli.commands import main as command_line
 
     rank = int(os.environ.get("RANK", "0"))

@@ -1,4 +1,4 @@
-"""Good inputs of every kind, tiny, as the program itself writes them."""
+"""Good inputs of every kind: tiny, and written by the program itself where it can."""
 
 import contextlib
 import io
@@ -42,19 +42,19 @@ _STOPPED_AT = 3
 
 
 def command(arguments: Sequence[str]) -> tuple[int, str]:
-    """Run a command of the program, or of `analysis`, in this process: exit code and stderr."""
+    """Run a command of the program or of `analysis` here; return its exit code and stderr."""
     first, *rest = arguments
-    heard = io.StringIO()
-    with contextlib.redirect_stderr(heard), contextlib.redirect_stdout(io.StringIO()):
+    stderr = io.StringIO()
+    with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(io.StringIO()):
         try:
             analysis(rest) if first == "analysis" else main(arguments)
         except SystemExit as stop:
-            return int(stop.code or 0), heard.getvalue()
-    return 0, heard.getvalue()
+            return int(stop.code or 0), stderr.getvalue()
+    return 0, stderr.getvalue()
 
 
 def make(folder: Path) -> None:
-    """Fill `folder`: configurations, data sets, weights, and runs that are finished or stopped."""
+    """Fill `folder` with configurations, data sets, weights, and finished and stopped runs."""
     folder.mkdir(parents=True)
     with contextlib.chdir(folder):
         _npz(Path("set.npz"))
@@ -131,20 +131,20 @@ def _stop(arguments: Sequence[str]) -> None:
 
 
 def copy(good: Path, to: Path) -> None:
-    """Put a fresh copy of the good inputs in the place of `to`, times of the files included."""
+    """Replace `to` by a fresh copy of the good inputs, with the times of the files."""
     if os.path.lexists(to):
         shutil.rmtree(to)
     shutil.copytree(good, to, symlinks=True)
 
 
 class Found(NamedTuple):
-    """Good inputs whose names only the program knows, relative; `args` counts to a node.
+    """Good inputs whose names the program has chosen, relative to the folder.
 
     Attributes:
-        args: which value of `config.yaml` the surrogate's arguments are, all values counted.
-        checkpoints: of the run that is stopped.
+        args: index of the surrogate's arguments among all values of `config.yaml`.
+        checkpoints: of the stopped run.
         decoded: files of the decoded images.
-        targets: records of arms that are done.
+        targets: records of finished arms.
     """
 
     args: int
@@ -154,7 +154,7 @@ class Found(NamedTuple):
 
 
 def found(folder: Path) -> Found:
-    """What `make` has put into `folder`."""
+    """Find what `make` has put into `folder`."""
 
     def like(pattern: str) -> list[str]:
         return sorted(p.relative_to(folder).as_posix() for p in folder.glob(pattern))

@@ -1,4 +1,4 @@
-"""Watches a piece of work in this process: what it touches, how much memory and time it takes."""
+"""A guard over work in this process: the files it touches, its memory and its time."""
 
 import os
 import resource
@@ -32,7 +32,7 @@ _FILES = {
     "shutil.rmtree": 1,
     "shutil.unpack_archive": 2,
 }
-"""Audited events, and how many of their first arguments are paths."""
+"""Audited events, and the number of their first arguments that are paths."""
 
 _NEVER = (
     "socket.connect",
@@ -58,23 +58,23 @@ _LIBRARIES = tuple(
     )
 )
 _OWN = (f"/proc/{os.getpid()}/clear_refs",)
-"""What the program may write to elsewhere: it has its largest size forgotten."""
+"""Files elsewhere that the program may write to: this one resets its peak memory."""
 _ROOM = 3 << 30
 _SECONDS = 30
 
 
 class HungError(BaseException):
-    """The work took longer than anything here may."""
+    """The work took longer than the limit."""
 
 
 @dataclass
 class Watched:
-    """What was seen of some work in the folder `inside`.
+    """A record of some work in the folder `inside`.
 
     Attributes:
-        inside: whatever is below may be read and written.
+        inside: everything below it may be read and written.
         outside: each access elsewhere, and each process, connection and unpickled name.
-        memory: bytes that the process grew by at its largest.
+        memory: peak growth of the process in bytes.
     """
 
     inside: str
@@ -82,7 +82,7 @@ class Watched:
     memory: int = 0
 
     def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Note an audited event if it is none of the work's business."""
+        """Record an audited event if the work must not cause it."""
         if event in _NEVER:
             self.outside.append(f"{event}{arguments!r}"[:300])
         for path in arguments[: _FILES.get(event, 0)]:
@@ -95,7 +95,7 @@ class Watched:
 
 
 def _real(path: str, event: str) -> str:
-    """What is touched: a link that is moved or removed is so itself, not what it leads to."""
+    """Resolve the file that is touched; moving or removing a link touches the link itself."""
     if event in ("os.rename", "os.remove"):
         folder, name = os.path.split(os.path.abspath(path))  # noqa: PTH100
         return os.path.join(os.path.realpath(folder), name)  # noqa: PTH118
@@ -121,7 +121,7 @@ sys.addaudithook(_hear)
 def watched(inside: Path) -> Iterator[Watched]:
     """Watch the work of the block, which may touch `inside` and read libraries.
 
-    Memory beyond 3 GiB is refused to it, and after half a minute it is stopped by a `HungError`.
+    It gets no more than 3 GiB of memory, and a `HungError` stops it after half a minute.
     """
     global _watched
     found = Watched(os.path.realpath(inside))
@@ -143,10 +143,10 @@ def watched(inside: Path) -> Iterator[Watched]:
 
 
 def _hung(_: int, frame: FrameType | None) -> None:
-    raise HungError(f"not done after {_SECONDS} s")
+    raise HungError(f"not finished after {_SECONDS} s")
 
 
 def _status(name: str) -> int:
-    """A size of this process, in bytes."""
+    """Return a size of this process in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024

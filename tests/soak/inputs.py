@@ -1,7 +1,7 @@
-"""Bad input of every kind, given to the commands: each is told of in one line, or harmless.
+"""Bad inputs of every kind, given to the commands: each is reported in one line, or harmless.
 
-`python -m tests.soak.inputs 2500` tries so many; a case that is not handled is printed as Python
-that repeats it: `Trial(folder)(Case(...))`.
+`python -m tests.soak.inputs 2500` tries 2,500 of them. A case that is not handled is printed as
+Python code that repeats it: `Trial(folder)(Case(...))`.
 """
 
 import contextlib
@@ -49,12 +49,12 @@ from tests.soak.damage import (
 )
 from tests.soak.guard import HungError, Watched, watched
 
-MOST_MEMORY = 600 << 20
+MAX_MEMORY = 600 << 20
 Arguments = tuple[str, ...]
 
 
 class Case(NamedTuple):
-    """A damage to a file or folder of the good inputs, and the command that meets it."""
+    """A damage to a file or folder of the good inputs, and the command that reads it."""
 
     file: str
     damage: Damage
@@ -83,15 +83,15 @@ COLLECT = ("analysis", "collect", "runs", "--out", "table")
 
 # -- damages -------------------------------------------------------------------------------------
 
-SHARE = st.floats(0, 1)
+FRACTION = st.floats(0, 1)
 NAMES = st.sampled_from(
     ["../x", "/tmp/x", "a/../../x", "..", "", ".", "x" * 300, "\0", "a\nb", "~nobody/x", "\x1b[31m"]
 )
 ABSENT = st.builds(Instead, st.sampled_from(["nothing", "folder", "pipe"]))
 BYTES = st.one_of(
-    st.builds(Flipped, SHARE, st.integers(1, 255)),
-    st.builds(Cut, SHARE),
-    st.builds(Inserted, SHARE, st.binary(min_size=1, max_size=40)),
+    st.builds(Flipped, FRACTION, st.integers(1, 255)),
+    st.builds(Cut, FRACTION),
+    st.builds(Inserted, FRACTION, st.binary(min_size=1, max_size=40)),
     st.builds(Replaced, st.sampled_from([b"", b"\0", b"[]", b"{}", b"null", b"\xff\xfe", b"PK"])),
     st.builds(Replaced, st.binary(max_size=60)),
     ABSENT,
@@ -100,7 +100,7 @@ BYTES = st.one_of(
 
 
 def _any(texts: str) -> st.SearchStrategy[str]:
-    """One of some texts with a bar between them."""
+    """Sample from texts that are separated by bars."""
     return st.sampled_from([text.strip() for text in texts.split(" | ")])
 
 
@@ -216,13 +216,13 @@ PICTURE = st.one_of(
     BYTES, st.builds(Picture, _any("bomb | float | deep | palette | animated | one | long"))
 )
 
-# -- which of them goes where ----------------------------------------------------------------------
+# -- damages by file --------------------------------------------------------------------------------
 
 
 def _of(
     file: str, *commands: Arguments, by: st.SearchStrategy[Damage] | None = None
 ) -> st.SearchStrategy[Case]:
-    """Damages to `file`, of its bytes or `by` others as well, which one of `commands` meets."""
+    """Damage the bytes of `file`, or damage it `by` other means, for one of `commands`."""
     damages = BYTES if by is None else st.one_of(by, by, BYTES)
     kept = st.one_of(damages, st.builds(Kept, damages.filter(lambda d: not isinstance(d, Instead))))
     return st.builds(Case, st.just(file), kept, st.sampled_from(commands))
@@ -253,7 +253,7 @@ def _evaluation(name: str, *commands: Arguments) -> st.SearchStrategy[Case]:
 
 
 def cases(files: good.Found) -> st.SearchStrategy[Case]:
-    """Every kind of damage to the good inputs, of which `files` names what has no fixed name."""
+    """Draw damages of every kind to the good inputs; `files` are those of varying name."""
     config = st.one_of(
         YAML_TREE, st.builds(Node, st.just(files.args), st.just("value"), ARGS), BOMBS
     )
@@ -285,7 +285,7 @@ def cases(files: good.Found) -> st.SearchStrategy[Case]:
 
 @dataclass(frozen=True)
 class Trial:
-    """Tries cases on copies of good inputs, made in `folder` unless they are there."""
+    """A place to try cases: copies of good inputs, which are made in `folder` if missing."""
 
     folder: Path
 
@@ -305,7 +305,7 @@ class Trial:
         return self.folder / "good"
 
     def __call__(self, case: Case) -> str:
-        """What is wrong with how the program met `case`; empty if nothing is."""
+        """Try `case`; return what is wrong with the program's reaction, or an empty string."""
         place = self.folder / "case"
         good.copy(self.good, place)
         tempfile.tempdir = str(place)
@@ -323,7 +323,7 @@ class Trial:
 def _verdict(code: int, said: str, seen: Watched) -> str:
     if seen.outside:
         return f"touched {', '.join(seen.outside)}"
-    if seen.memory > MOST_MEMORY:
+    if seen.memory > MAX_MEMORY:
         return f"took {seen.memory >> 20} MiB"
     lines = said.splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
@@ -331,18 +331,18 @@ def _verdict(code: int, said: str, seen: Watched) -> str:
         return ""
     if code == 2 and errors == lines[-1:] and "Traceback" not in said and "\x1b" not in said:
         return ""
-    return f"ended with {code} and said {said!r}"
+    return f"ended with {code} and printed {said!r}"
 
 
 def _left(before: dict[str, str], after: dict[str, str]) -> str:
-    """What a command that failed has changed, besides what it may."""
+    """Report the files that a failed command has changed and may not change."""
     changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
     wrong = [path for path in sorted(changed) if not _may_change(path, after)]
     return f"failed and left {', '.join(wrong)}" if wrong else ""
 
 
 def _may_change(path: str, after: dict[str, str]) -> bool:
-    """Caches of the data, locks, and whatever belongs to a run that has begun."""
+    """Return whether a failed command may change a file: caches, locks, files of a started run."""
     if "/." in path and not path.endswith(".lock"):
         return False  # a temporary file
     run = "/".join(path.split("/")[:2])
@@ -352,7 +352,7 @@ def _may_change(path: str, after: dict[str, str]) -> bool:
 
 
 def _snapshot(folder: Path) -> dict[str, str]:
-    """What each file below `folder` is: a digest of its bytes, or where it leads."""
+    """Map each file below `folder` to a digest of its bytes, or to the target of the link."""
     found = {}
     for at, _, names in os.walk(folder):
         for name in names:
@@ -366,13 +366,13 @@ def _snapshot(folder: Path) -> dict[str, str]:
 
 
 def run(cases: int, seed: int) -> tuple[int, int]:
-    """Try so many cases: how many were tried, and handled; each of the others is printed."""
+    """Try cases; return the numbers tried and handled, and print each of the others."""
     with tempfile.TemporaryDirectory() as folder:
         return attempt(Trial(Path(folder)), cases, seed)
 
 
 def attempt(trial: Trial, count: int, first: int) -> tuple[int, int]:
-    """`run` in the folder of `trial`."""
+    """Do the same as `run` in the folder of `trial`."""
     handled: list[bool] = []
 
     @seed(first)

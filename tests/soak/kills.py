@@ -1,8 +1,8 @@
-"""Runs and sweeps that are killed at a random moment, and whether they come to the same result.
+"""Kill points: runs and sweeps are killed at random moments, and must reach the same result.
 
-Every stage is killed alone and under a launcher of two ranks: one of the ranks, or all and the
-launcher with them. The command is then started again, and what it makes must be what it makes
-undisturbed: perturbations, protected images and predictions, to the last bit.
+Every stage is killed in one process and under a launcher of two ranks: either one rank, or all
+ranks and the launcher. The command is then started again. Its perturbations, protected images and
+predictions must equal those of an undisturbed run, to the last bit.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ RANKS = {
     "evaluating": (1, 2),
     "sweeping": (1,),
 }
-"""The stages, and how many ranks do them."""
+"""The stages, and the numbers of ranks that run them."""
 COMMANDS = {
     "decoding": "train",
     "clustering": "train",
@@ -46,7 +46,7 @@ COMMANDS = {
     "protecting": "protect",
     "evaluating": "evaluate",
 }
-"""Which command does a stage of a run."""
+"""The command that runs each stage of a run."""
 
 _NET = {"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1]}
 _SETTINGS: dict[str, Any] = {
@@ -68,7 +68,7 @@ _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 @dataclass(frozen=True)
 class Point:
-    """Where to kill: at `moment`, from 0 to 1, of a stage that `ranks` ranks do."""
+    """A kill point: at `moment`, from 0 to 1, of a stage that runs on `ranks` ranks."""
 
     stage: str
     ranks: int
@@ -78,7 +78,7 @@ class Point:
 
 
 def points(count: int, seed: int) -> list[Point]:
-    """`count` random points, every stage and number of ranks as often as the rest."""
+    """Draw `count` random points, with every stage and number of ranks equally often."""
     chance = random.Random(seed)
     cases = [(stage, ranks) for stage, several in RANKS.items() for ranks in several]
     chance.shuffle(cases)
@@ -91,12 +91,12 @@ def points(count: int, seed: int) -> list[Point]:
 
 
 class Story:
-    """Train, protect and evaluate with so many ranks, and what comes of it undisturbed.
+    """Training, protection and evaluation on some ranks, and their undisturbed results.
 
     Args:
-        folder: where to.
-        ranks: how many.
-        stages: that are to be disturbed; what comes after them is not done.
+        folder: of the runs.
+        ranks: number of ranks.
+        stages: stages to disturb; commands that none of them needs are not run.
     """
 
     def __init__(self, folder: Path, ranks: int, stages: Set[str]) -> None:
@@ -110,7 +110,7 @@ class Story:
         self.seconds = {stage: max(s for t, s in lines if t == stage) for stage, _ in lines}
 
     def before(self, stage: str, folder: Path) -> None:
-        """Make `folder` what it is before the command that does `stage`."""
+        """Make `folder` as it is before the command that runs `stage`."""
         folder.mkdir()
         shutil.copy(self.undisturbed / "images.npz", folder)
         if stage in ("protecting", "evaluating"):
@@ -120,7 +120,7 @@ class Story:
                 shutil.rmtree(folder / "run" / later, ignore_errors=True)
 
     def command(self, name: str, program: str) -> list[str]:
-        """The command line of `train`, `protect` or `evaluate`, by module `program`."""
+        """Return the command line of `train`, `protect` or `evaluate` in the module `program`."""
         launcher = ["-m", "bigbatch_ue.launch", "--config_file", "launchers/accelerate/ddp.yaml"]
         many = self.ranks > 1 and name != "protect"
         start = [*launcher, "--main_process_port", "0"] if many else []
@@ -128,7 +128,7 @@ class Story:
 
 
 def arguments_of(name: str, folder: Path) -> list[str]:
-    """What `train`, `protect` or `evaluate` is given."""
+    """Return the arguments of `train`, `protect` or `evaluate`."""
     if name == "train":
         settings = folder / "settings.yaml"
         places = {"name": f"npz:{folder / 'images.npz'}", "root": str(folder / "data")}
@@ -142,7 +142,7 @@ def arguments_of(name: str, folder: Path) -> list[str]:
 def run_command(
     story: Story, name: str, folder: Path, environment: dict[str, str] | None = None
 ) -> None:
-    """Run `name` to its end; with an `environment` for `fused`, which may be its early end."""
+    """Run the command `name`; with a `FUSE` in `environment`, until that kills it."""
     program = "bigbatch_ue" if environment is None else "tests.soak.fused"
     done = subprocess.run(
         [*story.command(name, program), *arguments_of(name, folder)],
@@ -158,19 +158,19 @@ def run_command(
 
 
 def killed_and_continued(story: Story, point: Point, folder: Path) -> None:
-    """Kill the command of `point` there, start it again, and compare what it made."""
+    """Kill the command at `point`, start it again, and compare its results."""
     story.before(point.stage, folder)
     name = COMMANDS[point.stage]
     seconds = point.moment * story.seconds[point.stage]
     fuse = Fuse(point.stage, seconds, point.rank, point.victims)  # type: ignore[arg-type]
     run_command(story, name, folder, {"FUSE": json.dumps(asdict(fuse))})
     run_command(story, name, folder)
-    ours, theirs = (made_by(name, each / "run") for each in (folder, story.undisturbed))
-    assert ours == theirs, f"{name} made something else"
+    ours, theirs = (results_of(name, each / "run") for each in (folder, story.undisturbed))
+    assert ours == theirs, f"{name}: the results differ"
 
 
-def made_by(name: str, run: Path) -> Any:
-    """What `train`, `protect` or `evaluate` made, in a form that can be compared."""
+def results_of(name: str, run: Path) -> Any:
+    """Read the results of `train`, `protect` or `evaluate`, in a form that can be compared."""
     if name == "train":
         tensors, _ = read_tensors(run / "perturbations.safetensors")
         lines = (run / "metrics.jsonl").read_text().splitlines()
@@ -189,7 +189,7 @@ def _without(content: Any, key: str) -> Any:
 
 
 class SweepStory:
-    """A sweep of two cells, and what comes of it undisturbed."""
+    """A sweep of two cells, and its undisturbed result."""
 
     def __init__(self, folder: Path) -> None:
         self.undisturbed = folder / "undisturbed-sweep"
@@ -253,7 +253,7 @@ class SweepStory:
 
 
 def run(count: int, seed: int, folder: Path, say: Callable[[str], None] = print) -> int:
-    """Kill at `count` points in `folder`; returns after how many the result was the same."""
+    """Kill at `count` points in `folder`; return after how many of them the result was equal."""
     chosen = points(count, seed)
     stages: defaultdict[int, set[str]] = defaultdict(set)
     for point in chosen:

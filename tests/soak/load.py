@@ -1,9 +1,9 @@
-"""A million images and a thousand runs: memory and seconds, of the real commands.
+"""The load test: memory and seconds of the real commands on a million images and a thousand runs.
 
     python -m tests.soak.load
 
-Takes about 2 GB of disk in the temporary folder, given back afterwards. Ends with an error if the
-memory of `train` or `protect` is beyond its bound; seconds are printed only.
+It needs about 2 GB of disk in the temporary folder until it ends. It fails if the memory of `train`
+or `protect` exceeds its bound; seconds are only printed.
 """
 
 import json
@@ -35,7 +35,7 @@ from tests.helpers.runs import make_evaluated_run
 
 IMAGES, RUNS, SIZE = 1_000_000, 1000, 28
 BOUND = 300.0
-"""MiB of anonymous memory above the idle program's; a copy of the images alone would be 748."""
+"""MiB of anonymous memory above that of the idle program; a copy of the images would need 748."""
 
 _CHUNK = 1000
 _BATCHES = range(4, 44)
@@ -56,7 +56,7 @@ _TINY = (
 
 
 def write_npz(path: Path, count: int) -> None:
-    """Stream an npz of `count` random grey train images, and 64 for the test, of two classes."""
+    """Stream an npz of `count` random grey train images and 64 test images, of two classes."""
     random = np.random.default_rng(0)
     with zipfile.ZipFile(path, "w") as archive:
         for part, images in (("train", count), ("test", 64)):
@@ -71,20 +71,20 @@ def write_npz(path: Path, count: int) -> None:
 
 
 def train_command(npz: Path) -> list[str]:
-    """`train` for a few steps on `npz`; the run and the decoded images go beside it."""
+    """Return the command that trains a few steps on `npz`, with all its output beside that file."""
     places = [f"data.name=npz:{npz}", f"data.root={npz.parent}", f"output={run_of(npz)}"]
     return ["train", "--preset", "small", *_TINY, *places]
 
 
 def run_of(npz: Path) -> Path:
-    """The run that `train_command` makes."""
+    """Return the folder of the run that `train_command` makes."""
     return npz.with_suffix("")
 
 
 def anonymous_peaks(
     arguments: Sequence[str], phase: Callable[[], str] = lambda: "all"
 ) -> dict[str, float]:
-    """Most anonymous memory, in MiB, of a Python process in each phase; it must end well."""
+    """Measure the peak of anonymous memory, in MiB, of a Python process in each of its phases."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, *arguments], env=environment)
     peaks: dict[str, float] = {}
@@ -99,9 +99,9 @@ def anonymous_peaks(
 
 
 def record_runs(real: Path, folder: Path, count: int) -> None:
-    """Copies of the records of a finished and evaluated run of equal steps, at other B and seeds.
+    """Write copies of the records of a finished and evaluated run, at other B and other seeds.
 
-    `batch.extend` must be `views`, for every B to be possible.
+    The run must have `budget.kind=steps`, and `batch.extend=views`, so that every B is possible.
     """
     config, run = load_run(real)
     clusters = Clusters.load(run.clusters)
@@ -129,8 +129,8 @@ def record_runs(real: Path, folder: Path, count: int) -> None:
         }
         _write(own.result, result | batch | {"seed": other.seed})
         facts = {"run_seed": other.seed, "effective_batch": plan.effective}
-        told = [replace(arm, **facts) if arm.run_seed is not None else arm for arm in arms]
-        save_arms(own.folder / "evaluation" / "results.json", told)
+        varied = [replace(arm, **facts) if arm.run_seed is not None else arm for arm in arms]
+        save_arms(own.folder / "evaluation" / "results.json", varied)
 
 
 def _varied(config: Config) -> Iterator[Config]:
@@ -144,7 +144,7 @@ def _write(path: Path, content: Any) -> None:
 
 
 def _images(folder: Path) -> None:
-    """Train on, and protect, `IMAGES` images."""
+    """Train on `IMAGES` images, and protect them."""
     npz = folder / "images.npz"
     write_npz(npz, IMAGES)
     print(f"{IMAGES:,} images of {SIZE} px: {IMAGES * SIZE**2 / 2**20:,.0f} MiB", flush=True)
