@@ -62,7 +62,7 @@ SINGLE_GROUP = RankGroup()
 def join_rank_group(count: int) -> RankGroup:
     """Make this rank's group, one of `count`, a world of its own, before any engine is started.
 
-    Groups are runs of consecutive ranks. They share nothing but the launcher's store.
+    A group is a range of consecutive ranks. Groups share nothing but the launcher's store.
 
     Raises:
         UserError: the ranks cannot be divided into that many groups.

@@ -89,7 +89,7 @@ def expected_memory(
         channels: C of the images.
         micro: images in the largest micro-batch of a rank.
         ranks: number of ranks.
-        engine: engine, which decides what is sharded.
+        engine: kind of engine, which decides what is sharded.
     """
     surrogate, bank, image = _build_on_meta(config, channels)
     parameters = sum(p.numel() for p in bank.parameters())

@@ -1,9 +1,8 @@
-"""The objective and the views, against the formulas written out."""
+"""The objective, against the formulas written out."""
 
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import pad
 
 from bigbatch_ue.batching.loader import MicroBatch
 from bigbatch_ue.config.sections import AugmentConfig, ObjectiveConfig
@@ -13,26 +12,26 @@ from bigbatch_ue.training.objective import ClusterwiseLoss, distance
 
 FEATURES = torch.tensor([[1.0, 2.0, -1.0], [0.5, 0.0, 3.0], [2.0, 2.0, 2.0]])
 TARGETS = torch.tensor([[0.0, 1.0, 0.0], [2.0, -1.0, 1.0]])
-ROW = torch.tensor([0, 1, 1])
+GENERATOR = torch.tensor([0, 1, 1])
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.25])
 def test_kl_is_the_divergence_of_the_feature_from_the_centre(temperature: float) -> None:
-    found = distance(FEATURES, ROW, TARGETS, ObjectiveConfig(temperature=temperature))
-    p = torch.softmax(TARGETS[ROW] / temperature, 1)
+    distances = distance(FEATURES, GENERATOR, TARGETS, ObjectiveConfig(temperature=temperature))
+    p = torch.softmax(TARGETS[GENERATOR] / temperature, 1)
     q = torch.softmax(FEATURES / temperature, 1)
-    assert torch.allclose(found, (p * (p / q).log()).sum(1), atol=1e-6)
+    assert torch.allclose(distances, (p * (p / q).log()).sum(1), atol=1e-6)
 
 
 def test_cosine_and_cross_entropy_written_out() -> None:
     norm = FEATURES / FEATURES.norm(dim=1, keepdim=True)
     centres = TARGETS / TARGETS.norm(dim=1, keepdim=True)
     similarity = norm @ centres.T
-    chosen = similarity[torch.arange(3), ROW]
-    cosine = distance(FEATURES, ROW, TARGETS, ObjectiveConfig(name="cosine"))
+    chosen = similarity[torch.arange(3), GENERATOR]
+    cosine = distance(FEATURES, GENERATOR, TARGETS, ObjectiveConfig(name="cosine"))
     assert torch.allclose(cosine, 1 - chosen, atol=1e-6)
     entropy = distance(
-        FEATURES, ROW, TARGETS, ObjectiveConfig(name="cross_entropy", temperature=0.5)
+        FEATURES, GENERATOR, TARGETS, ObjectiveConfig(name="cross_entropy", temperature=0.5)
     )
     expected = torch.logsumexp(similarity / 0.5, 1) - chosen / 0.5
     assert torch.allclose(entropy, expected, atol=1e-6)
@@ -41,28 +40,9 @@ def test_cosine_and_cross_entropy_written_out() -> None:
 @pytest.mark.parametrize("name", ["kl", "cosine", "cross_entropy"])
 def test_distance_falls_towards_the_target(name: str) -> None:
     objective = ObjectiveConfig.model_validate({"name": name})
-    near = distance(TARGETS[ROW] + 0.01, ROW, TARGETS, objective)
-    assert (near < distance(FEATURES, ROW, TARGETS, objective)).all()
+    near = distance(TARGETS[GENERATOR] + 0.01, GENERATOR, TARGETS, objective)
+    assert (near < distance(FEATURES, GENERATOR, TARGETS, objective)).all()
     assert (near >= 0).all()
-
-
-def test_views_are_crops_of_the_padded_image_and_flips() -> None:
-    augment = AugmentConfig(pad=2, flip=True)
-    images = torch.arange(40 * 2 * 6 * 6).view(40, 2, 6, 6).to(torch.uint8)
-    views = draw_views(draw(0, Purpose.VIEWS), 40, augment)
-    seen = apply_views(images, views, pad=2)
-    padded = pad(images, (2, 2, 2, 2))
-    for i in range(40):
-        crop = padded[i, :, views.top[i] : views.top[i] + 6, views.left[i] : views.left[i] + 6]
-        assert torch.equal(seen[i], crop.flip(-1) if views.flip[i] else crop)
-    assert 5 < views.flip.sum() < 35
-    assert set(views.top) == set(range(5))
-
-
-def test_no_padding_and_no_flip_change_nothing() -> None:
-    views = draw_views(draw(0, Purpose.VIEWS), 5, AugmentConfig())
-    images = torch.rand(5, 1, 4, 4)
-    assert torch.equal(apply_views(images, views, pad=0), images)
 
 
 @pytest.mark.parametrize("perturb", ["before", "after"])
@@ -71,7 +51,9 @@ def test_perturbation_moves_with_the_view_only_before_it(perturb: str) -> None:
     views = draw_views(draw(2, Purpose.VIEWS), 3, augment)
     images = np.full((3, 1, 4, 4), 100, dtype=np.uint8)
     delta = torch.linspace(-0.1, 0.1, 2 * 16).view(2, 1, 4, 4)
-    micro = MicroBatch(torch.from_numpy(images), ROW.numpy(), views, np.ones(3, dtype=np.float32))
+    micro = MicroBatch(
+        torch.from_numpy(images), GENERATOR.numpy(), views, np.ones(3, dtype=np.float32)
+    )
     seen: list[torch.Tensor] = []
 
     def surrogate(images: torch.Tensor) -> torch.Tensor:
@@ -86,14 +68,14 @@ def test_perturbation_moves_with_the_view_only_before_it(perturb: str) -> None:
     )
     loss(delta, micro)
     clean = apply_views(torch.from_numpy(images), views, 1).float() / 255
-    moved = apply_views(delta[ROW], views, 1) if perturb == "before" else delta[ROW]
+    moved = apply_views(delta[GENERATOR], views, 1) if perturb == "before" else delta[GENERATOR]
     assert torch.allclose(seen[0], (clean + moved).clamp(0, 1))
 
 
-def test_gradient_is_scattered_back_by_row() -> None:
+def test_gradient_returns_to_the_perturbation_of_each_image() -> None:
     views = draw_views(draw(2, Purpose.VIEWS), 3, AugmentConfig())
     images = torch.full((3, 1, 4, 4), 100, dtype=torch.uint8)
-    micro = MicroBatch(images, ROW.numpy(), views, np.array([1, 0.5, 0.5], np.float32))
+    micro = MicroBatch(images, GENERATOR.numpy(), views, np.array([1, 0.5, 0.5], np.float32))
     delta = torch.zeros(3, 1, 4, 4, requires_grad=True)
     loss = ClusterwiseLoss(
         torch.nn.Flatten(), torch.rand(3, 16), ObjectiveConfig(), AugmentConfig()
