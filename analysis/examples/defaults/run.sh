@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The measurements behind the default objective, place and bound; three seeds each.
+# Measurements behind the defaults of objective, place of the perturbation and bound; three seeds each.
 #
 #     analysis/examples/defaults/run.sh digits batch.effective=32
 #     VARIANTS="default cosine after" analysis/examples/defaults/run.sh small \
 #         data.name=npz:blood8_28.npz data.limit=4000
 #
-# Stopped at any point, it continues where it was. `table.py` then makes results.csv of it.
+# Started again after a stop, it continues. `table.py` then makes results.csv from the runs.
 set -euo pipefail
 preset=$1
 shift

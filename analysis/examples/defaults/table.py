@@ -8,7 +8,7 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
-    """Read the evaluations in `runs/defaults/<preset>/<variant>-s<seed>`, print means and write."""
+    """Write the evaluations of `runs/defaults/<preset>/<variant>-s<seed>`; print their means."""
     tables = []
     for path in sorted(Path("runs/defaults").glob("*/*/evaluation/results.json")):
         table = pd.read_json(path).rename(columns={"arm": "name"})

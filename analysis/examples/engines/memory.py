@@ -1,9 +1,9 @@
-r"""What a rank holds between optimizer steps under an engine: bank, gradients, optimizer state.
+r"""Memory of a rank between optimizer steps: bank, gradients and optimizer state of an engine.
 
     python -m bigbatch_ue.launch --config_file launchers/accelerate/zero2.yaml \
         analysis/examples/engines/memory.py 20
 
-for 20 generators of width 64; prints the anonymous memory that came with them, on the CPU.
+prints the growth of the anonymous memory for 20 generators of width 64, on the CPU.
 """
 
 import re
@@ -17,19 +17,19 @@ from bigbatch_ue.runtime.memory import return_freed_memory
 from bigbatch_ue.training.engine import Engine
 
 
-def anonymous() -> float:
-    """Anonymous memory of this process, in MiB."""
+def anonymous_memory() -> float:
+    """Return the anonymous memory of this process, in MiB."""
     return_freed_memory()
-    found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1024
+    line = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert line is not None
+    return int(line[1]) / 1024
 
 
 def main(generators: int) -> None:
-    """Train two steps, and measure."""
+    """Train two steps, and print the growth of memory."""
     accelerator = start_accelerator()
     config = Config.model_validate({"generator": {"width": 64}})
-    before = anonymous()
+    before = anonymous_memory()
     bank = GeneratorBank(generators, 1, 16, config.generator, config.seed)
     parameters = sum(parameter.numel() for parameter in bank.parameters())
     engine = Engine(accelerator, bank, config.optimizer, 1)
@@ -39,11 +39,11 @@ def main(generators: int) -> None:
             delta = engine.perturbations()
             engine.backward(delta.square().sum())
             del delta
-    held = anonymous() - before
+    growth = anonymous_memory() - before
     if accelerator.is_main_process:
         ranks = f"{accelerator.num_processes} rank(s)"
-        each = f"{held * 2**20 / parameters:.1f} bytes a parameter"
-        print(f"{engine.name}, {ranks}, p = {generators}: {held:,.0f} MiB, {each}")
+        each = f"{growth * 2**20 / parameters:.1f} bytes per parameter"
+        print(f"{engine.name}, {ranks}, p = {generators}: {growth:,.0f} MiB, {each}")
     accelerator.end_training()
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The evaluation in this folder: four data sets, three seeds of surrogate, perturbations and target.
+# Make the evaluation in this folder: four data sets, three seeds of surrogate, perturbations and target.
 #
 #     analysis/examples/evaluation/run.sh DATA [I/N]
 #
-# DATA holds medmnist/breastmnist.npz, medmnist/pneumoniamnist.npz (the official files at 28 pixels)
-# and blood8.npz (see README.md beside this script). Stopped at any point, it continues where it was;
-# I/N does a part of the arms, so that several processes share them.
+# DATA contains medmnist/breastmnist.npz, medmnist/pneumoniamnist.npz (the official files at 28 pixels)
+# and blood8.npz (see README.md beside this script). Started again after a stop, it continues. I/N runs
+# part I of N of the arms, so that several processes can share them.
 set -euo pipefail
 data=$1
 shard=${2:-1/1}

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# The measurements in this folder: speed, memory and traffic of optimizer steps on this machine.
+# Make the measurements in this folder: speed, memory and traffic of optimizer steps on this machine.
 #
 #     analysis/examples/scaling/run.sh [FOLDER]
 #
-# On 2 CPU cores it takes about 20 minutes; nothing else should run meanwhile.
+# It takes about 20 minutes on 2 CPU cores. Nothing else should run meanwhile.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=${1:-runs/scaling}
 small=(--preset digits data.size=28 "surrogate.args={channels: [8, 16, 32, 64]}" generator.width=8)
 
 if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    # the study's own setting: ResNet-50, 224 px, 10 clusters
+    # the setting of the study: ResNet-50, 224 px, 10 clusters
     bigbatch-ue bench --preset pets --batch 256 --micro 64 --out "$out"
     bigbatch-ue bench --preset pets --batch 256 --batch 1024 --micro auto --path delta \
         --path engine --out "$out"

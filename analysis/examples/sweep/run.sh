@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# The sweep in this folder, from images to report; stopped at any point, it continues where it was.
+# Make the sweep in this folder, from images to report. Started again after a stop, it continues.
 #
 #     analysis/examples/sweep/run.sh [JOBS]
 #
-# Run it where blood8.npz lies (see README.md beside this script); JOBS processes share the cells.
+# Run it in the folder that contains blood8.npz (see README.md beside this script). JOBS processes share the
+# cells.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 jobs=${1:-2}
