@@ -216,13 +216,13 @@ PICTURE = st.one_of(
     BYTES, st.builds(Picture, _any("bomb | float | deep | palette | animated | one | long"))
 )
 
-# -- damages by file --------------------------------------------------------------------------------
+# -- damages by file -------------------------------------------------------------------------------
 
 
 def _of(
     file: str, *commands: Arguments, by: st.SearchStrategy[Damage] | None = None
 ) -> st.SearchStrategy[Case]:
-    """Damage the bytes of `file`, or damage it `by` other means, for one of `commands`."""
+    """Damage the bytes of `file`, or the file `by` other means, for one of `commands`."""
     damages = BYTES if by is None else st.one_of(by, by, BYTES)
     kept = st.one_of(damages, st.builds(Kept, damages.filter(lambda d: not isinstance(d, Instead))))
     return st.builds(Case, st.just(file), kept, st.sampled_from(commands))
@@ -253,7 +253,7 @@ def _evaluation(name: str, *commands: Arguments) -> st.SearchStrategy[Case]:
 
 
 def cases(files: good.Found) -> st.SearchStrategy[Case]:
-    """Draw damages of every kind to the good inputs; `files` are those of varying name."""
+    """Draw damages of every kind to the good inputs; `files` have varying names."""
     config = st.one_of(
         YAML_TREE, st.builds(Node, st.just(files.args), st.just("value"), ARGS), BOMBS
     )
