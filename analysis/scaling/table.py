@@ -33,8 +33,8 @@ _CASE = [*WORKLOAD, *CURVE, "effective_batch", "micro_batch"]
 _BASELINE_KEYS = ["session", "round", *WORKLOAD, "effective_batch"]
 
 Count = Annotated[int, Field(ge=1)]
-Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Known = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Record(BaseModel):
@@ -79,12 +79,12 @@ class Record(BaseModel):
     effective_batch: Count
     micro_batch: Count
     images: Count
-    step_s: Amount
-    images_per_s: Amount
-    model_flops: Amount
-    peak_flops: Amount
-    peak_memory_mib: Known
-    bytes_per_step: Known
+    step_s: Positive
+    images_per_s: Positive
+    model_flops: Positive
+    peak_flops: Positive
+    peak_memory_mib: NonNegative
+    bytes_per_step: NonNegative
 
 
 def read_records(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:

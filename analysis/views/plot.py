@@ -321,6 +321,7 @@ def _has_prediction(among: Sequence[Finding]) -> bool:
 
 
 def _variant(finding: Finding) -> tuple[str, ...]:
+    """Return what distinguishes the batches of curves of one arm and budget."""
     return (finding.curve.lr_rule, finding.curve.scope, finding.curve.settings)
 
 
@@ -333,9 +334,9 @@ def _curve_style(rank: int, label: str, among: int = 1) -> _CurveStyle:
 def _curve_styles(among: Sequence[Finding]) -> dict[tuple[str, ...], _CurveStyle]:
     """Return a style for each variant of the batches."""
     curves = [finding.curve for finding in among]
-    manners = {_variant(f): distinction(f.curve, curves, arm=False) for f in among}
-    ranked = enumerate(sorted(manners.items()))
-    return {manner: _curve_style(rank, label, len(manners)) for rank, (manner, label) in ranked}
+    labels = {_variant(f): distinction(f.curve, curves, arm=False) for f in among}
+    ranked = enumerate(sorted(labels.items()))
+    return {variant: _curve_style(rank, label, len(labels)) for rank, (variant, label) in ranked}
 
 
 def _curve_entry(style: _CurveStyle) -> Line2D:
@@ -358,7 +359,7 @@ def _common_entries(among: Sequence[Finding]) -> list[Any]:
         handles.append(legend_entry("predicted critical batch", color=colour, **PREDICTED))
     if any(finding.curve.failed.any() for finding in among):
         handles.append(legend_entry("failed runs, number", color=colour, marker="x", mew=1.6, ms=5))
-    for name, (what, line) in _REFERENCES.items():
+    for name, (text, line) in _REFERENCES.items():
         if any(np.isfinite(getattr(finding.curve, name)) for finding in among):
-            handles.append(legend_entry(what, lw=1.2, ls=line))
+            handles.append(legend_entry(text, lw=1.2, ls=line))
     return handles

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup, escape
-
 from analysis.findings.critical_batch import span, statements
 from analysis.findings.findings import Finding, Findings, budgets
 from analysis.findings.sentences import KINDS, label, recommendation
@@ -77,9 +75,7 @@ def write_report(collection: Collection, findings: Findings, folder: Path) -> Pa
         The path of the page.
     """
     content = _content(collection, findings, folder)
-    environment = page_environment(
-        "analysis.views", emphasis=_emphasis, markdown=_markdown, unbroken=_unbroken
-    )
+    environment = page_environment("analysis.views", markdown=_markdown, unbroken=_unbroken)
     for name in (MARKDOWN, PAGE):
         write_page(folder / name, environment, content)
     return folder / PAGE
@@ -90,7 +86,7 @@ def _content(collection: Collection, findings: Findings, folder: Path) -> dict[s
     shown = [finding for same in findings.datasets.values() for finding in same]
     curves = [finding.curve for finding in shown]
     titles = [f"{label(curve, curves)}, equal {curve.budget}" for curve in curves]
-    named = list(zip(titles, shown, strict=True))
+    titled = list(zip(titles, shown, strict=True))
     criticals = statements(findings)
     margin = next((100 * f.mean.margin for f in shown if f.mean), 2)
     command = f"python -m analysis report {hide_home(folder.as_posix())}"
@@ -102,15 +98,15 @@ def _content(collection: Collection, findings: Findings, folder: Path) -> dict[s
         "criticals": criticals,
         "others": [recommendation(finding) for finding in shown if finding not in main],
         "pictures": list(_pictures(findings)),
-        "accuracies": [_accuracies(name, f, collection) for name, f in named],
-        "fits": _fits(named),
-        "families": _families(named),
-        "instabilities": _instabilities(named),
+        "accuracies": [_accuracy_table(name, f, collection) for name, f in titled],
+        "fits": _fit_table(titled),
+        "families": _weight_table(titled),
+        "instabilities": _instability_table(titled),
         "separations": findings.separations,
         "unseparated": findings.problems,
-        "confounds": list(_confounds(findings)),
-        "separation_table": _separations(findings.separations),
-        "left_out": _left_out(collection),
+        "confounds": list(_steps_pictures(findings)),
+        "separation_table": _separation_table(findings.separations),
+        "left_out": _left_out_table(collection),
         "settings": collection.settings,
         "versions": collection.versions,
         "commands": [*collection.commands, command],
@@ -138,21 +134,21 @@ def _pictures(findings: Findings) -> Iterator[Picture]:
         yield Picture(name, names[name], parts)
 
 
-def _confounds(findings: Findings) -> Iterator[Picture]:
+def _steps_pictures(findings: Findings) -> Iterator[Picture]:
     names = file_names(findings)
-    for name, found in findings.pairs.items():
-        uri = page_uri(steps_figure(found, stacked=True))
+    for name, pairs in findings.pairs.items():
+        uri = page_uri(steps_figure(pairs, stacked=True))
         yield Picture(name, f"steps-{names[name]}", [uri])
 
 
 # -- tables --------------------------------------------------------------------------------------
 
 
-def _accuracies(name: str, finding: Finding, collection: Collection) -> TextTable:
-    found = summarise_sizes(finding, collection.table)
-    predicted = any(size.critical for size in found)
+def _accuracy_table(name: str, finding: Finding, collection: Collection) -> TextTable:
+    sizes = summarise_sizes(finding, collection.table)
+    has_prediction = any(size.critical for size in sizes)
     heads = ("B", "mean, %", "95 % interval", "std across seeds", "oscillation", "n", "failed")
-    more = ("steps", "images/s", "peak MiB", *["critical B (80 %)"] * predicted)
+    more = ("steps", "images/s", "peak MiB", *["critical B (80 %)"] * has_prediction)
     rows = [
         (
             f"{size.batch:,}",
@@ -165,26 +161,26 @@ def _accuracies(name: str, finding: Finding, collection: Collection) -> TextTabl
             f"{size.steps:,}",
             number(size.images_per_second),
             number(size.memory),
-            *[span(size.critical) if size.critical else DASH] * predicted,
+            *[span(size.critical) if size.critical else DASH] * has_prediction,
         )
-        for size in found
+        for size in sizes
     ]
     return TextTable(name, (*heads, *more), rows)
 
 
-def _fits(named: Sequence[tuple[str, Finding]]) -> TextTable:
+def _fit_table(titled: Sequence[tuple[str, Finding]]) -> TextTable:
     heads = ("curve", "best B", "95 % interval", "accuracy, %", "95 % interval", "as good", "flat")
     rows = [
-        (name, *_best(fit), p_value(fit.flat_p))
+        (name, *_best_cells(fit), p_value(fit.flat_p))
         if (fit := finding.mean)
         else (name, f"not fitted: {finding.problem}", *[DASH] * (len(heads) - 2))
-        for name, finding in named
+        for name, finding in titled
     ]
     return TextTable("Best batch sizes", heads, rows)
 
 
-def _families(named: Sequence[tuple[str, Finding]]) -> TextTable:
-    fits = {name: finding.mean.families for name, finding in named if finding.mean}
+def _weight_table(titled: Sequence[tuple[str, Finding]]) -> TextTable:
+    fits = {name: finding.mean.families for name, finding in titled if finding.mean}
     families = sorted({family.name for found in fits.values() for family in found})
     rows = []
     for name, found in fits.items():
@@ -193,7 +189,7 @@ def _families(named: Sequence[tuple[str, Finding]]) -> TextTable:
     return TextTable("Weights of the families", ("curve", *families), rows)
 
 
-def _best(fit: MeanFit) -> tuple[str, ...]:
+def _best_cells(fit: MeanFit) -> tuple[str, ...]:
     sign = {"at least": "≥ ", "at most": "≤ "}.get(fit.verdict, "")
     best = "no effect" if fit.optimum is None else f"{sign}{round(fit.optimum):,}"
     ends = DASH if fit.interval is None else _span(map(round, fit.interval))
@@ -201,7 +197,7 @@ def _best(fit: MeanFit) -> tuple[str, ...]:
     return best, ends, percent(fit.best), interval(*fit.best_interval), plateau
 
 
-def _instabilities(named: Sequence[tuple[str, Finding]]) -> TextTable:
+def _instability_table(titled: Sequence[tuple[str, Finding]]) -> TextTable:
     heads = ("curve", "kind", "unstable at", "slope, small B", "slope, large B", "both ends")
     rows = [
         (
@@ -213,16 +209,16 @@ def _instabilities(named: Sequence[tuple[str, Finding]]) -> TextTable:
             p_value(fit.both_ends_p),
             p_value(fit.trend_p),
             DASH if fit.calmest is None else f"{round(fit.calmest):,}",
-            _batches(fit.calmest_interval, finding.curve),
+            _batch_interval(fit.calmest_interval, finding.curve),
         )
-        for name, finding in named
+        for name, finding in titled
         for kind in KINDS
         if (fit := finding.instability(kind))
     ]
     return TextTable("Instability", (*heads, "trend", "calmest B", "95 % interval"), rows, texts=3)
 
 
-def _separations(separations: Sequence[Separation]) -> TextTable:
+def _separation_table(separations: Sequence[Separation]) -> TextTable:
     heads = ("curve", "B", "change, equal epochs", "change, equal steps", "difference")
     rows = [
         (
@@ -243,11 +239,11 @@ def _separations(separations: Sequence[Separation]) -> TextTable:
     return TextTable("Batch size or steps", (*heads, *more), rows)
 
 
-def _left_out(collection: Collection) -> TextTable:
+def _left_out_table(collection: Collection) -> TextTable:
     failed = collection.table[collection.table["failed"]].drop_duplicates(["run", "reason"])
-    rows = [(run, "failed", why) for run, why in zip(failed["run"], failed["reason"], strict=True)]
+    rows = [(run, "failed", reason) for run, reason in failed[["run", "reason"]].to_numpy()]
     rows += [(problem.run, "left out", problem.reason) for problem in collection.problems]
-    return TextTable("Failed and left-out runs", ("run", "what", "reason"), rows, texts=3)
+    return TextTable("Failed and left-out runs", ("run", "outcome", "reason"), rows, texts=3)
 
 
 # -- words ---------------------------------------------------------------------------------------
@@ -265,7 +261,7 @@ def _slope(value: float, error: float) -> str:
     return f"{value:+.2f} ± {error:.2f}" if math.isfinite(value) else DASH
 
 
-def _batches(ends: tuple[float, float] | None, curve: Curve) -> str:
+def _batch_interval(ends: tuple[float, float] | None, curve: Curve) -> str:
     """Return an interval of B; an end beyond the sizes of the curve becomes a bound."""
     if ends is None:
         return DASH
@@ -273,11 +269,6 @@ def _batches(ends: tuple[float, float] | None, curve: Curve) -> str:
     low = f"< {first:,}" if ends[0] < first else f"{round(ends[0]):,}"
     high = f"> {last:,}" if ends[1] > last else f"{round(ends[1]):,}"
     return f"{low} to {high}"
-
-
-def _emphasis(text: str) -> Markup:
-    """Return HTML in which `*this*` is emphasised."""
-    return Markup(re.sub(r"\*(.+?)\*", r"<em>\1</em>", str(escape(text))))
 
 
 def _unbroken(text: str) -> str:
