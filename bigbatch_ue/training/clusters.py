@@ -139,8 +139,8 @@ def _check_sizes(sizes: Tensor) -> None:
     empty = int((sizes == 0).sum())
     if empty:
         raise UserError(
-            f"clusters.count={len(sizes)}: {empty} cluster(s) are empty, because too many images are "
-            "alike; lower it"
+            f"clusters.count={len(sizes)}: {empty} cluster(s) are empty, because too many images "
+            "are alike; lower it"
         )
     minimum = max(2, int(sizes.sum()) / (_TINY * len(sizes)))
     tiny = sizes[sizes < minimum].tolist()
