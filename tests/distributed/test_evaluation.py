@@ -1,7 +1,5 @@
 """Evaluation on two real ranks: the results of one."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from bigbatch_ue.cli.commands import main
 from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from tests.distributed.evaluation_worker import network
-from tests.helpers.ranks import ROOT
+from tests.helpers.ranks import start
 from tests.helpers.records import same
 from tests.helpers.runs import QUICK, make_run
 
@@ -21,15 +19,8 @@ DDP = ("-m", "accelerate.commands.launch", "--main_process_port", "0", "--config
 WORKER = str(Path(__file__).with_name("evaluation_worker.py"))
 
 
-def start(*command: str) -> None:
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+def run_python(*arguments: str) -> None:
+    done = start([sys.executable, *arguments])
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -50,7 +41,7 @@ def outs(run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     write_tensors(weights, model.state_dict(), {})
     names = ("one", "two")
     for name, launcher in zip(names, ((), (*DDP, "launchers/accelerate/ddp.yaml")), strict=True):
-        start(*launcher, WORKER, str(run), str(weights), str(folder / name))
+        run_python(*launcher, WORKER, str(run), str(weights), str(folder / name))
     return [folder / name for name in names]
 
 
@@ -78,7 +69,7 @@ def test_two_ranks_share_the_arms_with_the_results_of_one(run: Path, tmp_path: P
     def records(name: str, *launcher: str) -> list[dict[str, Any]]:
         command = ["evaluate", str(run), "evaluation.seeds=[0, 1]", f"data.root={tmp_path / name}"]
         if launcher:
-            start(*launcher, "-m", "bigbatch_ue", *command)
+            run_python(*launcher, "-m", "bigbatch_ue", *command)
         else:
             main(command)
         records = read_json(run / "evaluation" / "results.json")
