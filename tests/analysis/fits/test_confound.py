@@ -87,7 +87,7 @@ def separations(truth: Truth, count: int, shared: bool = True) -> list[Separatio
     return [separate(*sweep(truth, random, shared=shared)) for _ in range(count)]
 
 
-def holds(interval: tuple[float, float] | None, value: float) -> bool:
+def contains(interval: tuple[float, float] | None, value: float) -> bool:
     return interval is None or interval[0] <= value <= interval[1]
 
 
@@ -108,14 +108,14 @@ def frame(*both: Curve) -> DataFrame:
     return DataFrame(cells, columns=["y", "seed", "x", "t"]).dropna()
 
 
-@pytest.mark.parametrize(("truth", "share"), [(by_steps, 1), (by_batch, 0), (by_half, 0.5)])
+@pytest.mark.parametrize(("truth", "fraction"), [(by_steps, 1), (by_batch, 0), (by_half, 0.5)])
 @pytest.mark.parametrize("shared", [True, False], ids=["pairs", "no pairs"])
-def test_the_share_is_found_and_lies_in_its_interval_nineteen_times_of_twenty(
-    truth: Truth, share: float, shared: bool
+def test_the_fraction_is_found_and_lies_in_its_interval_nineteen_times_of_twenty(
+    truth: Truth, fraction: float, shared: bool
 ) -> None:
     found = separations(truth, 80, shared)
-    assert np.median([one.share for one in found]) == pytest.approx(share, abs=0.03)
-    assert 0.9 <= np.mean([holds(one.share_interval, share) for one in found]) < 1
+    assert np.median([one.share for one in found]) == pytest.approx(fraction, abs=0.03)
+    assert 0.9 <= np.mean([contains(one.share_interval, fraction) for one in found]) < 1
     assert all(one.share_interval is not None for one in found)
 
 
@@ -138,8 +138,8 @@ def test_without_an_effect_each_test_finds_one_in_twenty() -> None:
     for field in ("batch_p", "steps_p", "difference_p"):
         assert 0.01 <= np.mean([getattr(one, field) < 0.05 for one in found]) <= 0.09
     assert np.mean([one.share_interval is not None for one in found]) <= 0.09
-    assert np.mean([holds(one.change_epochs_interval, 0) for one in found]) >= 0.91
-    assert np.mean([holds(one.change_steps_interval, 0) for one in found]) >= 0.91
+    assert np.mean([contains(one.change_epochs_interval, 0) for one in found]) >= 0.91
+    assert np.mean([contains(one.change_steps_interval, 0) for one in found]) >= 0.91
 
 
 def test_small_effects_of_either_are_found() -> None:
@@ -163,7 +163,7 @@ def test_pairs_give_students_numbers() -> None:
         assert interval == pytest.approx(tuple(ttest_1samp(sample, 0).confidence_interval()))
 
 
-def test_the_share_at_the_ends_of_its_interval_is_just_not_rejected() -> None:
+def test_the_fraction_at_the_ends_of_its_interval_is_just_not_rejected() -> None:
     """Fieller: the ends r are where the t-test of (1 - r) E - S = 0 has p = 5 %."""
     epochs, steps = sweep(by_half, np.random.default_rng(0))
     found = separate(epochs, steps)
@@ -213,7 +213,7 @@ def test_a_run_of_both_budgets_counts_once_in_the_f_tests() -> None:
 
 def test_a_bend_that_lines_miss_is_left_to_the_f_tests() -> None:
     found = separate(*sweep(lambda x, t: 0.3 + 0.02 * (x - 6) ** 2, np.random.default_rng(0)))
-    assert holds(found.change_epochs_interval, 0)
+    assert contains(found.change_epochs_interval, 0)
     assert (
         "No change is shown at equal epochs, so a fraction of it has no meaning." in found.statement
     )
@@ -333,7 +333,7 @@ def test_a_fraction_that_few_seeds_cannot_bound_is_not_given() -> None:
     epochs = replace(epochs, accuracy=x * np.array([1.5, 1.8, 2, 2.2, 2.5]))
     steps = replace(steps, accuracy=x * np.array([-9, 9.0]), seeds=steps.seeds[:2])
     found = separate(epochs, steps)
-    assert not holds(found.change_epochs_interval, 0)
+    assert not contains(found.change_epochs_interval, 0)
     assert found.share_interval is None
     assert (
         "The fraction of the effect that goes with fewer steps cannot be bounded."

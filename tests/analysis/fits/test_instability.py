@@ -270,7 +270,7 @@ def test_the_both_ends_test_is_the_larger_one_sided_p_of_the_end_slopes_where_th
     assert checked > 50
 
 
-def test_the_shape_is_read_from_the_p_values_in_the_order_told() -> None:
+def test_the_shape_is_read_from_the_p_values_in_the_documented_order() -> None:
     found = [*fits(falling(1)), *fits(falling(2)), *fits(bowl(2))]
     for fit in found:
         if fit.both_ends_p < 0.05:
@@ -317,7 +317,7 @@ def test_the_unit_of_accuracy_changes_nothing_but_the_unit() -> None:
     np.testing.assert_allclose(other.high, 100 * one.high)
 
 
-def test_the_minimum_is_told_only_inside_the_range() -> None:
+def test_the_minimum_is_given_only_inside_the_range() -> None:
     for fit in [*fits(falling(10)), *fits(bowl(2))]:
         assert (fit.calmest is None) == (fit.calmest_interval is None)
         if fit.calmest is not None and fit.calmest_interval is not None:
