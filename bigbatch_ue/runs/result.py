@@ -84,6 +84,7 @@ def read_result(path: Path) -> TrainingResult:
         UserError: the file is missing, damaged, or not of a finished run.
     """
     content = read_json(path, dict)
+    content["noise_scale"] = content.get("noise_scale") or {}  # absent from older runs
     try:
         return _RESULT.validate_python(content)
     except ValidationError as error:
