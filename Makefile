@@ -4,6 +4,8 @@ SEED ?= 0
 WORKERS ?= 3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# What DeepSpeed compiles belongs to this environment: a build killed elsewhere cannot block it.
+export TORCH_EXTENSIONS_DIR := $(CURDIR)/.venv/torch_extensions
 
 
 .PHONY: demo test lint audit soak clean
