@@ -10,10 +10,9 @@ from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.runs.folder import load_run
 from bigbatch_ue.training.train import train
 from tests.helpers.ranks import start
-from tests.helpers.runs import TINY, perturbations, tiny
+from tests.helpers.runs import STABLE, TINY, perturbations, tiny
 
-SETTINGS = ("batch.micro=5", "optimizer.lr=1e-4")
-"""The preset's learning rate, 2e-3, would amplify the rounding that tells two ranks from one."""
+SETTINGS = ("batch.micro=5", STABLE)
 
 
 def test_two_ranks_write_the_run_of_one(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from bigbatch_ue.sweeps.cells import sweep_cells
 from bigbatch_ue.sweeps.spec import load_sweep
 from bigbatch_ue.training.train import train
 from tests.helpers.ranks import ROOT, Launch, needs_compiler
-from tests.helpers.runs import TINY, perturbations, tiny
+from tests.helpers.runs import STABLE, TINY, perturbations, tiny
 from tests.helpers.sweeps import write, write_one_long_cell
 
 STUBS = Path(__file__).with_name("stubs")
@@ -85,10 +85,10 @@ def differ_by(folder: Path, alone: Path) -> float:
 
 def test_two_machines_train_the_run_of_one_process(tmp_path: Path) -> None:
     needs_compiler(Launch("zero2", 2, "zero2"))
-    alone = train(tiny(tmp_path, name="alone"))
+    alone = train(tiny(tmp_path, STABLE, name="alone"))
     shared = {"MACHINES": "2", "MAIN_HOST": "127.0.0.1", "MAIN_PORT": free_port()}
     shared |= {"RANKS_PER_MACHINE": "1", "ENGINE": "zero2"}
-    command = (MULTINODE, *training(tmp_path))
+    command = (MULTINODE, *training(tmp_path, STABLE))
     machines = [start(*command, **shared, MACHINE_RANK=str(rank)) for rank in range(2)]
     for code, _, err in [finish(machine) for machine in machines]:
         assert code == 0, err
