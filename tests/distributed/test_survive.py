@@ -17,9 +17,10 @@ from bigbatch_ue.runtime.errors import EXIT_LOST_RANK
 from bigbatch_ue.runtime.signals import EXIT_INTERRUPTED
 from tests.helpers.processes import logged, perturbations_in, wait_for_steps
 from tests.helpers.ranks import ROOT, Launch, needs_compiler
-from tests.helpers.runs import TINY
+from tests.helpers.runs import STABLE, TINY
 
-ARGUMENTS = ["--preset", "digits", *TINY, "batch.micro=5", "budget.steps=24", "checkpoint.every=4"]
+SETTINGS = (*TINY, STABLE, "batch.micro=5", "budget.steps=24", "checkpoint.every=4")
+ARGUMENTS = ("--preset", "digits", *SETTINGS)
 
 
 def start(
