@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from bigbatch_ue.config.names import GradientPath
 from bigbatch_ue.files.atomic import atomic_file
+from bigbatch_ue.files.formats import first_problem
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.ranks import EngineName
 
@@ -176,9 +177,7 @@ def _record(line: bytes, where: str) -> Record:
     try:
         return Record.model_validate_json(line, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        reason = ": ".join(filter(None, (key, first["msg"])))
+        reason = first_problem(error)
         raise UserError(f"{where}: invalid record ({reason}); remove the line") from None
 
 

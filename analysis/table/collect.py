@@ -23,7 +23,7 @@ from analysis.table.table import (
 from bigbatch_ue.config.names import ArmName, Countermeasure
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.evaluation.arms import RUN_ARMS, Arm, ArmSpec, arm_specs, arm_title, load_arms
-from bigbatch_ue.files.formats import digest, read_json, read_yaml, write_json
+from bigbatch_ue.files.formats import digest, first_problem, read_json, read_yaml, write_json
 from bigbatch_ue.files.paths import hide_home
 from bigbatch_ue.reporting.statistics import last_quarter
 from bigbatch_ue.runs.folder import RunFiles
@@ -157,10 +157,7 @@ def _configuration(run: RunFiles) -> Config:
     try:
         return Config.model_validate(read_yaml(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(
-            f"{path.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        ) from None
+        raise UserError(f"{path.name}: {first_problem(error)}") from None
 
 
 def _result(run: RunFiles) -> TrainingResult | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.paths import require_file
@@ -57,6 +58,12 @@ def read_json(path: Path, kind: type = object) -> Any:
     if not isinstance(content, kind):
         raise UserError(f"{path}: expected a {kind.__name__}, found {type(content).__name__}")
     return content
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first problem of a record: its dotted key, if it has one, and what is wrong."""
+    first = error.errors()[0]
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
 
 
 def parse_yaml(text: str, loader: Any = _LOADER) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from bigbatch_ue.files.formats import read_json, write_json
+from bigbatch_ue.files.formats import first_problem, read_json, write_json
 from bigbatch_ue.runtime.errors import UserError
 
 
@@ -88,10 +88,8 @@ def read_result(path: Path) -> TrainingResult:
     try:
         return _RESULT.validate_python(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
         raise UserError(
-            f"{path}: not the result of a run ({key}: {first['msg']}); train again"
+            f"{path}: not the result of a run ({first_problem(error)}); train again"
         ) from None
 
 

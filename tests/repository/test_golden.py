@@ -1,6 +1,6 @@
 """What stays as it is while modules move: names, defaults, digests, exit codes, files, keys, tags.
 
-`golden.json` says how all of it was. What is changed on purpose is recorded anew with
+`golden.json` says how all of it was. What is changed on purpose is recorded again with
 
     python -m tests.repository.test_golden
 
@@ -449,7 +449,7 @@ def flat(content: Any, dot: str = ".", place: str = "") -> dict[str, Any]:
 
 
 def write_golden() -> None:
-    """Record everything anew."""
+    """Record everything again."""
     golden = {}
     for section in SECTIONS:
         with tempfile.TemporaryDirectory() as folder:

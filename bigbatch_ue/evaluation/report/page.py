@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from bigbatch_ue.evaluation.arms import Arm, load_arms, save_arms
 from bigbatch_ue.evaluation.report.charts import learning_curves, partial_protection
 from bigbatch_ue.evaluation.report.groups import TargetResults, distinct, group_by, seed_groups
-from bigbatch_ue.files.formats import read_json
+from bigbatch_ue.files.formats import first_problem, read_json
 from bigbatch_ue.files.paths import require_file
 from bigbatch_ue.protection.visibility import Visibility
 from bigbatch_ue.reporting.page import page_environment, write_page
@@ -152,10 +152,8 @@ def read_folder(folder: Path) -> EvaluationFolder:
     try:
         about = EvaluationMetadata.model_validate(read_json(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
         raise UserError(
-            f"{path}: not the metadata of an evaluation ({where}: {first['msg']}); "
+            f"{path}: not the metadata of an evaluation ({first_problem(error)}); "
             "evaluate the run again"
         ) from None
     return EvaluationFolder(about, load_arms(folder / RESULTS), _read_picture(folder / PICTURE))
