@@ -4,7 +4,7 @@ SEED ?= 0
 WORKERS ?= 3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# What DeepSpeed compiles belongs to this environment: a build killed elsewhere cannot block it.
+# What DeepSpeed compiles belongs to this environment.
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/.venv/torch_extensions
 
 
@@ -14,6 +14,7 @@ demo: .venv/installed
 	$(BIN)/bigbatch-ue demo --seed $(SEED)
 
 test: .venv/installed lint
+	$(BIN)/python -m bigbatch_ue.runtime.deepspeed_build
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --durations=15
 
 lint: .venv/installed

@@ -15,6 +15,7 @@ from accelerate.utils import (
 )
 from torch import Tensor
 
+from bigbatch_ue.runtime.deepspeed_build import load_shared_memory_operator
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.ranks import EngineName, world_size
 
@@ -45,6 +46,8 @@ def start_accelerator() -> Accelerator:
             "DeepSpeed: needs a launcher; run accelerate launch --config_file "
             "launchers/accelerate/zero2.yaml ..."
         )
+    if on_cpu and _requested("DEEPSPEED"):
+        load_shared_memory_operator()
     accelerator = Accelerator(
         cpu=on_cpu and not _requested("DEEPSPEED"),
         mixed_precision="no",
