@@ -15,7 +15,7 @@ demo: .venv/installed
 
 test: .venv/installed lint
 	$(BIN)/python -m bigbatch_ue.runtime.deepspeed_build
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=15
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

@@ -7,6 +7,14 @@ import pytest
 
 MakeNpz = Callable[..., Path]
 
+DEAR = ("distributed", "sweeps", "robustness", "repository", "evaluation", "analysis")
+"""Folders whose tests start processes or fit many curves."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the dear tests, so that no worker is left alone with them at the end."""
+    items.sort(key=lambda item: not set(DEAR) & set(item.path.parts))
+
 
 @pytest.fixture
 def shared_data() -> Path:

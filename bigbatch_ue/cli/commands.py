@@ -197,16 +197,17 @@ def sweep(
 
     Run the same command again to continue.
     """
-    from bigbatch_ue.sweeps.cells import sweep_cells
-    from bigbatch_ue.sweeps.jobs import run_sweep
-    from bigbatch_ue.sweeps.progress import cell_table
     from bigbatch_ue.sweeps.spec import load_sweep
 
-    settings = load_sweep(config, overrides or ())
+    part, settings = _parse_shard(shard), load_sweep(config, overrides or ())
+    from bigbatch_ue.sweeps.cells import sweep_cells  # torch: after what may be wrong was read
+    from bigbatch_ue.sweeps.jobs import run_sweep
+    from bigbatch_ue.sweeps.progress import cell_table
+
     if dry_run:
         console.print(cell_table(sweep_cells(settings, download=download)))
         return
-    cells = run_sweep(settings, shard=_parse_shard(shard), retry=retry, download=download)
+    cells = run_sweep(settings, shard=part, retry=retry, download=download)
     states = Counter(outcome.state if outcome else "claimed" for _, outcome in cells)
     failed = states["failed"]
     console.print(

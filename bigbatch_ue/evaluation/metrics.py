@@ -5,15 +5,9 @@ from dataclasses import dataclass
 from statistics import fmean, pstdev
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix, roc_auc_score
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    binary_auroc,
-    multiclass_accuracy,
-    multiclass_confusion_matrix,
-    multiclass_recall,
-)
 
 from bigbatch_ue.reporting.statistics import last_quarter
 
@@ -48,16 +42,18 @@ def measure(scores: Tensor, labels: NDArray[np.int64]) -> Measures:
         labels: int64 [N] in 0 ... classes - 1.
 
     Raises:
-        RuntimeError: a label is not a class.
+        ValueError: a label is not a class.
     """
-    scores, truth = scores.nan_to_num(0), torch.from_numpy(np.array(labels))
-    classes = scores.shape[1]
-    confusion = multiclass_confusion_matrix(scores, truth, classes)
-    recalls = multiclass_recall(scores, truth, classes, average="none")
+    probabilities = scores.nan_to_num(0).numpy()
+    classes = probabilities.shape[1]
+    if not ((labels >= 0) & (labels < classes)).all():
+        raise ValueError(f"labels: not all in 0 ... {classes - 1}")
+    confusion = confusion_matrix(labels, probabilities.argmax(axis=1), labels=np.arange(classes))
+    correct, images = confusion.diagonal(), confusion.sum(axis=1)
     return Measures(
-        accuracy=float(multiclass_accuracy(scores, truth, classes, average="micro")),
-        balanced_accuracy=float(recalls[confusion.sum(1) > 0].mean()),
-        auc=_macro_auc(scores, truth),
+        accuracy=float(correct.sum() / len(labels)),
+        balanced_accuracy=float((correct[images > 0] / images[images > 0]).mean()),
+        auc=_macro_auc(probabilities, labels),
         confusion=confusion.tolist(),
     )
 
@@ -72,19 +68,15 @@ def tail_statistics(accuracies: Sequence[float]) -> tuple[float, float]:
     return fmean(tail), pstdev(tail)
 
 
-def _macro_auc(scores: Tensor, truth: Tensor) -> float:
+def _macro_auc(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     """Return the mean AUC of the classes; of two classes, only that of the second.
 
     Rounding may make scores near 1 equal, but not scores near 0.
     """
     classes = scores.shape[1]
-    problems = [
-        (scores[:, label], (truth == label).int())
-        for label in ([1] if classes == 2 else range(classes))
-    ]
     areas = [
-        float(binary_auroc(score, is_class))
-        for score, is_class in problems
-        if 0 < is_class.sum() < len(is_class)
+        float(roc_auc_score(labels == label, scores[:, label]))
+        for label in ([1] if classes == 2 else range(classes))
+        if 0 < (labels == label).sum() < len(labels)
     ]
     return fmean(areas) if areas else 0.5

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,45 +22,66 @@ SCARCE = "96x72-scarce-sgd-1"
 
 
 ZERO = "DeepSpeedEngine"
-LAUNCHES = (
-    Launch("single", 1, "single", "GeneratorBank", CUT[:2]),
-    Launch("ddp", 2, "ddp", "DistributedDataParallel", (*CUT, SCARCE)),
-    Launch("fsdp2", 2, "fsdp2", "FSDPGeneratorBank", CUT[2:]),
-    Launch("zero0", 2, "zero0", ZERO, CUT[:2]),
-    Launch("zero1", 2, "zero1", ZERO, CUT[2:]),
-    Launch("zero2", 3, "zero2", ZERO),
-    Launch("zero3", 2, "zero3", ZERO, CUT[2:5]),
-    Launch("zero2_offload", 2, "zero2", ZERO, CUT[4:]),
-    Launch("zero3_offload", 2, "zero3", ZERO, CUT[4:5]),
+STARTS = (
+    (Launch("single", 1, "single", "GeneratorBank"),),
+    (
+        Launch("fsdp2", 2, "fsdp2", "FSDPGeneratorBank", CUT[2:]),
+        Launch("ddp", 2, "ddp", "DistributedDataParallel", (*CUT, SCARCE)),
+        Launch("zero0", 2, "zero0", ZERO, CUT[:2]),
+        Launch("zero1", 2, "zero1", ZERO, CUT[2:]),
+    ),
+    (
+        Launch("zero3", 2, "zero3", ZERO, CUT[2:5]),
+        Launch("zero2_offload", 2, "zero2", ZERO, CUT[4:]),
+        Launch("zero3_offload", 2, "zero3", ZERO, CUT[4:5]),
+    ),
+    (Launch("zero2", 3, "zero2", ZERO, CUT[2:]),),
 )
+"""Launches whose ranks are started together, under the first one's launcher."""
+LAUNCHES = [launch for started in STARTS for launch in started]
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def starting(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Launch], Path]:
+    """Start the ranks of a launch, and of those that are started with it, once."""
+    out = tmp_path_factory.mktemp("engines")
+
+    @cache
+    def results(launches: tuple[Launch, ...]) -> None:
+        configs = [f"launchers/accelerate/{launch.config}.yaml" for launch in launches]
+        whole = WHOLE if launches[0].ranks == 1 else ()
+        parts = zip(configs, ((*whole, *launch.cases) for launch in launches), strict=True)
+        accelerate = [sys.executable, "-m", "accelerate.commands.launch"]
+        ranks = ["--num_processes", str(launches[0].ranks), "--main_process_port", "0"]
+        done = start(
+            [*accelerate, "--config_file", configs[0], *ranks, str(WORKER), str(out)]
+            + [word for config, cases in parts for word in (config, *cases)],
+            RESUME_ENGINE_PATH_FROM=str(out / "single"),
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    def folder(launch: Launch) -> Path:
+        results(next(launches for launches in STARTS if launch in launches))
+        return out / launch.config
+
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(starting: Callable[[Launch], Path]) -> Path:
     """Results of one process for the whole batches, and for batches in micro-batches."""
-    out = tmp_path_factory.mktemp("alone")
-    done = start([sys.executable, str(WORKER), str(out), *WHOLE, *CUT])
-    assert done.returncode == 0, done.stderr[-3000:]
-    return out
+    return starting(LAUNCHES[0])
 
 
 @pytest.fixture(scope="module", params=LAUNCHES, ids=str)
 def launched(
-    request: pytest.FixtureRequest, alone: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, alone: Path, starting: Callable[[Launch], Path]
 ) -> tuple[Launch, Path, Path]:
     """Results of the ranks of one launch for all its cases."""
     launch: Launch = request.param
-    needs_compiler(launch)
-    out = tmp_path_factory.mktemp(str(launch))
-    accelerate = [sys.executable, "-m", "accelerate.commands.launch"]
-    config = ["--config_file", f"launchers/accelerate/{launch.config}.yaml"]
-    ranks = ["--num_processes", str(launch.ranks), "--main_process_port", "0"]
-    done = start(
-        [*accelerate, *config, *ranks, str(WORKER), str(out), *launch.cases],
-        RESUME_ENGINE_PATH_FROM=str(alone),
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return launch, out, alone
+    for each in next(launches for launches in STARTS if launch in launches):
+        needs_compiler(each)
+    return launch, starting(launch), alone
 
 
 def facts_of(path: Path) -> dict[str, object]:
@@ -157,12 +180,10 @@ def test_a_rank_that_believes_it_is_alone_stops(monkeypatch: pytest.MonkeyPatch)
         start_accelerator()
 
 
-def test_deepspeed_without_a_launcher_is_refused(tmp_path: Path) -> None:
-    done = start(
-        [sys.executable, str(WORKER), str(tmp_path), CUT[0]], ACCELERATE_USE_DEEPSPEED="true"
-    )
-    assert done.returncode != 0
-    assert "DeepSpeed: needs a launcher" in done.stderr
+def test_deepspeed_without_a_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(UserError, match="DeepSpeed: needs a launcher"):
+        start_accelerator()
 
 
 def test_every_launcher_and_every_deepspeed_config_is_tested() -> None:

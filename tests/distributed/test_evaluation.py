@@ -10,6 +10,7 @@ import torch
 from bigbatch_ue.cli.commands import main
 from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
+from tests.distributed.evaluation_worker import main as evaluate_trained
 from tests.distributed.evaluation_worker import network
 from tests.helpers.ranks import start
 from tests.helpers.records import same
@@ -39,10 +40,11 @@ def outs(run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         model(torch.rand(16, 1, 8, 8))  # running statistics that are not the initial ones
     weights = folder / "weights.safetensors"
     write_tensors(weights, model.state_dict(), {})
-    names = ("one", "two")
-    for name, launcher in zip(names, ((), (*DDP, "launchers/accelerate/ddp.yaml")), strict=True):
-        run_python(*launcher, WORKER, str(run), str(weights), str(folder / name))
-    return [folder / name for name in names]
+    one, two = folder / "one", folder / "two"
+    evaluate_trained(run, weights, one)
+    launcher = (*DDP, "launchers/accelerate/ddp.yaml")
+    run_python(*launcher, WORKER, str(run), str(weights), str(two))
+    return [one, two]
 
 
 def test_invariant_5_one_and_two_ranks_agree_exactly_on_a_trained_target(outs: list[Path]) -> None:

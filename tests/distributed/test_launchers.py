@@ -26,10 +26,6 @@ MULTINODE = "launchers/multinode.sh"
 SLURM, SWEEP = "launchers/slurm/train.sbatch", "launchers/slurm/sweep.sbatch"
 LSF = "launchers/lsf/train.lsf"
 LONG = "budget.steps=40"
-TWO_RANKS = (
-    *("python", "-m", "bigbatch_ue.launch", "--config_file", "launchers/accelerate/ddp.yaml"),
-    *("--num_processes", "2", "--main_process_port", "0", "-m", "bigbatch_ue"),
-)
 JOB = {"SLURM_JOB_ID": "123457", "SLURM_JOB_NODELIST": "a1,a2", "SLURM_GPUS_ON_NODE": "4"}
 MACHINE = {"MACHINES": "2", "MACHINE_RANK": "1", "MAIN_HOST": "a1", "RANKS_PER_MACHINE": "4"}
 FOREIGN = ("SLURM_", "LSB_", "JSM_", "OMPI_", "MACHINE", "MAIN_", "RANKS_", "ENGINE", "TIME_LIMIT")
@@ -97,11 +93,8 @@ def test_two_machines_train_the_run_of_one_process(tmp_path: Path) -> None:
     assert differ_by(tmp_path / "run", alone.folder) < 1e-3
 
 
-def test_slurm_requeues_a_job_until_two_nodes_have_the_undisturbed_run(tmp_path: Path) -> None:
-    """Bit for bit; many Adam steps would amplify the rounding that tells it from one process."""
-    undisturbed = tmp_path / "undisturbed"
-    code, _, err = finish(start(*TWO_RANKS, *training(tmp_path, LONG, f"output={undisturbed}")))
-    assert code == 0, err
+def test_slurm_requeues_a_job_until_two_nodes_have_taken_every_step(tmp_path: Path) -> None:
+    """That such a run is the undisturbed one, bit for bit, is shown in test_survive."""
     job = start(
         *("sbatch", "--nodes=2", SLURM, *training(tmp_path, LONG)),
         CLUSTER=str(tmp_path),
@@ -119,7 +112,7 @@ def test_slurm_requeues_a_job_until_two_nodes_have_the_undisturbed_run(tmp_path:
     assert (result["engine"], result["world_size"]) == ("ddp", 2)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(40))
-    assert differ_by(tmp_path / "run", undisturbed) == 0
+    assert result["resumed_at"] > 0
 
 
 def test_lsf_requeues_a_job_that_its_time_limit_ended(tmp_path: Path) -> None:

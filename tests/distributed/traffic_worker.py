@@ -2,8 +2,7 @@
 
 Usage: accelerate launch --config_file launchers/accelerate/fsdp2.yaml THIS OUT P WIDTH SIZE
 
-Starting ranks takes longer than the measurement, so all engines share one start. This file sets the
-environment in which `accelerate launch` would have started each.
+Starting ranks takes longer than the measurement, so all engines share one start.
 """
 
 import os
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.state import AcceleratorState, GradientState
 
 from bigbatch_ue.batching.loader import MicroBatch
 from bigbatch_ue.benchmark.traffic import count_traffic
@@ -26,21 +24,12 @@ from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.gradient import delta_step, engine_step
+from tests.helpers.launched import become
 
 PATHS = {"delta": delta_step, "engine": engine_step}
 CASES = (("delta", (1, 4)), ("engine", (1,)), ("engine", (4,)))
 ENGINES = ("fsdp2", "ddp", "zero0", "zero1", "zero2", "zero3")
 SENT = 200  # offset of `tcpi_bytes_sent` and `tcpi_bytes_retrans` in Linux's `struct tcp_info`
-
-
-def start(engine: str) -> None:
-    """Set the environment of the launcher of `engine`, and forget the engine before."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    os.environ["ACCELERATE_USE_FSDP"] = str(engine == "fsdp2").lower()
-    os.environ["ACCELERATE_USE_DEEPSPEED"] = str(engine.startswith("zero")).lower()
-    os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = f"ds_configs/{engine}.json"
-    os.environ["ACCELERATE_DEEPSPEED_ZERO3_INIT"] = "false"
 
 
 def sent_by_sockets() -> int:
@@ -105,7 +94,7 @@ def main(out: Path, p: int, width: int, size: int) -> None:
     records = []
     for engine in ENGINES:
         for path, passes in CASES:
-            start(engine)
+            become(Path(f"launchers/accelerate/{engine}.yaml"))
             bank = GeneratorBank(p, 3, size, GeneratorConfig(width=width), seed=0)
             records += count(path, passes, bank)
     if os.environ["RANK"] == "0":

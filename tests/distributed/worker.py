@@ -1,7 +1,8 @@
 """One rank of the distributed tests: trains tiny banks through the real engine.
 
-Usage: accelerate launch --config_file launchers/accelerate/<name>.yaml THIS OUT CASE...
-(cases: tests/helpers/trainer.py)
+Usage: accelerate launch --config_file FILE THIS OUT [CONFIG] CASE... [CONFIG CASE...]
+Cases (tests/helpers/trainer.py) after the path of another configuration of Accelerate are trained
+under its engine, and written to a folder of OUT that has its name.
 """
 
 import math
@@ -16,6 +17,7 @@ from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from bigbatch_ue.runs.checkpoints import Checkpoint
 from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.training.engine import bank_parameters
+from tests.helpers.launched import become
 from tests.helpers.trainer import Trainer
 
 
@@ -64,10 +66,14 @@ def _finite(values: list[float]) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values]
 
 
-def main(out: Path, cases: list[str]) -> None:
-    accelerator = start_accelerator()
-    for case in cases:
-        run_case(accelerator, case, out)
+def main(top: Path, words: list[str]) -> None:
+    accelerator, out = start_accelerator(), top
+    for word in words:
+        if word.endswith(".yaml"):
+            become(Path(word))
+            accelerator, out = start_accelerator(), top / Path(word).stem
+        else:
+            run_case(accelerator, word, out)
     accelerator.end_training()
 
 

@@ -113,7 +113,7 @@ def test_scores_that_are_no_numbers_are_chance() -> None:
 
 
 def test_labels_beyond_the_classes_are_refused() -> None:
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match=r"not all in 0 \.\.\. 1"):
         measure(random_scores(3, 2), np.array([0, 1, 2]))
 
 
