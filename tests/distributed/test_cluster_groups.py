@@ -33,7 +33,7 @@ EVALUATION = (
 )
 
 
-@pytest.fixture(scope="module", params=[4, 2], ids="ranks={}".format)
+@pytest.fixture(scope="module", params=[4], ids="ranks={}".format)
 def launched(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[int, Path, Path]:

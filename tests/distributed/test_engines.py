@@ -31,11 +31,11 @@ STARTS = (
         Launch("zero1", 2, "zero1", ZERO, CUT[2:]),
     ),
     (
-        Launch("zero3", 2, "zero3", ZERO, CUT[2:5]),
-        Launch("zero2_offload", 2, "zero2", ZERO, CUT[4:]),
+        Launch("zero3", 2, "zero3", ZERO, CUT[3:5]),
+        Launch("zero2_offload", 2, "zero2", ZERO, CUT[4:5]),
         Launch("zero3_offload", 2, "zero3", ZERO, CUT[4:5]),
     ),
-    (Launch("zero2", 3, "zero2", ZERO, CUT[2:]),),
+    (Launch("zero2", 3, "zero2", ZERO, CUT[3:]),),
 )
 """Launches whose ranks are started together, under the first one's launcher."""
 LAUNCHES = [launch for started in STARTS for launch in started]

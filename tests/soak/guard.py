@@ -90,6 +90,8 @@ class Watched:
                 real = _real(os.fsdecode(path), event)
                 reads = event == "open" and not (arguments[2] or 0) & _WRITING
                 libraries = _LIBRARIES if reads or event in ("os.listdir", "os.scandir") else ()
+                if os.path.basename(os.path.dirname(real)) == "__pycache__":  # noqa: PTH119, PTH120
+                    continue  # Python keeps what it compiles at a first import
                 if not any(_below(real, place) for place in (self.inside, *_OWN, *libraries)):
                     self.outside.append(f"{event} {real}")
 
