@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from bigbatch_ue.config.sections import GeneratorConfig
 from bigbatch_ue.runtime.randomness import Purpose, torch_seed
@@ -97,8 +98,21 @@ class GeneratorBank(nn.Module):
         self.register_buffer("noise", torch.stack(noise), persistent=False)
 
     def forward(self) -> Tensor:
-        """Return all perturbations, float32 [p, C, H, W] in [-eps, eps]."""
-        return torch.stack([self.perturbation(index) for index in range(len(self.generators))])
+        """Return all perturbations, float32 [p, C, H, W] in [-eps, eps].
+
+        For the backward pass nothing is kept of the generators' activations: they are computed once
+        more, one generator at a time, so that the peak memory is that of one. This is exact, since
+        the batch norm has no running statistics.
+        """
+        indices = range(len(self.generators))
+        if not torch.is_grad_enabled():
+            return torch.stack([self.perturbation(index) for index in indices])
+        return torch.stack(
+            [
+                checkpoint(self.perturbation, index, use_reentrant=False, preserve_rng_state=False)
+                for index in indices
+            ]
+        )
 
     def perturbation(self, index: int) -> Tensor:
         """Return the perturbation of one generator, float32 [C, H, W] in [-eps, eps]."""

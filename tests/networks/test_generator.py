@@ -64,6 +64,29 @@ def test_invariant_4_generators_of_a_bank_are_what_they_would_be_apart() -> None
     assert torch.equal(two(), three()[:2])
 
 
+def test_the_backward_pass_holds_the_activations_of_one_generator_at_a_time() -> None:
+    def kept_by_the_forward_pass(clusters: int) -> int:
+        kept = 0
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal kept
+            kept += tensor.numel()
+            return tensor
+
+        made = bank(clusters, size=16)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            made()
+        return kept
+
+    assert kept_by_the_forward_pass(8) < 8 * 3 * 16 * 16
+    made = bank(3)
+    pull = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    recomputed = torch.autograd.grad((made() * pull).sum(), list(made.parameters()))
+    plain = torch.stack([made.perturbation(index) for index in range(3)])
+    expected = torch.autograd.grad((plain * pull).sum(), list(made.parameters()))
+    assert all(torch.equal(*pair) for pair in zip(recomputed, expected, strict=True))
+
+
 def test_evaluation_mode_gives_the_pass_that_was_trained() -> None:
     made = bank()
     trained = made()
