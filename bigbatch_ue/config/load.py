@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from bigbatch_ue.config.names import DATASETS, MEDMNIST_2D, PRESETS, TARGETS
+from bigbatch_ue.config.names import DATASETS, MEDMNIST_2D, PARITY, PRESETS, TARGETS
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.config.words import explain
 from bigbatch_ue.files.formats import parse_yaml, read_yaml
@@ -112,10 +112,11 @@ def read_settings(file: Path) -> dict[str, Any]:
 def _read_preset(name: str) -> dict[str, Any]:
     if name not in PRESETS:
         raise UserError(f"preset: unknown name {name!r}; allowed: {', '.join(PRESETS)}")
-    family = "medmnist" if name in MEDMNIST_2D else name
-    content = _read_bundled(family)
-    if name in DATASETS:
-        content.setdefault("data", {})["name"] = name
+    dataset = name.removesuffix(PARITY)
+    family = "medmnist" if dataset in MEDMNIST_2D else dataset
+    content = _read_bundled(family + name.removeprefix(dataset))
+    if dataset in DATASETS:
+        content.setdefault("data", {})["name"] = dataset
     return content
 
 

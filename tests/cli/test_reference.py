@@ -45,7 +45,7 @@ def test_rows_say_what_is_allowed_and_the_default() -> None:
     for row in (
         "| `batch.micro` | `auto` or integer, >= 1, < 2^31 | `auto` | ",
         "| `generator.eps` | number, > 0, <= 1 | `0.0627451` | ",
-        "| `surrogate.weights` | `pretrained`, `fit`, `random`, `file:PATH` | `pretrained` | ",
+        "| `surrogate.weights` | `pretrained`, `package`, `fit`, `random`, `file:PATH` | ",
         "| `surrogate.fit.epochs` | integer, >= 1, < 2^31 | `20` | ",
         "| `target.fit.epochs` | integer, >= 1, < 2^31 | `30` | ",
         "| `evaluation.seeds` | list of integers, >= 0, < 2^32 | `[0, 1, 2]` | ",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bigbatch_ue.config.load import load_config, resolve, revise_evaluation
-from bigbatch_ue.config.names import PRESETS
+from bigbatch_ue.config.names import PARITY, PRESETS, Grouping
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.sweeps.spec import SweepSpec
 
@@ -13,12 +13,18 @@ from bigbatch_ue.sweeps.spec import SweepSpec
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_valid_and_names_its_data(preset: str) -> None:
     config = load_config(preset)
-    assert config.data.name == ("digits" if preset == "small" else preset)
+    assert config.data.name == ("digits" if preset == "small" else preset.removesuffix(PARITY))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_of_the_study_are_blind_to_labels_and_the_others_are_not(preset: str) -> None:
+    by = load_config(preset).clusters.by
+    assert by == (Grouping.FEATURES if preset.endswith(PARITY) else Grouping.AUTO)
 
 
 @pytest.mark.parametrize(
     ("preset", "clusters", "epochs"),
-    [("pets", 10, 50), ("flowers102", 5, 50), ("bloodmnist", 3, 30)],
+    [("pets-parity", 10, 50), ("flowers102-parity", 5, 50), ("bloodmnist-parity", 3, 30)],
 )
 def test_presets_contain_the_settings_of_the_study(preset: str, clusters: int, epochs: int) -> None:
     config = load_config(preset)
@@ -54,7 +60,7 @@ def test_overrides_come_last_and_are_coerced(tmp_path: Path) -> None:
         ("batch.effective=many", "batch.effective='many': must be a whole number"),
         ("batch.micro=0", "batch.micro=0: must be 'auto' or greater than or equal to 1"),
         ("batch.scope=some", "batch.scope='some': must be 'cluster' or 'all'"),
-        ("clusters.count=1", "clusters.count=1: must be greater than or equal to 2"),
+        ("clusters.count=1", "clusters.count=1: must be 'auto' or greater than or equal to 2"),
         ("generator.eps=0", "generator.eps=0: must be greater than 0"),
         ("augment.flip=7", "augment.flip=7: must be true or false"),
         ("optimizer.lr=.nan", "optimizer.lr=nan: must be a finite number"),
@@ -67,7 +73,7 @@ def test_overrides_come_last_and_are_coerced(tmp_path: Path) -> None:
         ),
         (
             "surrogate.weights=imagenet",
-            "surrogate.weights='imagenet': must be pretrained, fit, random or file:PATH",
+            "surrogate.weights='imagenet': must be pretrained, package, fit, random or file:PATH",
         ),
         ("surrogate.args=3", "surrogate.args=3: must be a mapping, such as {key: value}"),
         ('data.name="a\\0b"', "data.name='a\\x00b': contains a control character; remove it"),

@@ -23,3 +23,17 @@ from bigbatch_ue.runtime.errors import UserError
 def test_settings_beyond_any_machine_are_refused(setting: str, part: str) -> None:
     with pytest.raises(UserError, match=part):
         load_config("digits", overrides=[setting])
+
+
+@pytest.mark.parametrize(
+    ("written", "eps"),
+    [("low", 4 / 255), ("medium", 8 / 255), ("high", 16 / 255), ("8/255", 8 / 255), ("0.03", 0.03)],
+)
+def test_a_bound_is_a_number_a_fraction_or_a_strength(written: str, eps: float) -> None:
+    assert load_config("digits", overrides=[f"generator.eps={written}"]).generator.eps == eps
+
+
+@pytest.mark.parametrize("written", ["strong", "8/0", "16/8", "-1/255", "/"])
+def test_other_words_are_no_bound(written: str) -> None:
+    with pytest.raises(UserError, match=r"generator\.eps"):
+        load_config("digits", overrides=[f"generator.eps={written}"])
