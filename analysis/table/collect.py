@@ -134,7 +134,7 @@ def read_collection(folder: Path) -> Collection:
 def shared_settings(config: Config) -> dict[str, Any]:
     """Return all settings that decide a result, except the seed and those that a sweep varies."""
     content = config.answer()
-    content["target"] = config.target.model_dump(mode="json")
+    content["target"] = config.target.answer()
     del content["seed"], content["budget"]["kind"], content["optimizer"]["lr_rule"]
     del content["batch"]["effective"], content["batch"]["scope"]
     return content
@@ -230,6 +230,8 @@ def _row(
         "tail_epochs": last_quarter(len(arm.accuracies)),
         "images_per_second": result.images_per_second,
         "peak_memory_mib": result.peak_memory_mib,
+        "agreement": result.agreement.nmi if result.agreement else math.nan,
+        "purity": result.agreement.purity if result.agreement else math.nan,
         **_critical_batch(result),
         "failed": False,
         "reason": "",

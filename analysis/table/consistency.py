@@ -33,7 +33,7 @@ def check_run(run: RunFiles, config: Config, result: TrainingResult) -> list[int
     answer = {"answer": state["answer"]}
     assignment, metadata = _read_tensor(run.clusters, "assignment")
     require_values(metadata, answer, run.clusters.name)
-    sizes = [int(n) for n in np.bincount(assignment, minlength=config.clusters.count)]
+    sizes = [int(n) for n in np.bincount(assignment, minlength=config.clusters.generators)]
     plan = make_plan(config, sizes, result.world_size)
     expected = {
         "dataset": config.data.title,

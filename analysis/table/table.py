@@ -38,6 +38,8 @@ COLUMNS = {
     "tail_epochs": "int64",
     "images_per_second": "float64",
     "peak_memory_mib": "float64",
+    "agreement": "float64",
+    "purity": "float64",
     "critical_batch": "float64",
     "critical_batch_low": "float64",
     "critical_batch_high": "float64",
@@ -47,6 +49,8 @@ COLUMNS = {
 }
 CRITICAL_COLUMNS = ("critical_batch", "critical_batch_low", "critical_batch_high")
 """Gradient noise scale of a run and its interval, in images: NaN not measured, inf unbounded."""
+AGREEMENT_COLUMNS = ("agreement", "purity")
+"""Normalised mutual information of clusters and classes, and purity, in 0 ... 1; NaN if unknown."""
 
 CURVE_COLUMNS = ("dataset", "arm", "budget", "lr_rule", "scope", "settings")
 """Columns whose values all runs of a curve share."""
@@ -173,7 +177,8 @@ def write_table(table: pd.DataFrame, folder: Path) -> None:
 def read_table(path: Path) -> pd.DataFrame:
     """Read a table, CSV or parquet, that `write_table` or another program has written.
 
-    In an older table that lacks them, the columns `CRITICAL_COLUMNS` are NaN.
+    In an older table that lacks them, the columns `CRITICAL_COLUMNS` and `AGREEMENT_COLUMNS`
+    are NaN.
 
     Raises:
         UserError: the file is missing, is not a table, lacks a column, or a value has the wrong
@@ -189,7 +194,7 @@ def read_table(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: no such file; run `collect` first") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: not a readable table ({error})") from None
-    for name in CRITICAL_COLUMNS:
+    for name in (*CRITICAL_COLUMNS, *AGREEMENT_COLUMNS):
         if name not in table:
             table[name] = np.nan
     missing = [name for name in COLUMNS if name not in table]

@@ -12,13 +12,12 @@ from accelerate import Accelerator
 
 from bigbatch_ue.batching.micro_batch import gradient_fits
 from bigbatch_ue.benchmark.baseline import JpegFiles, baseline_step, unfreeze
+from bigbatch_ue.clustering.clusters import Clusters
 from bigbatch_ue.config.load import resolve
 from bigbatch_ue.config.names import GradientPath
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.networks.backbone import build_network
 from bigbatch_ue.networks.generator import GeneratorBank
-from bigbatch_ue.networks.surrogate import surrogate_spec
-from bigbatch_ue.training.clusters import Clusters
+from bigbatch_ue.networks.surrogate import untrained_surrogate
 from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.gradient import delta_step, engine_step
 from bigbatch_ue.training.loop import TrainingJob
@@ -53,11 +52,11 @@ class Workload:
 
     def __init__(self, accelerator: Accelerator, config: Config) -> None:
         self.accelerator, self.config = accelerator, config
-        device, size, count = accelerator.device, config.data.size, config.clusters.count
+        device, size, count = accelerator.device, config.data.size, config.clusters.generators
         shape = (_IMAGES_PER_CLUSTER * count, CHANNELS, size, size)
         images = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
         torch.manual_seed(0)
-        surrogate = build_network(surrogate_spec(config.surrogate, CHANNELS, size), 0).to(device)
+        surrogate = untrained_surrogate(config.surrogate, CHANNELS, size).to(device)
         with torch.inference_mode():
             features = surrogate.eval()(torch.rand(2, CHANNELS, size, size, device=device))
         self.clusters = Clusters(
@@ -91,7 +90,7 @@ class Workload:
         """Make new generators, which no engine has wrapped."""
         config = self.config
         return GeneratorBank(
-            config.clusters.count, CHANNELS, config.data.size, config.generator, config.seed
+            config.clusters.generators, CHANNELS, config.data.size, config.generator, config.seed
         ).to(self.accelerator.device)
 
 

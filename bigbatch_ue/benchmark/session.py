@@ -27,6 +27,7 @@ from bigbatch_ue.benchmark.cases import (
 )
 from bigbatch_ue.benchmark.timing import Measurement, matmul_peak, measure_step
 from bigbatch_ue.benchmark.traffic import count_traffic
+from bigbatch_ue.clustering.grouping import without_labels
 from bigbatch_ue.config.names import GradientPath
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.networks.frozen import allow_tf32, compute_mode
@@ -69,7 +70,7 @@ def bench(
     """
     accelerator = start_accelerator()
     try:
-        session = Session(accelerator, config, at_most)
+        session = Session(accelerator, without_labels(config), at_most)
         cases = [session.workload.case(*each) for each in product(batches, micros, paths)]
         common = session.common_fields()
         out.mkdir(parents=True, exist_ok=True)
@@ -121,7 +122,7 @@ class Session:
             "ranks": self.accelerator.num_processes,
             "model": config.surrogate.model,
             "size": config.data.size,
-            "clusters": config.clusters.count,
+            "clusters": config.clusters.generators,
             "generator_width": config.generator.width,
             "peak_flops": float(self.accelerator.reduce(peak, "sum")),
         }
@@ -143,7 +144,7 @@ class Session:
             "step_s": measured.seconds * images / measured.images,
             "images_per_s": measured.images / measured.seconds,
             "model_flops": images * self.flops.image
-            + self.config.clusters.count * self.flops.generator,
+            + self.config.clusters.generators * self.flops.generator,
             "peak_memory_mib": measured.peak_memory_mib,
             "bytes_per_step": bytes_per_step,
         }

@@ -1,12 +1,18 @@
 """A table of the batch plan and its expected memory, for the terminal."""
 
+import torch
 from rich.table import Table
 
 from bigbatch_ue.batching.plan import even_sizes, make_plan
+from bigbatch_ue.clustering.agreement import measure_agreement
+from bigbatch_ue.clustering.grouping import DEFAULT_COUNT, resolve_clusters, without_labels
+from bigbatch_ue.config.names import Grouping
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.data.decoded import prepare_dataset
+from bigbatch_ue.data.decoded import DataSet, prepare_dataset
+from bigbatch_ue.networks.surrogate import surrogate_of_run
 from bigbatch_ue.runtime.ranks import EngineName
 from bigbatch_ue.training.requirements import expected_memory
+from bigbatch_ue.training.setup import cluster_images
 
 _RANKS_SHOWN = 8
 _PARTS = {
@@ -20,7 +26,12 @@ _PARTS = {
 
 
 def plan_table(
-    config: Config, ranks: int, images: int | None, engine: EngineName, download: bool
+    config: Config,
+    ranks: int,
+    images: int | None,
+    engine: EngineName,
+    download: bool,
+    agreement: bool = False,
 ) -> Table:
     """Make a table of the batch plan of `config` on `ranks` ranks, with clusters of equal size.
 
@@ -30,12 +41,18 @@ def plan_table(
         images: number of train images; None decodes the data set to count them.
         engine: the expected memory is under this engine.
         download: allow the data set to be downloaded.
+        agreement: group the images by features now, to say what the clusters tell of the labels.
     """
-    channels = 3
     if images is None:
-        train = prepare_dataset(config.data, download=download).train
-        images, channels = len(train), train.images.shape[1]
-    p = config.clusters.count
+        data = prepare_dataset(config.data, download=download)
+        config = resolve_clusters(config, data.train.labels)
+        images, channels = len(data.train), data.train.images.shape[1]
+        labels = _labels_told(config, data, agreement)
+    else:
+        assumed = "" if config.clusters.count != "auto" else f"assuming {DEFAULT_COUNT} clusters; "
+        config, channels = without_labels(config), 3
+        labels = f"{assumed}unknown without the images (leave out --images)"
+    p = config.clusters.generators
     plan = make_plan(config, even_sizes(images, p), ranks)
     per_rank = even_sizes(plan.images_per_step, ranks)
     micro = plan.largest_micro
@@ -44,6 +61,7 @@ def plan_table(
     rows = {
         "effective batch": f"{plan.effective:,} (requested {plan.requested:,})",
         "generators": f"{p}, scope {config.batch.scope}",
+        "labels": labels,
         "images per step": f"{plan.images_per_step:,} through the surrogate",
         "images per rank": " + ".join(f"{size:,}" for size in per_rank[:_RANKS_SHOWN])
         + (" + ..." if ranks > _RANKS_SHOWN else ""),
@@ -59,3 +77,16 @@ def plan_table(
     if plan.warning:
         table.caption = f"warning: {plan.warning}"
     return table
+
+
+def _labels_told(config: Config, data: DataSet, measure: bool) -> str:
+    """Say what the clusters tell of the labels; k-means over all images only if `measure`."""
+    labels = data.train.labels
+    if config.clusters.by != Grouping.FEATURES:
+        return f"clusters tell all of the label (clusters.by={config.clusters.by})"
+    if not measure:
+        return "add --agreement to group the images and see what the clusters tell of the labels"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    clusters = cluster_images(config, data, surrogate_of_run(config, data, device), device)
+    agreement = measure_agreement(clusters.assignment.numpy(), labels)
+    return str(agreement) if agreement else "a single class"

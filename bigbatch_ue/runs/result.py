@@ -10,6 +10,37 @@ from pydantic import TypeAdapter, ValidationError
 from bigbatch_ue.files.formats import first_problem, read_json, write_json
 from bigbatch_ue.runtime.errors import UserError
 
+GOOD_AGREEMENT, POOR_AGREEMENT = 0.8, 0.5
+"""Share of the label from which protection is expected, and below which little is expected."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The agreement of clusters and classes.
+
+    Attributes:
+        nmi: normalised mutual information of cluster and class, from 0 to 1: 2 I / (H + H'), the
+            arithmetic mean of Vinh et al. (JMLR 2010, table 2).
+        purity: share of images whose class is the most frequent one of their cluster.
+        homogeneity: share of the information on the class that the cluster gives, from 0 to 1
+            (Rosenberg and Hirschberg, EMNLP 2007, equation 1).
+        table: images by cluster (rows) and class (columns).
+    """
+
+    nmi: float
+    purity: float
+    homogeneity: float
+    table: tuple[tuple[int, ...], ...]
+
+    def __str__(self) -> str:
+        """Say in one line what the clusters tell of the labels, and what to expect of it."""
+        told = f"clusters tell {self.homogeneity:.0%} of the label (NMI {self.nmi:.2f}, purity "
+        told += f"{self.purity:.2f})"
+        if self.homogeneity >= GOOD_AGREEMENT:
+            return f"{told}: good conditions for protection"
+        expected = "little" if self.homogeneity < POOR_AGREEMENT else "partial"
+        return f"{told}: expect {expected} protection; clusters.by=labels tells all of it"
+
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -41,6 +72,7 @@ class TrainingResult:
         peak_memory_mib: peak memory of a process during training, MiB.
         images_per_second: through the surrogate, in the last process.
         versions: of bigbatch_ue and torch.
+        agreement: of clusters and classes; None with a single class, and in older results.
     """
 
     dataset: str
@@ -68,6 +100,7 @@ class TrainingResult:
     peak_memory_mib: float
     images_per_second: float
     versions: dict[str, str]
+    agreement: Agreement | None = None
 
     def write(self, path: Path) -> None:
         """Write the result as JSON, atomically."""

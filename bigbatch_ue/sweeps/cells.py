@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+from bigbatch_ue.clustering.grouping import resolve_clusters
 from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet, prepare_dataset
@@ -96,6 +97,7 @@ def _cells_of(sweep: SweepSpec, dataset: SweepDataset, seed: int, download: bool
     for scope in sweep.scopes:
         base = base_config(sweep, dataset, seed, scope)
         data = prepare_dataset(base.data, download=download)
+        base = resolve_clusters(base, data.train.labels)
         sizes = sweep.batches.sizes(base.full_batch(len(data.train)))
         for budget, rule, size in product(sweep.budgets, sweep.lr_rules, sizes):
             varied = {
@@ -119,8 +121,8 @@ def base_config(sweep: SweepSpec, dataset: SweepDataset, seed: int, scope: str) 
 
 def _with_folder(config: Config, data: DataSet, output: Path) -> Config:
     """Give `config` a folder, named after everything that decides the outcome of the cell."""
-    evaluation = config.model_dump(mode="json", include={"target", "evaluation"})
-    key = digest([config.answer(), evaluation, data.fingerprint])
+    later = {"target": config.target.answer(), "evaluation": config.evaluation.answer()}
+    key = digest([config.answer(), later, data.fingerprint])
     name = (
         f"{config.data.title}-b{config.batch.effective}-s{config.seed}-{config.budget.kind}-{key}"
     )

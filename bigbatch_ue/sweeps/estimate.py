@@ -15,7 +15,7 @@ from bigbatch_ue.data.decoded import DataSet
 from bigbatch_ue.networks.backbone import NetworkSpec, build_network
 from bigbatch_ue.networks.frozen import FrozenNetwork, compute_mode
 from bigbatch_ue.networks.generator import GeneratorBank
-from bigbatch_ue.networks.surrogate import surrogate_spec
+from bigbatch_ue.networks.surrogate import surrogate_spec, untrained_surrogate
 from bigbatch_ue.sweeps.cells import Cell
 
 _SHARED_ARMS = (ArmName.CLEAN, ArmName.RANDOM_NOISE)
@@ -60,7 +60,7 @@ def estimate(cells: Sequence[Cell]) -> dict[str, float]:
 
 def plan_cell(cell: Cell) -> BatchPlan:
     """Plan the batches of a cell in one process, with clusters of equal size."""
-    images, p = len(cell.data.train), cell.config.clusters.count
+    images, p = len(cell.data.train), cell.config.clusters.generators
     return make_plan(cell.config, even_sizes(images, p), 1)
 
 
@@ -71,9 +71,9 @@ def measure_rates(config: Config, data: DataSet) -> Rates:
     classes = max(len(data.classes), 2)
     surrogate = surrogate_spec(config.surrogate, channels, size)
     target = NetworkSpec(config.target.model, channels, size, config.target.args)
-    p = config.clusters.count
+    p = config.clusters.generators
     bank = GeneratorBank(p, channels, size, config.generator, config.seed).to(device)
-    features = build_network(surrogate, 0).to(device)
+    features = untrained_surrogate(config.surrogate, channels, size).to(device)
     frozen = FrozenNetwork(features, compute_mode(config.compute, device))
 
     def random_images(number: int) -> Tensor:

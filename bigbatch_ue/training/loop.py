@@ -23,6 +23,7 @@ from bigbatch_ue.config.sections import CheckpointConfig
 from bigbatch_ue.runs.checkpoints import Checkpoint, save_checkpoint
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.metrics_file import Moments
+from bigbatch_ue.runs.result import Agreement
 from bigbatch_ue.runtime.accelerator import max_over_ranks
 from bigbatch_ue.runtime.console import progress_bar
 from bigbatch_ue.runtime.errors import UserError
@@ -48,6 +49,7 @@ class TrainingJob:
         sampler: draws the global batches of all generators.
         loader: loads micro-batches.
         loss: weighted losses of a micro-batch.
+        agreement: of the clusters and the classes, if there are several classes.
     """
 
     config: Config
@@ -56,6 +58,7 @@ class TrainingJob:
     sampler: Sampler
     loader: MicroBatchLoader
     loss: Loss
+    agreement: Agreement | None = None
 
 
 class StepOutcome(NamedTuple):
@@ -119,6 +122,8 @@ def optimise(
         open_log if accelerator.is_main_process else nullcontext() as log,
         progress_bar() as progress,
     ):
+        if log and job.agreement and start.step == 0:
+            log.agreement(job.agreement)
         bar = progress.add_task("training", total=plan.steps, completed=start.step)
         for step in range(start.step, plan.steps):
             began = time.perf_counter()

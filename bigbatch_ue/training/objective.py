@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bigbatch_ue.batching.loader import MicroBatch
 from bigbatch_ue.config.sections import AugmentConfig, ObjectiveConfig
+from bigbatch_ue.data.distortions import distort
 from bigbatch_ue.data.views import apply_views
 
 
@@ -69,6 +70,9 @@ class ClusterwiseLoss:
         perturbation = delta.index_select(0, generator)
         if self.augment.perturb == "before":
             perturbation = apply_views(perturbation, micro.views, pad)
-        features = self.surrogate((images + perturbation).clamp(0, 1))
+        perturbed = (images + perturbation).clamp(0, 1)
+        if micro.distortions:
+            perturbed = distort(perturbed, micro.distortions)
+        features = self.surrogate(perturbed)
         losses = distance(features, generator, self.targets, self.objective)
         return losses * torch.as_tensor(micro.weight, device=delta.device)

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.networks.backbone import build_network
 from bigbatch_ue.networks.generator import GeneratorBank
-from bigbatch_ue.networks.surrogate import surrogate_spec
+from bigbatch_ue.networks.surrogate import untrained_surrogate
 from bigbatch_ue.runtime.memory import MIB
 from bigbatch_ue.runtime.ranks import EngineName
 
@@ -41,8 +40,10 @@ def _build_on_meta(config: Config, channels: int) -> tuple[nn.Module, GeneratorB
     """Build the frozen surrogate, the generator bank and one image on the meta device."""
     size = config.data.size
     with torch.device("meta"):
-        surrogate = build_network(surrogate_spec(config.surrogate, channels, size), 0)
-        bank = GeneratorBank(config.clusters.count, channels, size, config.generator, config.seed)
+        surrogate = untrained_surrogate(config.surrogate, channels, size)
+        bank = GeneratorBank(
+            config.clusters.generators, channels, size, config.generator, config.seed
+        )
         image = torch.empty(1, channels, size, size)
     return surrogate.eval().requires_grad_(False), bank, image
 
@@ -54,9 +55,8 @@ def count_flops(config: Config, channels: int) -> Flops:
     with FlopCounterMode(display=False) as image_flops:
         torch.autograd.backward(surrogate(image).sum())
     with FlopCounterMode(display=False) as bank_flops:
-        torch.autograd.backward(bank().sum())
-    generator = bank_flops.get_total_flops() // config.clusters.count
-    return Flops(image_flops.get_total_flops(), generator)
+        torch.autograd.backward(bank.perturbation(0).sum())
+    return Flops(image_flops.get_total_flops(), bank_flops.get_total_flops())
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def expected_memory(
         generator_parameters=mib("parameters", parameters),
         generator_gradients=mib("gradients", parameters),
         optimizer_state=mib("optimizer", parameters * states),
-        generator_activations=mib("activations", _activations(bank)),
+        generator_activations=mib("activations", _activations(bank.generators[0], bank.noise[:1])),
         surrogate_weights=mib("weights", sum(p.numel() for p in surrogate.parameters())),
         surrogate_activations=mib("activations", micro * _activations(surrogate, image)),
     )

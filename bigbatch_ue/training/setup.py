@@ -16,6 +16,9 @@ from bigbatch_ue.batching.micro_batch import (
 )
 from bigbatch_ue.batching.plan import BatchPlan, make_plan
 from bigbatch_ue.batching.sampler import Sampler
+from bigbatch_ue.clustering.agreement import measure_agreement
+from bigbatch_ue.clustering.clusters import Clusters
+from bigbatch_ue.clustering.grouping import make_clusters
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet
 from bigbatch_ue.data.source import Pixels
@@ -28,7 +31,6 @@ from bigbatch_ue.runtime.accelerator import min_over_ranks
 from bigbatch_ue.runtime.memory import MIB
 from bigbatch_ue.runtime.ranks import EngineName
 from bigbatch_ue.training.cluster_groups import SINGLE_GROUP, RankGroup
-from bigbatch_ue.training.clusters import Clusters, cluster_features
 from bigbatch_ue.training.engine import Engine, bank_parameters
 from bigbatch_ue.training.loop import TrainingJob
 from bigbatch_ue.training.objective import ClusterwiseLoss
@@ -44,28 +46,36 @@ def prepare_job(
 ) -> TrainingJob:
     """Prepare surrogate, clusters, batch plan and micro-batch size of a run.
 
-    One process clusters the features, and creates the run's folder when nothing can fail any more.
+    One process groups the images, and creates the run's folder when nothing can fail any more.
     """
     surrogate = surrogate_of_run(config, data, accelerator.device)
     if accelerator.is_main_process:
         _cluster_once(config, run, data, surrogate, accelerator.device)
     accelerator.wait_for_everyone()
     clusters = Clusters.load(run.clusters)
+    agreement = measure_agreement(clusters.assignment.numpy(), data.train.labels)
     job = make_job(config, data.train.images, surrogate, clusters, accelerator, group)
-    return choose_micro_batch(job, accelerator)
+    return replace(choose_micro_batch(job, accelerator), agreement=agreement)
 
 
 def _cluster_once(
     config: Config, run: Run, data: DataSet, surrogate: nn.Module, device: torch.device
 ) -> None:
-    """Cluster the features and create the run's folder, unless another process has done so."""
+    """Group the images and create the run's folder, unless another process has done so."""
     with FileLock(config.data.root / "surrogates" / f"clusters-{run.answer}.lock"):
         if run.clusters.exists():
             return
-        features = extract_features(surrogate, data.train.images, device)
-        clusters = cluster_features(features, config.clusters, config.seed)
+        clusters = cluster_images(config, data, surrogate, device)
         create_run(run, config, data.fingerprint)
         clusters.save(run.clusters, {"answer": run.answer})
+
+
+def cluster_images(
+    config: Config, data: DataSet, surrogate: nn.Module, device: torch.device
+) -> Clusters:
+    """Group the train images of `data` as the resolved `config` says."""
+    features = extract_features(surrogate, data.train.images, device)
+    return make_clusters(features, data.train.labels, config.clusters, config.seed)
 
 
 def make_job(
@@ -79,7 +89,7 @@ def make_job(
     """Make the job of one rank group on `images`, uint8 [N, C, H, W], in `clusters`."""
     device = accelerator.device
     plan, sampler = plan_batches(config, clusters, accelerator.num_processes)
-    generators = group.generators(config.clusters.count)
+    generators = group.generators(config.clusters.generators)
     return TrainingJob(
         config=config,
         generators=generators,

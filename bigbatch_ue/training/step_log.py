@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.metrics_file import Moments, drop_steps_from
+from bigbatch_ue.runs.result import Agreement
 from bigbatch_ue.training.noise import SmoothedNoiseScale
 
 
@@ -73,10 +74,25 @@ class StepLog:
         for tag, value in scalars.items():
             self.tensorboard.add_scalar(tag, value, step)
 
+    def agreement(self, agreement: Agreement) -> None:
+        """Record how much the clusters tell of the labels, before the first step."""
+        self.tensorboard.add_scalar("agreement/nmi", agreement.nmi, 0)
+        self.tensorboard.add_scalar("agreement/purity", agreement.purity, 0)
+        self.tensorboard.add_text("agreement/table", _as_table(agreement.table), 0)
+
     def pictures(self, step: int, delta: Tensor) -> None:
         """Record the perturbations [p, C, H, W] as pictures, grey where they are zero."""
         largest = delta.abs().amax().clamp(min=1e-12)
         self.tensorboard.add_images("perturbations", (delta / largest + 1) / 2, step)
+
+
+def _as_table(counts: Sequence[Sequence[int]]) -> str:
+    """Write images by cluster and class as a Markdown table."""
+    heading = ["cluster", *(f"class {label}" for label in range(len(counts[0])))]
+    rows = [[str(cluster), *map(str, row)] for cluster, row in enumerate(counts)]
+    return "\n".join(
+        "| " + " | ".join(row) + " |" for row in (heading, ["-"] * len(heading), *rows)
+    )
 
 
 def _finite(moments: Moments) -> dict[str, list[float | None]]:

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from bigbatch_ue import __version__
 from bigbatch_ue.batching.plan import BatchPlan
+from bigbatch_ue.clustering.grouping import resolve_clusters
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import prepare_dataset
 from bigbatch_ue.files.tensor_files import write_tensors
@@ -76,6 +77,7 @@ def train_on(
 ) -> Run:
     """Train the clusters of one rank group on an engine that has been started; see `train`."""
     data = prepare_dataset(config.data, download=download)
+    config = resolve_clusters(config, data.train.labels)
     run = open_run(config, data.fingerprint, resume=resume)
     accelerator.wait_for_everyone()
     group.barrier()
@@ -83,6 +85,8 @@ def train_on(
         note(f"{run.folder}: has already finished, nothing to do")
         return run
     job = prepare_job(config, run, data, accelerator, group)
+    if job.agreement:
+        note(str(job.agreement))
     note(describe_plan(job.plan, config))
     if job.plan.warning:
         note(f"warning: {job.plan.warning}", warning=True)
@@ -116,21 +120,21 @@ def train_job(
         trained = optimise(job, run, engine, start, stop)
         if main:
             seconds = time.perf_counter() - began
-            write_result(run, dataset, config, engine, trained, start, seconds)
+            write_result(run, dataset, job, engine, trained, start, seconds)
         accelerator.wait_for_everyone()
 
 
 def write_result(
     run: Run,
     dataset: str,
-    config: Config,
+    job: TrainingJob,
     engine: Engine,
     trained: TrainingOutcome,
     start: Checkpoint,
     seconds: float,
 ) -> None:
     """Write the perturbations and the result, which finishes the run."""
-    plan, device = trained.plan, engine.accelerator.device
+    config, plan, device = job.config, trained.plan, engine.accelerator.device
     metadata = {"answer": run.answer, "eps": config.generator.eps, "steps": plan.steps}
     result = TrainingResult(
         dataset=dataset,
@@ -158,6 +162,7 @@ def write_result(
         peak_memory_mib=round(peak_memory(device), 1),
         images_per_second=round(plan.images_per_step * (plan.steps - start.step) / seconds, 1),
         versions={"bigbatch_ue": __version__, "torch": torch.__version__},
+        agreement=job.agreement,
     )
     write_tensors(run.perturbations, {"perturbations": trained.delta}, metadata)
     result.write(run.result)

@@ -6,6 +6,7 @@ import pytest
 
 from bigbatch_ue.cli.commands import main
 from tests.helpers.command_line import Cli, cli_of
+from tests.helpers.runs import TINY
 
 
 @pytest.fixture
@@ -22,6 +23,24 @@ def test_plan_prints_the_decomposition_without_training(cli: Cli, tmp_path: Path
     for part in ("1,000 through", "333 + 333 + 334", "6 of up to 56", "200", "0.0001", "MiB"):
         assert part in out
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("data.limit=200",), "clusters tell all of the label (clusters.by=labels)"),
+        (("data.limit=200", "clusters.count=3"), "add --agreement to group the images"),
+        (("data.limit=200", "clusters.count=3", "--agreement"), "of the label (NMI 0."),
+        (("--images", "200"), "assuming 10 clusters; unknown without the images"),
+    ],
+)
+def test_plan_says_what_the_clusters_tell_of_the_labels(
+    cli: Cli, tmp_path: Path, settings: tuple[str, ...], said: str
+) -> None:
+    small = (*TINY[4:6], "data.size=8", f"data.root={tmp_path}", "batch.effective=8")
+    code, out, _ = cli("plan", "--preset", "digits", *small, *settings)
+    assert code == 0
+    assert said in " ".join(out.replace("│", " ").split())
 
 
 def test_plan_warns_of_full_batches(cli: Cli) -> None:

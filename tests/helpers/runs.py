@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bigbatch_ue.clustering.clusters import Clusters
 from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet, prepare_dataset
@@ -13,7 +14,6 @@ from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from bigbatch_ue.protection.perturbations import Perturbations, load_perturbations
 from bigbatch_ue.runs.folder import Run, create_run, load_run, open_run
 from bigbatch_ue.runs.result import TrainingResult
-from bigbatch_ue.training.clusters import Clusters
 from bigbatch_ue.training.train import train
 
 COUNT = 3

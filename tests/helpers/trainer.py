@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from bigbatch_ue.batching.loader import MicroBatch
 from bigbatch_ue.batching.plan import BatchPlan, lr_at
 from bigbatch_ue.batching.sampler import GlobalBatch
+from bigbatch_ue.clustering.clusters import Clusters
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.runs.checkpoints import NEW, Checkpoint
 from bigbatch_ue.runs.metrics_file import Moments
-from bigbatch_ue.training.clusters import Clusters
 from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.gradient import Loss
 from bigbatch_ue.training.loop import take_step

@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 
 from bigbatch_ue.batching.plan import make_plan
+from bigbatch_ue.clustering.clusters import Clusters
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.evaluation.arms import load_arms, save_arms
 from bigbatch_ue.files.formats import digest, read_json
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from bigbatch_ue.runs.folder import Run, load_run
-from bigbatch_ue.training.clusters import Clusters
 from tests.helpers.runs import make_evaluated_run
 
 IMAGES, RUNS, SIZE = 1_000_000, 1000, 28

@@ -8,7 +8,7 @@ from bigbatch_ue.training.requirements import count_flops
 
 def test_resnet50_and_the_generator_at_224_pixels() -> None:
     """He et al. (2016): 4.1 G multiply-adds forward at 224 px; as much again for the gradient."""
-    flops = count_flops(load_config("pets"), 3)
+    flops = count_flops(load_config("pets-parity"), 3)
     assert flops.image == pytest.approx(2 * 2 * 4.1e9, rel=0.03)
     assert flops.generator == pytest.approx(160e9, rel=0.08)
 

@@ -9,15 +9,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from bigbatch_ue.clustering.clusters import Clusters
 from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.runs.folder import Run, load_run
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.training import loop
-from bigbatch_ue.training.clusters import Clusters
 from bigbatch_ue.training.objective import ClusterwiseLoss
 from bigbatch_ue.training.train import train
 from tests.helpers.runs import TINY, perturbations, tiny
@@ -100,6 +101,31 @@ def test_invariant_1_micro_batches_and_gradient_paths_do_not_change_the_result(
         run = train(tiny(folder, *sgd, *overrides, name=name))
         assert read_json(run.result)["micro_batches"] == 6
         assert (perturbations(run) - whole).norm() < 1e-4 * whole.norm()
+
+
+def test_invariant_1_robust_views_do_not_depend_on_micro_batches(folder: Path) -> None:
+    sgd = ("optimizer.name=sgd", "optimizer.lr=0.05", "budget.steps=2", "augment.robust=true")
+    whole, micro = (
+        perturbations(train(tiny(folder, *sgd, f"batch.micro={size}", name=f"robust{size}")))
+        for size in (24, 5)
+    )
+    assert (micro - whole).norm() < 1e-3 * whole.norm()
+    plain = perturbations(train(tiny(folder, *sgd, "augment.robust=false", name="plain")))
+    assert (plain - whole).norm() > 1e-2 * whole.norm()
+
+
+def test_agreement_is_said_before_training_and_kept(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(tiny(folder, "clusters.by=labels", "clusters.count=10", name="labels"))
+    said = capsys.readouterr().err
+    line = "clusters tell 100% of the label (NMI 1.00, purity 1.00): good conditions for protection"
+    assert said.index(line) < said.index("effective batch")
+    agreement = read_json(run.result, dict)["agreement"]
+    assert (agreement["nmi"], agreement["purity"]) == (1, 1)
+    assert np.array(agreement["table"]).shape == (10, 10)
+    events = EventAccumulator(str(run.tensorboard)).Reload()
+    assert [e.value for e in events.Scalars("agreement/nmi")] == [1]
 
 
 @pytest.mark.parametrize("extend", ["cap", "views"])
