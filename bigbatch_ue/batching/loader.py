@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bigbatch_ue.batching.sampler import GlobalBatch
+from bigbatch_ue.data.distortions import Distortions
 from bigbatch_ue.data.views import Views
 
 _PREFETCH = 2
@@ -24,13 +25,14 @@ class MicroBatch:
 
     Attributes:
         images: uint8 [m, C, H, W] on the device.
-        generator: as of `GlobalBatch`; likewise `views` and `weight`.
+        generator: as of `GlobalBatch`; likewise `views`, `weight` and `distortions`.
     """
 
     images: Tensor
     generator: NDArray[np.int32]
     views: Views
     weight: NDArray[np.float32]
+    distortions: Distortions | None = None
 
     def __len__(self) -> int:
         return len(self.generator)
@@ -88,7 +90,7 @@ class MicroBatchLoader:
 
 
 def _micro(piece: GlobalBatch, images: Tensor) -> MicroBatch:
-    return MicroBatch(images, piece.generator, piece.views, piece.weight)
+    return MicroBatch(images, piece.generator, piece.views, piece.weight, piece.distortions)
 
 
 def _has_room(device: torch.device, needed: int) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigbatch_ue.config.sections import AugmentConfig, BatchConfig
+from bigbatch_ue.data.distortions import Distortions, draw_distortions
 from bigbatch_ue.data.views import Views, draw_views
 from bigbatch_ue.runtime.randomness import Purpose, draw
 
@@ -26,19 +27,25 @@ class GlobalBatch:
         views: the view of each image.
         weight: 1/B of the image's generator, float32 [M]. The weighted losses of a generator sum
             to the mean over its effective batch.
+        distortions: distortions of each view; None without `augment.robust`.
     """
 
     index: NDArray[np.int32]
     generator: NDArray[np.int32]
     views: Views
     weight: NDArray[np.float32]
+    distortions: Distortions | None = None
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, part: slice | NDArray[np.int64]) -> "GlobalBatch":
         return GlobalBatch(
-            self.index[part], self.generator[part], self.views[part], self.weight[part]
+            self.index[part],
+            self.generator[part],
+            self.views[part],
+            self.weight[part],
+            self.distortions[part] if self.distortions else None,
         )
 
     def only(self, generators: slice) -> "GlobalBatch":
@@ -99,20 +106,25 @@ class Sampler:
         taken = [self._take(stream, step) for stream in range(len(self.members))]
         index = np.concatenate(taken)
         views = draw_views(draw(self.seed, Purpose.VIEWS, step), len(index), self.augment)
+        distortions = self._draw_distortions(step, len(index))
         sizes = np.array(self.per_step)
         generators = np.arange(self.generators, dtype=np.int32)
         if len(self.members) == 1:  # each image carries every perturbation, in the same view
-            positions = np.repeat(np.arange(len(index)), self.generators)
+            order = np.repeat(np.arange(len(index)), self.generators)
             generator = np.tile(generators, len(index))
             weight = np.full(len(generator), 1 / sizes[0], dtype=np.float32)
-            return GlobalBatch(index[positions], generator, views[positions], weight)
-        generator = np.repeat(generators, sizes)
-        # One image of each generator in turn: every slice of the batch is a mixture of clusters.
-        turns = [np.arange(size, dtype=np.int32) for size in sizes]
-        order = np.argsort(np.concatenate(turns), kind="stable")
-        generator = generator[order]
-        weight = (1 / sizes).astype(np.float32)[generator]
-        return GlobalBatch(index[order], generator, views[order], weight)
+        else:  # one image of each generator in turn: every slice of the batch mixes clusters
+            turns = [np.arange(size, dtype=np.int32) for size in sizes]
+            order = np.argsort(np.concatenate(turns), kind="stable")
+            generator = np.repeat(generators, sizes)[order]
+            weight = (1 / sizes).astype(np.float32)[generator]
+        distorted = distortions[order] if distortions else None
+        return GlobalBatch(index[order], generator, views[order], weight, distorted)
+
+    def _draw_distortions(self, step: int, count: int) -> Distortions | None:
+        if not self.augment.robust:
+            return None
+        return draw_distortions(draw(self.seed, Purpose.DISTORTIONS, step), count)
 
     def _take(self, stream: int, step: int) -> NDArray[np.int32]:
         """Take the images of one step from an endless stream, which is reshuffled each epoch."""

@@ -33,7 +33,7 @@ class ImageFiles:
     @cached_property
     def channels(self) -> int:
         """1 if every image of both parts is grey, else 3."""
-        return 1 if all(_is_grey(path) for path in self.files()) else 3
+        return 1 if all(is_grey(path) for path in self.files()) else 3
 
     def files(self) -> list[Path]:
         """Return the images of the train part, then of the test part."""
@@ -77,7 +77,8 @@ def _open_image(path: Path) -> Iterator[Image.Image]:
             ) from None
 
 
-def _is_grey(path: Path) -> bool:
+def is_grey(path: Path) -> bool:
+    """Whether an image file has no colour channels."""
     with _open_image(path) as image:
         return image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
 

@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     FIT = 6
     CONTROL = 7
     LABELS = 8
+    DISTORTIONS = 9
 
 
 def draw(seed: int, purpose: Purpose, index: int = 0, subindex: int = 0) -> np.random.Generator:
