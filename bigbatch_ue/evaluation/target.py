@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from bigbatch_ue.config.sections import AugmentConfig, TargetConfig
 from bigbatch_ue.files.paths import expand_path
-from bigbatch_ue.networks.backbone import NetworkSpec, build_network
+from bigbatch_ue.networks.backbone import NetworkSpec, build_network, seen_size
 from bigbatch_ue.networks.recipe import TrainingSettings
 from bigbatch_ue.networks.simclr import train_simclr
-from bigbatch_ue.networks.weights import load_body
+from bigbatch_ue.networks.weights import load_body, load_package_body
 
 
 class WithLinearHead(nn.Module):
@@ -57,7 +57,8 @@ def build_target(
 
     Args:
         config: model, arguments, recipe and origin of the weights. `scratch` draws them.
-            `pretrained` (timm's hub) and `file:PATH` put a new classifier on a trained body.
+            `pretrained` (timm's hub), `package` and `file:PATH` put a new classifier on a trained
+            body.
             `simclr` trains the body on `images` without labels and freezes it.
         images: uint8 [N, C, H, W], the images of the scraper.
         classes: number of outputs.
@@ -73,15 +74,19 @@ def build_target(
     """
     _, channels, size, _ = images.shape
     kind, _, file = config.weights.partition(":")
-    spec = NetworkSpec(config.model, channels, size, config.args)
+    seen = seen_size(config.size, config.model, size)
+    spec = NetworkSpec(config.model, channels, seen, config.args)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         if kind == "scratch":
-            return build_network(spec, classes)
+            return build_network(spec, classes).resizing(size, seen)
         if kind == "file":
             body, _ = load_body(expand_path(file), spec)
+        elif kind == "package":
+            body, _ = load_package_body(spec)
         else:
             body = build_network(spec, 0, pretrained=kind == "pretrained")
+        body = body.resizing(size, seen)
         features = int(body.eval()(torch.zeros(1, channels, size, size)).shape[1])
         target = WithLinearHead(body, features, classes, frozen=kind == "simclr")
     if kind == "simclr":

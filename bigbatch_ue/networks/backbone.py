@@ -3,12 +3,14 @@
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import timm
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bigbatch_ue.config.sections import InputSize
 from bigbatch_ue.runtime.errors import UserError
 
 Stem = Literal["auto", "small", "standard"]
@@ -51,7 +53,12 @@ class NetworkSpec:
 
 
 class Normalised(nn.Module):
-    """A timm network `net` for images in [0, 1], which are normalised before it."""
+    """A timm network `net` for images in [0, 1], which are normalised before it.
+
+    Attributes:
+        resize_to: height and width to which images are resized first, bicubically and antialiased;
+            None leaves them as they are. See `resizing`.
+    """
 
     mean: Tensor
     std: Tensor
@@ -59,15 +66,49 @@ class Normalised(nn.Module):
     def __init__(self, net: nn.Module, channels: int) -> None:
         super().__init__()
         self.net = net
+        self.resize_to: int | None = None
         for name in ("mean", "std"):
             values = torch.tensor(net.pretrained_cfg[name]).view(1, -1, 1, 1)  # type: ignore[index]
             values = values.mean(1, keepdim=True) if channels == 1 else values
             self.register_buffer(name, values, persistent=False)
 
+    def resizing(self, size: int, seen: int) -> Self:
+        """Let the network see images of `size` pixels at `seen` pixels; return it."""
+        self.resize_to = seen if seen != size else None
+        return self
+
     def forward(self, images: Tensor) -> Tensor:
         """Map float images [M, C, H, W] in [0, 1] to the network's output."""
+        if self.resize_to is not None:
+            size = (self.resize_to, self.resize_to)
+            images = F.interpolate(images, size, mode="bicubic", antialias=True)
         output: Tensor = self.net((images - self.mean) / self.std)
         return output
+
+
+def own_size(name: str) -> int:
+    """Return the height and width of the images on which timm's network `name` was pretrained.
+
+    Raises:
+        UserError: timm publishes no such network.
+    """
+    known = timm.is_model(name.partition(".")[0])
+    published = timm.get_pretrained_cfg(name) if known else None
+    if published is None:
+        raise UserError(f"{name}: timm knows no size of its own; set `size` to pixels")
+    size: int = published.input_size[-1]
+    return size
+
+
+def seen_size(wanted: InputSize, name: str, size: int) -> int:
+    """Return the height and width at which the network `name` sees images of `size` pixels."""
+    match wanted:
+        case "data":
+            return size
+        case "own":
+            return own_size(name)
+        case pixels:
+            return pixels
 
 
 def build_network(spec: NetworkSpec, classes: int, *, pretrained: bool = False) -> Normalised:

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
-from torch.fx import Node, symbolic_trace
+from torch.fx import GraphModule, Node, Tracer
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
 
 from bigbatch_ue.config.sections import ComputeConfig
+from bigbatch_ue.networks.backbone import first_line
 from bigbatch_ue.runtime.device import has_bf16
 
 
@@ -112,15 +113,26 @@ def _compile(net: nn.Module, mode: str) -> Any:
     return torch.compile(net, dynamic=False, mode="reduce-overhead" if mode == "graphs" else None)
 
 
+class _ConvolutionTracer(Tracer):
+    """A tracer that looks into no convolution, such as timm's with the padding of TensorFlow."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, nn.Conv2d) or super().is_leaf_module(module, name)
+
+
 def fold(net: nn.Module) -> nn.Module:
     """Fold every batch norm that follows a convolution into it (Jacob et al., 2018).
 
     `net` must be in evaluation mode. It is returned unchanged if torch.fx cannot trace it.
     """
     try:
-        traced = symbolic_trace(net)
+        traced = GraphModule(net, _ConvolutionTracer().trace(net))
     except Exception as error:  # tracing runs the network's own code
-        warnings.warn(f"batch norm is not folded: {error}", stacklevel=2)
+        warnings.warn(
+            f"surrogate: its batch norm is not folded, which costs memory but changes no result "
+            f"({first_line(error)}); compute.fold=false silences this",
+            stacklevel=2,
+        )
         return net
     modules = dict(traced.named_modules())
     for node in traced.graph.nodes:

