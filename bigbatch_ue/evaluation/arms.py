@@ -15,6 +15,8 @@ from bigbatch_ue.runtime.errors import UserError
 ARM_NAMES = {
     ArmName.CLEAN: "clean",
     ArmName.RANDOM_NOISE: "random noise",
+    ArmName.CLASS_NOISE: "class noise",
+    ArmName.PATTERN: "block pattern",
     ArmName.SHUFFLED: "shuffled clusters",
     ArmName.RANDOM_SURROGATE: "random surrogate",
     ArmName.UNPROTECTED: "unprotected part",

@@ -207,6 +207,8 @@ def _applicable_arms(subject: Subject) -> tuple[list[ArmSpec], list[str]]:
             notes.append(f"{spec.countermeasure}: the images are grey already")
         elif spec.arm is ArmName.RANDOM_SURROGATE and subject.control is None:
             notes.append("random surrogate: this run's own surrogate is random")
+        elif spec.arm is ArmName.CLASS_NOISE and subject.groups_are_classes:
+            notes.append("class noise: the same as random noise, because the clusters are classes")
         else:
             specs.append(spec)
     return specs, list(dict.fromkeys(notes))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bigbatch_ue.clustering.agreement import measure_agreement
 from bigbatch_ue.config.names import ArmName, Countermeasure
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet
@@ -19,10 +20,14 @@ from bigbatch_ue.evaluation.relabel import relabel
 from bigbatch_ue.files.formats import digest
 from bigbatch_ue.files.paths import expand_path
 from bigbatch_ue.protection.perturbations import Perturbations, protected_images
+from bigbatch_ue.runs.result import Agreement
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.randomness import Purpose, draw
 
+_BLOCKS = 8
+"""Blocks of the control `pattern` along each side of an image."""
 _RECIPE = 2  # raise it when the same settings train another target
+_OF_IMAGE_GROUPS = (ArmName.RANDOM_NOISE, ArmName.PATTERN)
 _USES_IMAGE_GROUPS = (Countermeasure.CLUSTER_AVERAGE, Countermeasure.PROJECTION)
 
 
@@ -33,6 +38,7 @@ class Stream(IntEnum):
     TARGET = 1
     SHUFFLE = 2
     FRACTION = 3
+    PATTERN = 4
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,19 @@ class Subject:
         return {labels: relabel(labels, self.data, self.features, seed) for labels in requested}
 
     @cached_property
+    def agreement(self) -> Agreement | None:
+        """How much the clusters tell of the labels; None without clusters."""
+        if self.name is not ArmName.UC:
+            return None
+        return measure_agreement(self.image_groups, self.data.train.labels)
+
+    @cached_property
+    def groups_are_classes(self) -> bool:
+        """Whether the image groups are the classes of the data set, under other numbers at most."""
+        pairs = np.unique(np.stack([self.image_groups, self.data.train.labels]), axis=1)
+        return all(len(np.unique(side)) == pairs.shape[1] for side in pairs)
+
+    @cached_property
     def _fingerprints(self) -> dict[ArmName, str]:
         """Fingerprints of the perturbations, by the arms that depend on them."""
         own = self.perturbations.fingerprint()
@@ -94,7 +113,7 @@ class Subject:
             "recipe": [_RECIPE, config.augment.pad, config.augment.flip, ranks],
             "case": spec,
             "data": [self.data.name, self.data.fingerprint],
-            "target": config.target.model_dump(mode="json"),
+            "target": config.target.answer(),
         }
         if self._weights_hash is not None:
             content["weights"] = self._weights_hash
@@ -103,8 +122,10 @@ class Subject:
             content["labels"] = [len(labelled.classes), *map(_sha256, labels)]
         if spec.countermeasure is Countermeasure.ADVERSARIAL:
             content["adversarial"] = config.evaluation.adversarial.model_dump()
-        if spec.arm is ArmName.RANDOM_NOISE or spec.countermeasure in _USES_IMAGE_GROUPS:
+        if spec.arm in _OF_IMAGE_GROUPS or spec.countermeasure in _USES_IMAGE_GROUPS:
             content["groups"] = self._image_groups_key
+        if spec.arm is ArmName.CLASS_NOISE:
+            content["eps"] = self.perturbations.eps
         if spec.arm in self._fingerprints:
             content["perturbations"] = self._fingerprints[spec.arm]
         return digest(content)
@@ -127,6 +148,7 @@ class Subject:
             UserError: the fraction leaves no image unprotected.
         """
         images = self.data.train.images
+        shape, eps = images.shape[1:], self.perturbations.eps
         everything = np.arange(len(images))
         match spec.arm:
             case ArmName.CLEAN:
@@ -141,8 +163,11 @@ class Subject:
                 rest = np.resize(rest, len(images))
                 return images[rest], rest
             case ArmName.RANDOM_NOISE:
-                shape, eps = images.shape[1:], self.perturbations.eps
                 perturbations = random_noise(self.image_groups, shape, eps, spec.seed)
+            case ArmName.CLASS_NOISE:
+                perturbations = random_noise(self.data.train.labels, shape, eps, spec.seed)
+            case ArmName.PATTERN:
+                perturbations = block_pattern(self.image_groups, shape, eps, spec.seed)
             case ArmName.SHUFFLED:
                 order = draw(spec.seed, Purpose.CONTROL, Stream.SHUFFLE).permutation(len(images))
                 assignment = self.perturbations.assignment[order]
@@ -176,8 +201,29 @@ def random_noise(
     image_groups: NDArray[np.int64], shape: tuple[int, ...], eps: float, seed: int
 ) -> Perturbations:
     """Draw the control: each value of each image group's perturbation is `+eps` or `-eps`."""
+    return _random_signs(Stream.NOISE, image_groups, shape, eps, seed)
+
+
+def block_pattern(
+    image_groups: NDArray[np.int64], shape: tuple[int, ...], eps: float, seed: int
+) -> Perturbations:
+    """Draw the control: 8 x 8 blocks of `+eps` or `-eps` in each channel, for each image group.
+
+    No learning is in it, and a linear classifier separates the groups (Yu et al., KDD 2022, section
+    4, who draw the blocks from a normal distribution).
+    """
+    channels, height, width = shape
+    drawn = _random_signs(Stream.PATTERN, image_groups, (channels, _BLOCKS, _BLOCKS), eps, seed)
+    rows, columns = (np.arange(size) * _BLOCKS // size for size in (height, width))
+    return replace(drawn, delta=drawn.delta[:, :, rows[:, None], columns])
+
+
+def _random_signs(
+    stream: Stream, image_groups: NDArray[np.int64], shape: tuple[int, ...], eps: float, seed: int
+) -> Perturbations:
+    """Draw `+eps` or `-eps` for each value [shape] of each image group."""
     count = int(image_groups.max()) + 1
-    signs = 2 * draw(seed, Purpose.CONTROL, Stream.NOISE).integers(2, size=(count, *shape)) - 1
+    signs = 2 * draw(seed, Purpose.CONTROL, stream).integers(2, size=(count, *shape)) - 1
     return Perturbations((eps * signs).astype(np.float32), image_groups, eps)
 
 

@@ -14,6 +14,7 @@ PALETTE = {
     "pink": "#CC79A7",
     "orange": "#E69F00",
     "sky": "#56B4E9",
+    "grey": "#999999",
     "black": "#000000",
 }
 """Colours of Okabe and Ito, distinct for all kinds of colour vision."""

@@ -25,6 +25,8 @@ def test_default_is_all_controls_beside_full_and_partial_protection() -> None:
     assert kinds(EvaluationConfig(seeds=(0,))) == [
         ("clean", "none", 0.0, "own"),
         ("random_noise", "none", 1.0, "own"),
+        ("class_noise", "none", 1.0, "own"),
+        ("pattern", "none", 1.0, "own"),
         ("shuffled", "none", 1.0, "own"),
         ("random_surrogate", "none", 1.0, "own"),
         ("unprotected", "none", 0.8, "own"),
@@ -32,7 +34,7 @@ def test_default_is_all_controls_beside_full_and_partial_protection() -> None:
         ("uc", "none", 1.0, "own"),
     ]
     every = list(arm_specs(EvaluationConfig(), ArmName.UC))
-    assert [spec.seed for spec in every] == [0] * 7 + [1] * 7 + [2] * 7
+    assert [spec.seed for spec in every] == [0] * 9 + [1] * 9 + [2] * 9
 
 
 def test_countermeasures_and_labels_are_for_the_countered_arms_alone() -> None:
@@ -57,6 +59,8 @@ def test_external_perturbations_have_no_random_surrogate() -> None:
     assert [kind[0] for kind in found] == [
         "clean",
         "random_noise",
+        "class_noise",
+        "pattern",
         "shuffled",
         "unprotected",
         "protected",

@@ -113,6 +113,28 @@ class Page(HTMLParser):
         return next(row for row in self.rows if row[: len(start)] == list(start))
 
 
+def test_page_says_whether_learning_beats_the_controls(make_folder: MakeFolder) -> None:
+    arms = list(an_evaluation())
+    for seed, shift in enumerate((0.1, -0.1, 0.0)):
+        arms.append(an_arm(0.25 + shift, arm="pattern", seed=seed))
+    folder = make_folder(arms)
+    page = Page(write_report([folder], folder))
+    gained = "random noise: the learned perturbations protect better (+69.0 points [69.0 to 69.0])"
+    assert gained in page.text
+    assert "block pattern: no difference is shown (+4.8 points [" in page.text
+    single = make_folder([arm for arm in arms if arm.seed == 0], "single")
+    page = Page(write_report([single], single))
+    assert "random noise: +69.0 points, one seed, so the difference may be chance" in page.text
+
+
+def test_page_says_what_the_clusters_tell_of_the_labels(make_folder: MakeFolder) -> None:
+    agreement = {"nmi": 0.3, "purity": 0.6, "homogeneity": 0.3, "table": [[7, 3], [2, 8]]}
+    folder = make_folder(list(an_evaluation(1)), agreement=agreement)
+    page = Page(write_report([folder], folder))
+    assert "clusters tell 30% of the label (NMI 0.30, purity 0.60): expect little" in page.text
+    assert page.row("1", "2") == ["1", "2", "8"]
+
+
 def test_page_has_means_intervals_and_what_a_countermeasure_recovers(
     make_folder: MakeFolder,
 ) -> None:

@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from bigbatch_ue.config.names import ArmName, Countermeasure
-from bigbatch_ue.evaluation.subject import Subject, protected_indices, random_noise
+from bigbatch_ue.evaluation.subject import (
+    Subject,
+    block_pattern,
+    protected_indices,
+    random_noise,
+)
 from bigbatch_ue.protection.perturbations import protected_images, to_eight_bit
 from bigbatch_ue.runtime.errors import UserError
 from tests.helpers.records import arm
@@ -29,6 +34,30 @@ def test_random_noise_is_eps_of_random_sign_for_each_group(eps: float) -> None:
     np.testing.assert_array_equal(random_noise(groups, (3, 32, 32), eps, 0).delta, noise.delta)
 
 
+@pytest.mark.parametrize(("size", "sides"), [(8, {1}), (28, {3, 4}), (64, {8})])
+def test_a_block_pattern_is_8_by_8_blocks_of_eps_for_each_group(size: int, sides: set[int]) -> None:
+    groups = np.arange(6) % 3
+    pattern = block_pattern(groups, (3, size, size), 0.05, 0)
+    assert pattern.delta.shape == (3, 3, size, size)
+    assert set(np.unique(np.abs(pattern.delta))) == {np.float32(0.05)}
+    edges = np.flatnonzero((np.diff(pattern.delta, axis=2) != 0).any(axis=(0, 1, 3))) + 1
+    assert set(np.diff([0, *edges, size])) <= {n * side for side in sides for n in (1, 2)} | sides
+    assert len(edges) == 7
+    assert (block_pattern(groups, (3, size, size), 0.05, 1).delta != pattern.delta).any()
+
+
+def test_class_noise_is_one_pattern_for_each_class_whatever_the_clusters(subject: Subject) -> None:
+    train = replace(subject.data.train, images=np.full((160, 1, 8, 8), 128, np.uint8))
+    flat = replace(subject, data=replace(subject.data, train=train))
+    noisy = flat.train_images(arm_spec("class_noise"))[0]
+    for label in range(10):
+        own = noisy[train.labels == label]
+        assert (own == own[0]).all()
+    assert len(np.unique(noisy.reshape(160, -1), axis=0)) == len(np.unique(train.labels))
+    assert not subject.groups_are_classes
+    assert replace(subject, image_groups=9 - train.labels).groups_are_classes
+
+
 def test_each_arm_gets_its_own_images(subject: Subject) -> None:
     clean = subject.data.train.images
     full = protected_images(clean, **vars(subject.perturbations))
@@ -39,7 +68,7 @@ def test_each_arm_gets_its_own_images(subject: Subject) -> None:
     assert subject.control is not None
     control = protected_images(clean, **vars(subject.control))
     np.testing.assert_array_equal(given["random_surrogate"], control)
-    for name in ("random_noise", "uc", "shuffled"):
+    for name in ("random_noise", "class_noise", "pattern", "uc", "shuffled"):
         assert np.abs(given[name].astype(int) - clean).max() == 16
 
 

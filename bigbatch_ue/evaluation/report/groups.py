@@ -13,6 +13,7 @@ from bigbatch_ue.config.names import ArmName, Countermeasure
 from bigbatch_ue.evaluation.arms import ARM_NAMES, Arm
 from bigbatch_ue.reporting.statistics import Summary, summarise
 from bigbatch_ue.reporting.style import PALETTE
+from bigbatch_ue.reporting.words import interval
 from bigbatch_ue.runtime.errors import UserError
 
 COUNTERMEASURES = {
@@ -34,6 +35,8 @@ COUNTERMEASURES = {
 COLOURS = {
     ArmName.CLEAN: PALETTE["green"],
     ArmName.RANDOM_NOISE: PALETTE["sky"],
+    ArmName.CLASS_NOISE: PALETTE["grey"],
+    ArmName.PATTERN: PALETTE["black"],
     ArmName.SHUFFLED: PALETTE["blue"],
     ArmName.RANDOM_SURROGATE: PALETTE["pink"],
     ArmName.UNPROTECTED: PALETTE["orange"],
@@ -44,10 +47,14 @@ _EVALUATED = (ArmName.UC, ArmName.PROTECTED)
 _CONTROLS = (
     ArmName.CLEAN,
     ArmName.RANDOM_NOISE,
+    ArmName.CLASS_NOISE,
+    ArmName.PATTERN,
     ArmName.SHUFFLED,
     ArmName.RANDOM_SURROGATE,
 )
 _SHADES = 25
+_UNEVEN = 0.1
+"""Classes are uneven if the largest one is more frequent than the mean by this share of images."""
 
 Item = TypeVar("Item")
 
@@ -115,6 +122,17 @@ class SeedGroup:
         """Accuracy of guessing."""
         return 1 / self.classes
 
+    @property
+    def largest_class(self) -> float:
+        """Accuracy of always answering the most frequent class of the test set."""
+        images = np.sum(self.first.confusion, axis=1)
+        return float(images.max() / images.sum())
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether the classes are so uneven that accuracy alone misleads."""
+        return self.largest_class > self.chance + _UNEVEN
+
     @cached_property
     def final(self) -> Summary:
         """Final accuracy over the seeds."""
@@ -161,6 +179,31 @@ class CountermeasureRow:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """The learned perturbations against a control, seed by seed.
+
+    Attributes:
+        control: the control, in words.
+        gain: accuracy after training on the control minus that on the protected images.
+    """
+
+    control: str
+    gain: Summary
+
+    def __str__(self) -> str:
+        """Say in words whether the learned perturbations protect better than the control."""
+        points = f"{100 * self.gain.mean:+.1f} points"
+        if self.gain.low is None or self.gain.high is None:
+            return f"{self.control}: {points}, one seed, so the difference may be chance"
+        points += f" [{interval(self.gain.low, self.gain.high)}]"
+        if self.gain.low > 0:
+            return f"{self.control}: the learned perturbations protect better ({points})"
+        if self.gain.high < 0:
+            return f"{self.control}: the learned perturbations protect worse ({points})"
+        return f"{self.control}: no difference is shown ({points})"
+
+
+@dataclass(frozen=True)
 class TargetResults:
     """Results of one target network on one data set."""
 
@@ -198,6 +241,21 @@ class TargetResults:
             yield f"{name}, under countermeasures", [(g.countermeasure, g) for g in groups[::-1]]
         if self.relabelled:
             yield "other labels", [(self.long_name(group), group) for group in self.relabelled]
+
+    def comparisons(self, group: SeedGroup) -> Iterator[Comparison]:
+        """Compare `group`, of protected images, with each perturbed control that was trained."""
+        protected = {arm.seed: arm.final_accuracy for arm in group.arms}
+        for name in _CONTROLS:
+            control = self.control(name)
+            if name == ArmName.CLEAN or control is None:
+                continue
+            gains = [
+                arm.final_accuracy - protected[arm.seed]
+                for arm in control.arms
+                if arm.seed in protected
+            ]
+            if gains:
+                yield Comparison(control.name, summarise(gains))
 
     def control(self, arm: str) -> SeedGroup | None:
         """Return the seed group of a control without countermeasure, if there is one."""

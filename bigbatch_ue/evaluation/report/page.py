@@ -19,6 +19,7 @@ from bigbatch_ue.reporting.page import page_environment, write_page
 from bigbatch_ue.reporting.statistics import Summary
 from bigbatch_ue.reporting.style import figure_uri, picture_uri
 from bigbatch_ue.reporting.words import DASH, interval
+from bigbatch_ue.runs.result import Agreement
 from bigbatch_ue.runtime.errors import UserError
 
 PAGE = "report.html"
@@ -40,6 +41,7 @@ class EvaluationMetadata(BaseModel):
     notes: list[str]
     settings: dict[str, Any]
     versions: dict[str, str]
+    agreement: Agreement | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,12 @@ class DatasetSection:
     def about(self) -> EvaluationMetadata:
         """Metadata of the first folder."""
         return self.folders[0].about
+
+    @property
+    def agreements(self) -> list[Agreement]:
+        """Different agreements of clusters and classes of all folders."""
+        found = [folder.about.agreement for folder in self.folders]
+        return list(dict.fromkeys(agreement for agreement in found if agreement))
 
     @property
     def picture(self) -> Image.Image:

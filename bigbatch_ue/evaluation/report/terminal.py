@@ -31,6 +31,13 @@ def arms_table(arms: Sequence[Arm]) -> Table:
     numbers = ("n", "final\n%", "95 %\ninterval", "peak\n%", "AUC")
     for heading in (*(["B"] if has_batches else []), *numbers):
         table.add_column(heading, justify="right", no_wrap=True)
+    uneven = next((group for group in groups if group.is_uneven), None)
+    if uneven:
+        table.caption = (
+            f"always answering the most frequent class gets {percent(uneven.largest_class)} %; "
+            "balanced accuracy is in the report"
+        )
+        table.caption_justify = "left"
     for title, same in sections.items():
         if len(sections) > 1:
             table.add_section()
