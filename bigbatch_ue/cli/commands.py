@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from bigbatch_ue.cli.runner import run
 from bigbatch_ue.config.load import load_config, revise_evaluation
-from bigbatch_ue.config.names import PRESETS, TARGETS, ArmName, GradientPath
+from bigbatch_ue.config.names import PARITY, PRESETS, TARGETS, ArmName, GradientPath
 from bigbatch_ue.files.paths import hide_home
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.ranks import EngineName, is_main_process
@@ -26,10 +26,14 @@ app = typer.Typer(
 )
 console = Console(markup=False)
 
+_PRESETS = (
+    f"one of: {', '.join(name for name in PRESETS if not name.endswith(PARITY))}; a data set's "
+    f"name with {PARITY} has the settings of the study"
+)
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="settings, such as batch.effective=4096 seed=1")
 ]
-Preset = Annotated[str | None, typer.Option(help=f"one of: {', '.join(PRESETS)}")]
+Preset = Annotated[str | None, typer.Option(help=_PRESETS)]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings")]
 Download = Annotated[bool, typer.Option("--download", help="allow the data set to be downloaded")]
 RunFolder = Annotated[Path, typer.Argument(help="folder of a finished run")]
@@ -66,6 +70,12 @@ def plan(
         EngineName,
         typer.Option(help="engine to plan the memory for"),
     ] = EngineName.SINGLE,
+    agreement: Annotated[
+        bool,
+        typer.Option(
+            "--agreement", help="group the images, and say how much the clusters tell of the labels"
+        ),
+    ] = False,
     download: Download = False,
 ) -> None:
     """Show the batch plan and the memory it needs, without training."""
@@ -73,7 +83,8 @@ def plan(
     from bigbatch_ue.runtime.ranks import world_size
 
     resolved = load_config(preset, config, overrides or ())
-    console.print(plan_table(resolved, ranks or world_size(), images, engine, download))
+    number = ranks or world_size()
+    console.print(plan_table(resolved, number, images, engine, download, agreement))
 
 
 @app.command()
@@ -119,6 +130,38 @@ def protect(
     from bigbatch_ue.protection.protect import protect as write_protected
 
     console.print(str(write_protected(run, out=out, form=form, at=at, download=download)))
+
+
+@app.command()
+def apply(
+    protector: Annotated[Path, typer.Argument(help="folder of a finished run, or of an export")],
+    paths: Annotated[list[Path], typer.Argument(help="images, and folders of images")],
+    out: Annotated[Path, typer.Option(help="new folder of the perturbed images")],
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="class of all images (default: by their folder)")
+    ] = None,
+    download: Download = False,
+) -> None:
+    """Perturb images that came later to a protected collection."""
+    from bigbatch_ue.protection.apply import apply_protector
+    from bigbatch_ue.protection.protector import open_protector
+
+    opened = open_protector(protector, download=download)
+    applied = apply_protector(opened, paths, out, class_name=class_name)
+    console.print(str(applied), soft_wrap=True)
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(help="new folder")],
+    download: Download = False,
+) -> None:
+    """Write what `apply` needs, without images or paths: perturbations, clusters, a card."""
+    from bigbatch_ue.protection.protector import Protector
+
+    Protector.of_run(run, download=download).save(out)
+    console.print(f"next: bigbatch-ue apply {out} IMAGES --out PERTURBED", soft_wrap=True)
 
 
 @app.command()

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from bigbatch_ue.clustering.clusters import Clusters
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet
 from bigbatch_ue.data.source import Pixels
@@ -16,7 +17,6 @@ from bigbatch_ue.files.formats import digest
 from bigbatch_ue.files.tensor_files import read_tensors, require_tensors
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.training.clusters import Clusters
 
 _CHUNK = 1024
 
@@ -54,7 +54,7 @@ def load_perturbations(config: Config, run: Run, data: DataSet) -> Perturbations
     require_tensors(run.perturbations, tensors, perturbations=(4, torch.float32))
     delta, eps = tensors["perturbations"], config.generator.eps
     assignment = Clusters.load(run.clusters).assignment
-    expected = (config.clusters.count, *data.train.images.shape[1:])
+    expected = (config.clusters.generators, *data.train.images.shape[1:])
     matches = tuple(delta.shape) == expected and len(assignment) == len(data.train)
     if metadata.get("answer") != run.answer or not matches:
         raise UserError(f"{run.perturbations}: belongs to another run or data set; train again")

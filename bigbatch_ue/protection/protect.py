@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from bigbatch_ue.data.datasets import open_source
@@ -110,6 +112,11 @@ def protect(
     return ProtectionReport(out, form, at, visibility)
 
 
+def perturb(image: Pixels, delta: NDArray[np.float32], eps: float) -> Pixels:
+    """Add to an image uint8 [C, h, w] a perturbation [C, H, W], resized to it, of at most `eps`."""
+    return add_units(image, to_eight_bit(resize_perturbation(delta, *image.shape[1:]), eps))
+
+
 def hash_files(folder: Path) -> str:
     """Return the SHA-256 of the names and bytes of all files below `folder`.
 
@@ -131,8 +138,7 @@ def _protect_images(originals: Originals, perturbations: Perturbations) -> Itera
     """Yield each train image with its perturbation, resized to the image, uint8 [C, h, w]."""
     images = originals.images("train")
     for image, index in zip(images, perturbations.assignment, strict=True):
-        delta = resize_perturbation(perturbations.delta[index], *image.shape[1:])
-        yield add_units(image, to_eight_bit(delta, perturbations.eps))
+        yield perturb(image, perturbations.delta[index], perturbations.eps)
 
 
 def _require_apart(out: Path, source: Source) -> None:

@@ -146,11 +146,19 @@ def png_names(names: Sequence[str], labels: NDArray[np.int64], classes: Sequence
     commonest, count = Counter(paths).most_common(1)[0]
     if count > 1:
         raise UserError(f"{commonest}: {count} images have this name; rename them in the source")
+    return distinct_png_names(paths)
+
+
+def distinct_png_names(paths: Sequence[PurePosixPath]) -> list[str]:
+    """Replace the suffix of each path by `.png`; where two would be the same, append it instead."""
     chosen = [str(path.with_suffix(".png")) for path in paths]
+    with_suffix = [f"{path}.png" for path in paths]
     while len(set(chosen)) < len(chosen):
         uses = Counter(chosen)
-        with_suffix = [f"{path}.png" for path in paths]
-        chosen = [w if uses[c] > 1 else c for c, w in zip(chosen, with_suffix, strict=True)]
+        longer = [w if uses[c] > 1 else c for c, w in zip(chosen, with_suffix, strict=True)]
+        if longer == chosen:
+            return chosen
+        chosen = longer
     return chosen
 
 
