@@ -1,5 +1,6 @@
 """The documentation: its links, files, settings and commands exist, and the README stays short."""
 
+import importlib.metadata as metadata
 import importlib.util
 import re
 import shlex
@@ -13,6 +14,7 @@ import pytest
 import typer
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from packaging.requirements import Requirement
 from typer.exceptions import TyperException
 
 from analysis.cli import app as analysis_app
@@ -28,7 +30,7 @@ TOP = Path(__file__).resolve().parents[2]
 FOLDERS = ("", "docs/", "launchers/", "ds_configs/", "analysis/", "analysis/examples/*/", "tests/")
 PAGES = sorted(page for folder in FOLDERS for page in TOP.glob(f"{folder}*.md"))
 LONGEST_README = 9_000
-PROGRAMS = ("accelerate", "bigbatch-ue", "bsub", "make", "python", "sbatch", "source")
+PROGRAMS = ("accelerate", "bigbatch-ue", "bsub", "make", "pip", "python", "sbatch", "source")
 SCRIPTS = {
     "launchers/multinode.sh": (),
     "launchers/slurm/train.sbatch": (),
@@ -109,6 +111,9 @@ def check_command(words: list[str]) -> None:
         case ["make", *targets]:
             known = re.findall(r"^(\w+):", (TOP / "Makefile").read_text(), re.MULTILINE)
             assert {target for target in targets if "=" not in target} <= set(known)
+        case ["pip", "install", requirement]:
+            extra = Requirement(requirement).extras
+            assert extra <= set(metadata.metadata("bigbatch-ue").get_all("Provides-Extra"))
         case ["source", file]:
             assert file == ".venv/bin/activate"
         case ["bigbatch-ue", *rest]:

@@ -34,6 +34,7 @@ from bigbatch_ue.batching.micro_batch import remember_micro_batch
 from bigbatch_ue.cli.commands import app, main
 from bigbatch_ue.cli.demo import demo
 from bigbatch_ue.cli.runner import run
+from bigbatch_ue.clustering.clusters import Clusters
 from bigbatch_ue.config.load import load_config, revise_evaluation
 from bigbatch_ue.config.names import DATASETS, PRESETS, TARGETS, ArmName
 from bigbatch_ue.config.schema import Config
@@ -53,7 +54,6 @@ from bigbatch_ue.runtime.randomness import Purpose, torch_seed
 from bigbatch_ue.runtime.signals import EXIT_INTERRUPTED, Interrupted
 from bigbatch_ue.sweeps.cells import sweep_cells
 from bigbatch_ue.sweeps.spec import load_sweep
-from bigbatch_ue.training.clusters import Clusters
 from tests.repository.shapes import settle, shape_of
 
 GOLDEN = Path(__file__).with_name("golden.json")

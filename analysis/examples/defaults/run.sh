@@ -22,7 +22,7 @@ for variant in ${VARIANTS:-default after clamp cosine kl-0.1 cross-entropy-0.1 r
     for seed in 0 1 2; do
         run=runs/defaults/$preset/$variant-s$seed
         # shellcheck disable=SC2086 # each setting is a word of its own
-        bigbatch-ue train --preset "$preset" --resume "$@" \
+        bigbatch-ue train --preset "$preset" clusters.by=features --resume "$@" \
             "seed=$seed" "output=$run" ${settings[$variant]}
         arms=(--arm uc)
         if [ "$variant" = default ]; then

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Scrapers whose labels are not the owner's: coarser ones, random ones, and finer ones. blood8, 2,000 images.
+#
+#     SEEDS="0 1 2" analysis/examples/recipe/labels.sh DATA
+#
+# DATA is that of run.sh. Started again after a stop, it continues.
+set -euo pipefail
+data=$1
+here=$(dirname "$0")
+other='evaluation.labels=[own, random:2, prototypes:4]'
+EVALUATION="evaluation.arms=[clean,uc] evaluation.fractions=[1.0]" "$here/run.sh" "$data" blood8 "base nested4 features"
+python - "$data" <<'PYTHON'
+"""Write blood8 with its eight classes in four pairs."""
+import sys
+from pathlib import Path
+
+import numpy as np
+
+folder = Path(sys.argv[1])
+if not (folder / "blood4.npz").exists():
+    with np.load(folder / "blood8.npz", allow_pickle=False) as arrays:
+        coarse = {k: v // 2 if k.endswith("labels") else v for k, v in arrays.items()}
+    np.savez_compressed(folder / "blood4.npz", **coarse)
+PYTHON
+common=(--preset small "data.root=$data" data.limit=2000 target.fit.epochs=10)
+for seed in ${SEEDS:-0}; do
+    for variant in base nested4 features; do
+        bigbatch-ue evaluate "runs/recipe/blood8/$variant-s$seed" --seed "$seed" \
+            --arm clean --arm uc "evaluation.fractions=[1.0]" "$other"
+    done
+    coarse=runs/recipe/blood4/base-s$seed
+    bigbatch-ue train "${common[@]}" --resume "data.name=npz:$data/blood4.npz" "seed=$seed" "output=$coarse"
+    [ -e "$coarse/protected" ] || bigbatch-ue protect "$coarse" --at training --form npz
+    python - "$coarse" <<'PYTHON'
+"""Leave the coarse labels out of the protected file: its images belong to the fine ones too."""
+import sys
+from pathlib import Path
+
+import numpy as np
+
+folder = Path(sys.argv[1])
+with np.load(folder / "protected" / "blood4.npz", allow_pickle=False) as arrays:
+    np.savez_compressed(folder / "perturbed.npz", train_images=arrays["train_images"])
+PYTHON
+    bigbatch-ue evaluate --protected "npz:$coarse/perturbed.npz" "${common[@]}" \
+        "data.name=npz:$data/blood8.npz" "seed=$seed" "evaluation.seeds=[$seed]" \
+        "evaluation.arms=[clean, uc]" "evaluation.fractions=[1.0]" "output=runs/recipe/fine/base-s$seed"
+done

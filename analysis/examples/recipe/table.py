@@ -1,0 +1,33 @@
+"""Collect the runs of `run.sh` into results.csv, one row for each trained target."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from bigbatch_ue.runs.result import read_result
+
+HERE = Path(__file__).parent
+SHOWN = ["arm", "countermeasure", "fraction", "labels", "target", "seed"]
+MEASURED = ["final_accuracy", "peak_accuracy", "balanced_accuracy", "auc"]
+
+
+def main() -> None:
+    """Write the evaluations of `runs/recipe/<set>/<variant>-s<seed>`; print their means."""
+    tables = []
+    for path in sorted(Path("runs/recipe").glob("*/*/evaluation/results.json")):
+        run = path.parents[1]
+        agreement = read_result(run / "result.json").agreement
+        table = pd.read_json(path)[SHOWN + MEASURED]
+        table.insert(0, "set", run.parent.name)
+        table.insert(1, "variant", run.name.rsplit("-s", 1)[0])
+        table["nmi"] = agreement.nmi if agreement else None
+        tables.append(table)
+    keys = ["set", "variant", *SHOWN]
+    results = pd.concat(tables).drop_duplicates(keys).sort_values(keys)
+    results.round(4).to_csv(HERE / "results.csv", index=False)
+    grouped = results.groupby(["set", "arm", "countermeasure", "fraction", "variant"])
+    print(grouped["final_accuracy"].agg(["mean", "min", "max", "count"]).round(3).to_string())
+
+
+if __name__ == "__main__":
+    main()
