@@ -14,10 +14,12 @@ PALETTE = {
     "pink": "#CC79A7",
     "orange": "#E69F00",
     "sky": "#56B4E9",
-    "grey": "#999999",
     "black": "#000000",
 }
 """Colours of Okabe and Ito, distinct for all kinds of colour vision."""
+
+GREY = "#999999"
+"""The colour of what is left when the palette is used up."""
 
 FILE_DPI = 150
 """Resolution of PNG files."""

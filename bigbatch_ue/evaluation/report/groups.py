@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bigbatch_ue.config.names import ArmName, Countermeasure
 from bigbatch_ue.evaluation.arms import ARM_NAMES, Arm
 from bigbatch_ue.reporting.statistics import Summary, summarise
-from bigbatch_ue.reporting.style import PALETTE
+from bigbatch_ue.reporting.style import GREY, PALETTE
 from bigbatch_ue.reporting.words import interval
 from bigbatch_ue.runtime.errors import UserError
 
@@ -35,7 +35,7 @@ COUNTERMEASURES = {
 COLOURS = {
     ArmName.CLEAN: PALETTE["green"],
     ArmName.RANDOM_NOISE: PALETTE["sky"],
-    ArmName.CLASS_NOISE: PALETTE["grey"],
+    ArmName.CLASS_NOISE: GREY,
     ArmName.PATTERN: PALETTE["black"],
     ArmName.SHUFFLED: PALETTE["blue"],
     ArmName.RANDOM_SURROGATE: PALETTE["pink"],
