@@ -49,7 +49,7 @@ class TrainingJob:
         sampler: draws the global batches of all generators.
         loader: loads micro-batches.
         loss: weighted losses of a micro-batch.
-        agreement: of the clusters and the classes, if there are several classes.
+        agreement: of the clusters and the classes, if there are several; on the main process only.
     """
 
     config: Config

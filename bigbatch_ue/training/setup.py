@@ -46,16 +46,20 @@ def prepare_job(
 ) -> TrainingJob:
     """Prepare surrogate, clusters, batch plan and micro-batch size of a run.
 
-    One process groups the images, and creates the run's folder when nothing can fail any more.
+    One process groups the images, and creates the run's folder when nothing can fail any more. It
+    alone knows the agreement of clusters and classes.
     """
     surrogate = surrogate_of_run(config, data, accelerator.device)
     if accelerator.is_main_process:
         _cluster_once(config, run, data, surrogate, accelerator.device)
     accelerator.wait_for_everyone()
     clusters = Clusters.load(run.clusters)
-    agreement = measure_agreement(clusters.assignment.numpy(), data.train.labels)
     job = make_job(config, data.train.images, surrogate, clusters, accelerator, group)
-    return replace(choose_micro_batch(job, accelerator), agreement=agreement)
+    job = choose_micro_batch(job, accelerator)
+    if not accelerator.is_main_process:
+        return job
+    agreement = measure_agreement(clusters.assignment.numpy(), data.train.labels)
+    return replace(job, agreement=agreement)
 
 
 def _cluster_once(
