@@ -41,21 +41,19 @@ def resolve_clusters(config: Config, labels: Labels) -> Config:
     if by == Grouping.AUTO:
         by = Grouping.LABELS if len(classes) > 1 else Grouping.FEATURES
     if by == Grouping.FEATURES:
-        count = DEFAULT_COUNT if clusters.count == "auto" else clusters.count
-    elif len(classes) < 2:
+        return without_labels(config)
+    if len(classes) < 2:
         raise UserError(
             f"clusters.by={by}: needs two classes or more, and the train images have "
             f"{len(classes)}; set clusters.by=features"
         )
-    else:
-        per_class = 1 if by == Grouping.LABELS else clusters.per_class
-        count = int(np.minimum(sizes, per_class).sum())
-        if clusters.count not in ("auto", count):
-            raise UserError(
-                f"clusters.count={clusters.count}: the {len(classes)} classes of the train images "
-                f"give {count} clusters with clusters.by={by}; leave out clusters.count, or set "
-                "clusters.by=features"
-            )
+    count = sum(_wanted(by, clusters.per_class, int(size)) for size in sizes)
+    if clusters.count not in ("auto", count):
+        raise UserError(
+            f"clusters.count={clusters.count}: the {len(classes)} classes of the train images give "
+            f"{count} clusters with clusters.by={by}; leave out clusters.count, or set "
+            "clusters.by=features"
+        )
     return _with_clusters(config, by, count)
 
 
@@ -113,6 +111,11 @@ def _with_clusters(config: Config, by: Grouping, count: int) -> Config:
     return config.model_copy(update={"clusters": clusters})
 
 
+def _wanted(by: Grouping, per_class: int, images: int) -> int:
+    """Return the number of clusters of a class of so many images."""
+    return 1 if by == Grouping.LABELS else min(per_class, images)
+
+
 def _inside_classes(
     features: Tensor, labels: Labels, config: ClustersConfig, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
@@ -122,7 +125,7 @@ def _inside_classes(
     group: list[int] = []
     for each in np.unique(labels):
         members = np.flatnonzero(labels == each)
-        wanted = 1 if config.by == Grouping.LABELS else min(config.per_class, len(members))
+        wanted = _wanted(config.by, config.per_class, len(members))
         own = features[torch.from_numpy(members)]
         part, part_centres = _k_means(own, wanted, config, seed, int(each))
         assignment[members] = len(group) + part

@@ -104,13 +104,10 @@ class GeneratorBank(nn.Module):
         more, one generator at a time, so that the peak memory is that of one. This is exact, since
         the batch norm has no running statistics.
         """
-        indices = range(len(self.generators))
-        if not torch.is_grad_enabled():
-            return torch.stack([self.perturbation(index) for index in indices])
         return torch.stack(
             [
                 checkpoint(self.perturbation, index, use_reentrant=False, preserve_rng_state=False)
-                for index in indices
+                for index in range(len(self.generators))
             ]
         )
 
