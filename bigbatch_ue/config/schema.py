@@ -7,6 +7,8 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import Field, model_validator
 
+from bigbatch_ue.config.evaluation_sections import EvaluationConfig, TargetConfig
+from bigbatch_ue.config.section import Section
 from bigbatch_ue.config.sections import (
     AugmentConfig,
     BatchConfig,
@@ -15,14 +17,11 @@ from bigbatch_ue.config.sections import (
     ClustersConfig,
     ComputeConfig,
     DataConfig,
-    EvaluationConfig,
     GeneratorConfig,
     NoiseConfig,
     ObjectiveConfig,
     OptimizerConfig,
-    Section,
     SurrogateConfig,
-    TargetConfig,
 )
 from bigbatch_ue.files.atomic import atomic_file
 

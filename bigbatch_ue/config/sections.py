@@ -1,71 +1,12 @@
-"""The sections of the configuration."""
+"""The sections of the configuration that decide a run."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    JsonValue,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import Field, JsonValue, model_validator
 
-from bigbatch_ue.config.names import ArmName, Countermeasure, Grouping, TargetMap
-from bigbatch_ue.runtime.errors import CONTROL_CHARACTERS
-
-LABELLINGS = r"^(own|map:.+|random:[1-9]\d{0,8}|prototypes:[1-9]\d{0,8})$"
-Positive = Annotated[int, Field(ge=1, lt=2**31)]
-STRENGTHS = {"low": 4 / 255, "medium": 8 / 255, "high": 16 / 255}
-
-
-def _strength(value: Any) -> Any:
-    """Turn a strength in words, or a fraction such as 8/255, into a number; leave all else."""
-    if not isinstance(value, str):
-        return value
-    number, slash, divisor = value.partition("/")
-    try:
-        return float(number) / float(divisor) if slash else STRENGTHS.get(value, value)
-    except (ValueError, ZeroDivisionError):
-        return value
-
-
-Bound = Annotated[float, Field(gt=0, le=1), BeforeValidator(_strength)]
-"""Largest change of a pixel value."""
-InputSize = Literal["data", "own"] | Annotated[int, Field(ge=8, le=4096)]
-"""Height and width of a network's input: those of the data, its own, or pixels."""
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-    added_later: ClassVar[dict[str, Any]] = {}
-    """Settings that older configurations lack, and the value at which all is as it was."""
-
-    def answer(self) -> dict[str, Any]:
-        """Return the settings that decide a result, for digests.
-
-        A setting that was added later is left out at its old value, so that digests of older runs
-        stay valid.
-        """
-        old = self.added_later
-        content = self.model_dump(mode="json")
-        return {key: value for key, value in content.items() if key not in old or value != old[key]}
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _refuse_control_characters(cls, value: Any) -> Any:
-        if isinstance(value, str) and CONTROL_CHARACTERS.search(value):
-            raise PydanticCustomError(
-                "control_character", "contains a control character; remove it"
-            )
-        return value
+from bigbatch_ue.config.names import Grouping, TargetMap
+from bigbatch_ue.config.section import Bound, InputSize, NonNegative, Positive, Rate, Section
 
 
 class DataConfig(Section):
@@ -110,7 +51,7 @@ class TrainingRecipe(Section):
 class SurrogateConfig(Section):
     """The frozen network whose features are clustered and misled."""
 
-    added_later = {"size": "data"}
+    added_later: ClassVar[dict[str, Any]] = {"size": "data"}
     model: str = Field("resnet50", description="Name of any timm model.")
     args: dict[str, JsonValue] = Field(
         {}, description="Further arguments of `timm.create_model`, such as `channels`."
@@ -142,7 +83,7 @@ class SurrogateConfig(Section):
 class ClustersConfig(Section):
     """The groups of images that share a perturbation, and the target of each group."""
 
-    added_later = {"by": "features"}
+    added_later: ClassVar[dict[str, Any]] = {"by": "features"}
     by: Grouping = Field(
         Grouping.AUTO,
         description="How images are grouped: `labels` makes each class a cluster, `nested` is "
@@ -232,7 +173,7 @@ class ObjectiveConfig(Section):
 class AugmentConfig(Section):
     """Random views of the training images: a crop of the zero-padded image, and a flip."""
 
-    added_later = {"robust": False}
+    added_later: ClassVar[dict[str, Any]] = {"robust": False}
     pad: Annotated[int, Field(ge=0)] = Field(
         0,
         description="Zero padding on each side before the random crop, in pixels; less than "
@@ -376,91 +317,3 @@ class CheckpointConfig(Section):
         10, description="Maximum time between checkpoints, in minutes."
     )
     keep: Positive = Field(2, description="Number of checkpoints to keep, the newest ones.")
-
-
-class TargetConfig(Section):
-    """The network that a scraper trains; every arm uses the same recipe."""
-
-    added_later = {"size": "data"}
-    model: str = Field("resnet18", description="Name of any timm model.")
-    args: dict[str, JsonValue] = Field(
-        {}, description="Further arguments of `timm.create_model`, such as `channels`."
-    )
-    weights: str = Field(
-        "scratch",
-        pattern=r"^(scratch|pretrained|package|simclr|file:.+)$",
-        description="Start of the training: random weights, weights of timm's hub, of the extra "
-        "`pretrained` (`tf_efficientnet_lite0`) or of a file to fine-tune, or a linear probe on an "
-        "encoder trained by SimCLR on the arm's images.",
-    )
-    size: InputSize = Field(
-        "data",
-        description="Height and width, in pixels, to which images are resized before the target "
-        "sees them: those of the `data`, or the network's `own`, at which it was pretrained.",
-    )
-    fit: TrainingRecipe = Field(TrainingRecipe(epochs=30), description="Training of the target.")
-
-
-class AdversarialConfig(Section):
-    """Adversarial training by projected gradient descent (PGD) within an L-inf ball."""
-
-    eps: Bound = Field(
-        8 / 255, description="Radius of the ball, as `generator.eps`; default 8/255."
-    )
-    steps: Positive = Field(3, description="PGD steps for each batch.")
-
-
-class EvaluationConfig(Section):
-    """The targets that are trained to evaluate the perturbations."""
-
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
-        (0, 1, 2), min_length=1, description="Seeds of the targets; every arm is trained with each."
-    )
-    arms: tuple[ArmName, ...] = Field(
-        tuple(name for name in ArmName if name != ArmName.PROTECTED),
-        description="Arms to train, each on its own kind of training set; "
-        "`protected` stands for images of another program.",
-    )
-    fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        (0.8, 1.0), description="Fractions of the training images that are protected."
-    )
-    countermeasures: tuple[Countermeasure, ...] = Field(
-        (), description="Countermeasures of the scraper to try, as a list or `all`."
-    )
-    countered: tuple[ArmName, ...] = Field(
-        (ArmName.CLEAN, ArmName.UC),
-        description="Arms that are also trained under `countermeasures` and other `labels`; not "
-        "`unprotected`.",
-    )
-    labels: tuple[Annotated[str, Field(pattern=LABELLINGS)], ...] = Field(
-        ("own",),
-        description="Labels that the scraper uses: those of the data set (`own`), a renaming in a "
-        "YAML file (`map:PATH`), or M groups of classes, at `random` or by k-means (`prototypes`).",
-    )
-    adversarial: AdversarialConfig = Field(
-        AdversarialConfig(),
-        description="Adversarial training, the countermeasure `adversarial`: PGD within an L-inf "
-        "ball.",
-    )
-    share: Literal["arms", "batches"] = Field(
-        "arms",
-        description="Division of the work over ranks: each trains other `arms`, or all train each "
-        "batch together (`batches`, DDP only).",
-    )
-
-    @field_validator("countermeasures", mode="before")
-    @classmethod
-    def _expand_all(cls, value: Any) -> Any:
-        return tuple(Countermeasure) if value == "all" else value
-
-    @model_validator(mode="after")
-    def _check_lists(self) -> Self:
-        for key in ("seeds", "arms", "fractions", "countermeasures", "countered", "labels"):
-            values = getattr(self, key)
-            if len(set(values)) < len(values):
-                raise ValueError(f"evaluation.{key}: contains a value twice; remove one of them")
-        if ArmName.UNPROTECTED in self.countered:
-            raise ValueError(
-                "evaluation.countered: needs arms of whole training sets; remove `unprotected`"
-            )
-        return self

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
+from bigbatch_ue.config.evaluation_sections import EvaluationConfig
 from bigbatch_ue.config.names import ArmName, Countermeasure
-from bigbatch_ue.config.sections import EvaluationConfig
 from bigbatch_ue.files.formats import read_json, write_json
 from bigbatch_ue.runtime.errors import UserError
 

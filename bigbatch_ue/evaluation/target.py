@@ -7,9 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bigbatch_ue.config.sections import AugmentConfig, TargetConfig
+from bigbatch_ue.config.evaluation_sections import TargetConfig
+from bigbatch_ue.config.sections import AugmentConfig
 from bigbatch_ue.files.paths import expand_path
-from bigbatch_ue.networks.backbone import NetworkSpec, build_network, seen_size
+from bigbatch_ue.networks.backbone import NetworkSpec, build_network
 from bigbatch_ue.networks.recipe import TrainingSettings
 from bigbatch_ue.networks.simclr import train_simclr
 from bigbatch_ue.networks.weights import load_body, load_package_body
@@ -44,6 +45,11 @@ class WithLinearHead(nn.Module):
         return logits
 
 
+def target_spec(config: TargetConfig, channels: int, size: int) -> NetworkSpec:
+    """Describe the target of `config` for images [channels, size, size]."""
+    return NetworkSpec(config.model, channels, size, config.args, sees=config.size)
+
+
 def build_target(
     config: TargetConfig,
     images: NDArray[np.uint8],
@@ -74,19 +80,17 @@ def build_target(
     """
     _, channels, size, _ = images.shape
     kind, _, file = config.weights.partition(":")
-    seen = seen_size(config.size, config.model, size)
-    spec = NetworkSpec(config.model, channels, seen, config.args)
+    spec = target_spec(config, channels, size)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         if kind == "scratch":
-            return build_network(spec, classes).resizing(size, seen)
+            return build_network(spec, classes)
         if kind == "file":
             body, _ = load_body(expand_path(file), spec)
         elif kind == "package":
             body, _ = load_package_body(spec)
         else:
             body = build_network(spec, 0, pretrained=kind == "pretrained")
-        body = body.resizing(size, seen)
         features = int(body.eval()(torch.zeros(1, channels, size, size)).shape[1])
         target = WithLinearHead(body, features, classes, frozen=kind == "simclr")
     if kind == "simclr":

@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import nn
 
+from bigbatch_ue.config.evaluation_sections import TargetConfig
 from bigbatch_ue.config.names import Countermeasure
-from bigbatch_ue.config.sections import TargetConfig
 from bigbatch_ue.data.source import Labels, Pixels
 from bigbatch_ue.evaluation.arms import Arm, ArmSpec, arm_title
 from bigbatch_ue.evaluation.countermeasures import batch_transform, pgd, preprocess_images

@@ -3,14 +3,15 @@
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from functools import cached_property
+from typing import Any, Literal
 
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigbatch_ue.config.sections import InputSize
+from bigbatch_ue.config.section import InputSize
 from bigbatch_ue.runtime.errors import UserError
 
 Stem = Literal["auto", "small", "standard"]
@@ -37,7 +38,9 @@ class NetworkSpec:
         size: height and width of the images in pixels.
         args: further arguments for `timm.create_model`.
         stem: `small` keeps the resolution in the first convolution, `standard` does not. `auto` is
-            `small` below 64 pixels.
+            `small` if the network sees fewer than 64 pixels.
+        sees: height and width to which the images are resized first: `data` leaves them as they
+            are, `own` is the size at which timm's network was pretrained.
     """
 
     name: str
@@ -45,37 +48,48 @@ class NetworkSpec:
     size: int
     args: Mapping[str, Any] = field(default_factory=dict)
     stem: Stem = "auto"
+    sees: InputSize = "data"
+
+    @cached_property
+    def seen_size(self) -> int:
+        """Height and width, in pixels, at which the network sees the images.
+
+        Raises:
+            UserError: `sees` is `own`, and timm publishes no such network.
+        """
+        match self.sees:
+            case "data":
+                return self.size
+            case "own":
+                return _own_size(self.name)
+            case pixels:
+                return pixels
 
     @property
     def has_small_stem(self) -> bool:
         """Whether the network gets the stem for small images."""
-        return self.stem == "small" or (self.stem == "auto" and self.size < SMALL_SIZE)
+        return self.stem == "small" or (self.stem == "auto" and self.seen_size < SMALL_SIZE)
 
 
 class Normalised(nn.Module):
-    """A timm network `net` for images in [0, 1], which are normalised before it.
+    """A timm network `net` for images in [0, 1], which are resized and normalised before it.
 
     Attributes:
         resize_to: height and width to which images are resized first, bicubically and antialiased;
-            None leaves them as they are. See `resizing`.
+            None leaves them as they are.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, net: nn.Module, channels: int) -> None:
+    def __init__(self, net: nn.Module, spec: NetworkSpec) -> None:
         super().__init__()
         self.net = net
-        self.resize_to: int | None = None
+        self.resize_to = spec.seen_size if spec.seen_size != spec.size else None
         for name in ("mean", "std"):
             values = torch.tensor(net.pretrained_cfg[name]).view(1, -1, 1, 1)  # type: ignore[index]
-            values = values.mean(1, keepdim=True) if channels == 1 else values
+            values = values.mean(1, keepdim=True) if spec.channels == 1 else values
             self.register_buffer(name, values, persistent=False)
-
-    def resizing(self, size: int, seen: int) -> Self:
-        """Let the network see images of `size` pixels at `seen` pixels; return it."""
-        self.resize_to = seen if seen != size else None
-        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Map float images [M, C, H, W] in [0, 1] to the network's output."""
@@ -86,7 +100,7 @@ class Normalised(nn.Module):
         return output
 
 
-def own_size(name: str) -> int:
+def _own_size(name: str) -> int:
     """Return the height and width of the images on which timm's network `name` was pretrained.
 
     Raises:
@@ -100,17 +114,6 @@ def own_size(name: str) -> int:
     return size
 
 
-def seen_size(wanted: InputSize, name: str, size: int) -> int:
-    """Return the height and width at which the network `name` sees images of `size` pixels."""
-    match wanted:
-        case "data":
-            return size
-        case "own":
-            return own_size(name)
-        case pixels:
-            return pixels
-
-
 def build_network(spec: NetworkSpec, classes: int, *, pretrained: bool = False) -> Normalised:
     """Build the network of `spec` for images in [0, 1].
 
@@ -118,8 +121,8 @@ def build_network(spec: NetworkSpec, classes: int, *, pretrained: bool = False) 
 
     The stem for small images is the CIFAR stem of He et al. (arXiv 1512.03385, section 4.2): the
     first convolution keeps the resolution, and the pooling after it is left out. The kernel is 3x3,
-    or that of the `pretrained` weights. A vision transformer is built for images of `spec.size`.
-    Instead of a small stem it gets patches of 4 pixels, unless `spec.args` says otherwise.
+    or that of the `pretrained` weights. A vision transformer is built for images of the size it
+    sees. Instead of a small stem, it gets patches of 4 pixels, unless `spec.args` says otherwise.
 
     Args:
         spec: the network and its input images.
@@ -139,7 +142,7 @@ def build_network(spec: NetworkSpec, classes: int, *, pretrained: bool = False) 
         net = _download_pretrained(sized, classes)
     if spec.has_small_stem:
         shrink_stem(net, keep_kernel=pretrained)
-    return check_output(Normalised(net, spec.channels), spec)
+    return check_output(Normalised(net, spec), spec)
 
 
 def create_network(spec: NetworkSpec, classes: int, *, hub: bool = False) -> nn.Module:
@@ -184,7 +187,7 @@ def _input_args(spec: NetworkSpec) -> dict[str, int]:
     if not getattr(published, "fixed_input_size", False):
         return {}
     patches = published.first_conv == "patch_embed.proj" and spec.has_small_stem
-    return {"img_size": spec.size} | ({"patch_size": SMALL_PATCH} if patches else {})
+    return {"img_size": spec.seen_size} | ({"patch_size": SMALL_PATCH} if patches else {})
 
 
 def _download_pretrained(spec: NetworkSpec, classes: int) -> nn.Module:
@@ -215,7 +218,7 @@ def check_output(model: Normalised, spec: NetworkSpec) -> Normalised:
             shape = tuple(model.eval()(torch.zeros(1, spec.channels, spec.size, spec.size)).shape)
     except Exception as error:
         raise UserError(
-            f"{spec.name}: does not take images of {spec.size} pixels ({first_line(error)}); "
+            f"{spec.name}: does not take images of {spec.seen_size} pixels ({first_line(error)}); "
             "change data.size, or args such as img_size and patch_size"
         ) from None
     if len(shape) != 2:

@@ -15,7 +15,7 @@ from bigbatch_ue.data.decoded import DataSet
 from bigbatch_ue.files.formats import digest
 from bigbatch_ue.files.paths import expand_path
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
-from bigbatch_ue.networks.backbone import NetworkSpec, Normalised, build_network, seen_size
+from bigbatch_ue.networks.backbone import NetworkSpec, Normalised, build_network
 from bigbatch_ue.networks.classifier import train_classifier
 from bigbatch_ue.networks.inference import accuracy, output_width, to_device, to_float
 from bigbatch_ue.networks.recipe import TrainingSettings
@@ -75,7 +75,6 @@ def prepare_surrogate(
         model, count = load_body(expand_path(file), _spec(config, data))
         source = f"{count} tensors from {file}"
     note(f"surrogate {config.model}: {source}")
-    model = model.resizing(data.train.images.shape[-1], _spec(config, data).size)
     frozen: Normalised = model.eval().requires_grad_(False).to(device)
     return frozen.to(memory_format=torch.channels_last)
 
@@ -105,15 +104,13 @@ def extract_features(
 
 
 def surrogate_spec(config: SurrogateConfig, channels: int, size: int) -> NetworkSpec:
-    """Describe the surrogate of `config` for images [channels, size, size], before its resizing."""
-    seen = seen_size(config.size, config.model, size)
-    return NetworkSpec(config.model, channels, seen, config.args, config.stem)
+    """Describe the surrogate of `config` for images [channels, size, size]."""
+    return NetworkSpec(config.model, channels, size, config.args, config.stem, config.size)
 
 
 def untrained_surrogate(config: SurrogateConfig, channels: int, size: int) -> Normalised:
     """Build the surrogate of `config` for images [channels, size, size], with random weights."""
-    spec = surrogate_spec(config, channels, size)
-    return build_network(spec, 0).resizing(size, spec.size)
+    return build_network(surrogate_spec(config, channels, size), 0)
 
 
 def _spec(config: SurrogateConfig, data: DataSet) -> NetworkSpec:
@@ -156,7 +153,6 @@ def _train(
     supervised = len(data.classes) > 1
     classes = len(data.classes) if supervised else 0
     model = _build_seeded(config, data, settings.seed, classes=classes)
-    model = model.resizing(images.shape[-1], _spec(config, data).size)
     with progress_bar(transient=True) as progress:
         task = progress.add_task("training the surrogate", total=settings.recipe.epochs)
 

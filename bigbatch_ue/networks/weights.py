@@ -90,7 +90,7 @@ def _build_body(state: dict[str, Tensor], spec: NetworkSpec, origin: str) -> tup
     for convolution in first:
         _match_channels(state, f"{convolution}.weight", spec.channels)
     count = _fill(net, state, origin, spec.name)
-    return check_output(Normalised(net, spec.channels), spec), count
+    return check_output(Normalised(net, spec), spec), count
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

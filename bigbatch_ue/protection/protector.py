@@ -216,7 +216,7 @@ class Protector:
                 "model": config.surrogate.model,
                 "args": config.surrogate.args,
                 "stem": config.surrogate.stem,
-                "seen_size": surrogate_spec(config.surrogate, 3, size).size,
+                "seen_size": surrogate_spec(config.surrogate, 3, size).seen_size,
             }
             settings = settings.model_copy(update=network)
         centres = Clusters.load(run.clusters).centres
@@ -239,8 +239,14 @@ def open_protector(folder: Path, *, download: bool = False) -> Protector:
 def _load_surrogate(path: Path, settings: ProtectorSettings) -> Normalised:
     """Load the surrogate of `settings` with the weights in `path`."""
     assert settings.model is not None
-    size = settings.seen_size
-    spec = NetworkSpec(settings.model, settings.channels, size, settings.args, settings.stem)
+    spec = NetworkSpec(
+        settings.model,
+        settings.channels,
+        settings.size,
+        settings.args,
+        settings.stem,
+        settings.seen_size,
+    )
     model, _ = load_body(path, spec)
-    frozen: Normalised = model.resizing(settings.size, size).eval().requires_grad_(False)
+    frozen: Normalised = model.eval().requires_grad_(False)
     return frozen.to(memory_format=torch.channels_last)

@@ -12,6 +12,7 @@ from bigbatch_ue.benchmark.timing import fastest
 from bigbatch_ue.config.names import ArmName
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet
+from bigbatch_ue.evaluation.target import target_spec
 from bigbatch_ue.networks.backbone import NetworkSpec, build_network
 from bigbatch_ue.networks.frozen import FrozenNetwork, compute_mode
 from bigbatch_ue.networks.generator import GeneratorBank
@@ -70,7 +71,7 @@ def measure_rates(config: Config, data: DataSet) -> Rates:
     count, channels, size, _ = data.train.images.shape
     classes = max(len(data.classes), 2)
     surrogate = surrogate_spec(config.surrogate, channels, size)
-    target = NetworkSpec(config.target.model, channels, size, config.target.args)
+    target = target_spec(config.target, channels, size)
     p = config.clusters.generators
     bank = GeneratorBank(p, channels, size, config.generator, config.seed).to(device)
     features = untrained_surrogate(config.surrogate, channels, size).to(device)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from bigbatch_ue.config.load import read_settings, resolve
-from bigbatch_ue.config.sections import Positive, Section
+from bigbatch_ue.config.section import Positive, Section
 
 _VARIED = {
     "output": "output",

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from bigbatch_ue.config.evaluation_sections import EvaluationConfig
 from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.names import ArmName, Countermeasure
-from bigbatch_ue.config.sections import EvaluationConfig
 from bigbatch_ue.evaluation.arms import Arm, ArmSpec, arm_specs, load_arms, save_arms
 from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.runtime.errors import UserError

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from bigbatch_ue.config.evaluation_sections import TargetConfig
 from bigbatch_ue.config.load import load_config, revise_evaluation
 from bigbatch_ue.config.names import TARGETS
-from bigbatch_ue.config.sections import AugmentConfig, TargetConfig
+from bigbatch_ue.config.sections import AugmentConfig
 from bigbatch_ue.evaluation.target import WithLinearHead, build_target
 from bigbatch_ue.networks.classifier import train_classifier
 from bigbatch_ue.networks.recipe import TrainingSettings
