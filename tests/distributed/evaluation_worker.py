@@ -1,6 +1,6 @@
 """One rank of the evaluation tests: test one trained target, and train others with all ranks.
 
-Usage: accelerate launch --config_file launchers/accelerate/ddp.yaml THIS RUN WEIGHTS OUT
+Usage, in each rank: THIS RUN WEIGHTS OUT
 """
 
 import sys

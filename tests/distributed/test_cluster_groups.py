@@ -1,6 +1,5 @@
 """Rank groups that train clusters of their own: the result of the whole bank, without messages."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from bigbatch_ue.runs.folder import load_run
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.training.cluster_groups import RankGroup, join_rank_group
 from bigbatch_ue.training.train import train
-from tests.helpers.ranks import start
+from tests.helpers.forked import run_ranks
 from tests.helpers.runs import TINY, tiny
 
 MORE = (
@@ -42,15 +41,8 @@ def launched(
     folder = tmp_path_factory.mktemp("parallel")
     alone = train(tiny(folder, *MORE, name="alone"))
     places = [f"data.root={folder / 'data'}", f"output={folder / 'groups'}"]
-    done = start(
-        [
-            *(sys.executable, "-m", "accelerate.commands.launch"),
-            *("--config_file", "launchers/accelerate/ddp.yaml", "--num_processes", str(ranks)),
-            *("--main_process_port", "0", "-m", "bigbatch_ue.train", "--preset", "digits"),
-            *(*TINY, *MORE, *places, "compute.cluster_groups=2"),
-        ]
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    training = ["-m", "bigbatch_ue.train", "--preset", "digits", *TINY, *MORE, *places]
+    run_ranks("ddp", ranks, [*training, "compute.cluster_groups=2"])
     return ranks, alone.folder, folder / "groups"
 
 

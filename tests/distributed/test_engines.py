@@ -1,7 +1,6 @@
 """One global batch in every decomposition, on every engine: the same gradient and perturbations."""
 
 import json
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,11 +13,13 @@ from safetensors import safe_open
 from bigbatch_ue.files.tensor_files import read_tensors
 from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.runtime.errors import UserError
-from tests.helpers.ranks import CUT, ROOT, Launch, needs_compiler, start
+from tests.helpers.forked import run_ranks
+from tests.helpers.ranks import CUT, ROOT, Launch, needs_compiler
+from tests.helpers.trainer import CLUSTERS
 
 WORKER = Path(__file__).with_name("worker.py")
-WHOLE = ("96x288-delta-sgd-1", "97x291-delta-sgd-1", "96x288-delta-adam-5")
-SCARCE = "96x72-scarce-sgd-1"
+WHOLE = ("96x192-delta-sgd-1", "97x194-delta-sgd-1", "96x192-delta-adam-3")
+SCARCE = "96x48-scarce-sgd-1"
 
 
 ZERO = "DeepSpeedEngine"
@@ -37,7 +38,7 @@ STARTS = (
     ),
     (Launch("zero2", 3, "zero2", ZERO, CUT[3:]),),
 )
-"""Launches whose ranks are started together, under the first one's launcher."""
+"""Launches whose ranks are started together, under the first one's configuration."""
 LAUNCHES = [launch for started in STARTS for launch in started]
 
 
@@ -51,14 +52,13 @@ def starting(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Launch], Pat
         configs = [f"launchers/accelerate/{launch.config}.yaml" for launch in launches]
         whole = WHOLE if launches[0].ranks == 1 else ()
         parts = zip(configs, ((*whole, *launch.cases) for launch in launches), strict=True)
-        accelerate = [sys.executable, "-m", "accelerate.commands.launch"]
-        ranks = ["--num_processes", str(launches[0].ranks), "--main_process_port", "0"]
-        done = start(
-            [*accelerate, "--config_file", configs[0], *ranks, str(WORKER), str(out)]
+        run_ranks(
+            launches[0].config,
+            launches[0].ranks,
+            [str(WORKER), str(out)]
             + [word for config, cases in parts for word in (config, *cases)],
             RESUME_ENGINE_PATH_FROM=str(out / "single"),
         )
-        assert done.returncode == 0, done.stderr[-3000:]
 
     def folder(launch: Launch) -> Path:
         results(next(launches for launches in STARTS if launch in launches))
@@ -138,7 +138,7 @@ def test_a_rank_short_of_memory_halves_the_micro_batches_of_all(
     launch, out, _ = launched
     if SCARCE in launch.cases:
         facts = facts_of(out / f"{SCARCE}.safetensors")
-        assert int(str(facts["micro_batches"])) == 144 // 9
+        assert int(str(facts["micro_batches"])) == 96 // 6
 
 
 def test_every_rank_knows_the_others_and_its_engine(launched: tuple[Launch, Path, Path]) -> None:
@@ -161,14 +161,14 @@ def test_noise_is_measured_with_whole_parameters_on_every_engine(
         assert isinstance(noise, dict)
         assert set(noise) == (set() if "engine" in case else {"delta", "parameters"})
         for traces in noise.values():
-            assert len(traces) == 3
+            assert len(traces) == CLUSTERS
             assert all(trace > 0 for trace in traces)
 
 
 def test_resume_is_bit_identical(launched: tuple[Launch, Path, Path]) -> None:
     launch, out, _ = launched
     for case in launch.cases:
-        if case.endswith("delta-adam-5"):
+        if case.endswith("delta-adam-3"):
             tensors, _ = read_tensors(out / f"{case}.safetensors")
             assert torch.equal(tensors["resumed"], tensors["delta"])
 

@@ -1,28 +1,20 @@
 """Evaluation on two real ranks: the results of one."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from bigbatch_ue.cli.commands import main
 from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from tests.distributed.evaluation_worker import main as evaluate_trained
 from tests.distributed.evaluation_worker import network
-from tests.helpers.ranks import start
+from tests.helpers.forked import run_ranks
 from tests.helpers.records import same
 from tests.helpers.runs import QUICK, make_run
 
-DDP = ("-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file")
 WORKER = str(Path(__file__).with_name("evaluation_worker.py"))
-
-
-def run_python(*arguments: str) -> None:
-    done = start([sys.executable, *arguments])
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +34,7 @@ def outs(run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     write_tensors(weights, model.state_dict(), {})
     one, two = folder / "one", folder / "two"
     evaluate_trained(run, weights, one)
-    launcher = (*DDP, "launchers/accelerate/ddp.yaml")
-    run_python(*launcher, WORKER, str(run), str(weights), str(two))
+    run_ranks("ddp", 2, [WORKER, str(run), str(weights), str(two)])
     return [one, two]
 
 
@@ -68,16 +59,13 @@ def test_target_trained_by_two_ranks_together_is_that_of_one(outs: list[Path]) -
 
 
 def test_two_ranks_share_the_arms_with_the_results_of_one(run: Path, tmp_path: Path) -> None:
-    def records(name: str, *launcher: str) -> list[dict[str, Any]]:
+    def records(name: str, ranks: int) -> list[dict[str, Any]]:
         command = ["evaluate", str(run), "evaluation.seeds=[0, 1]", f"data.root={tmp_path / name}"]
-        if launcher:
-            run_python(*launcher, "-m", "bigbatch_ue", *command)
-        else:
-            main(command)
+        run_ranks("ddp" if ranks > 1 else "single", ranks, ["-m", "bigbatch_ue", *command])
         records = read_json(run / "evaluation" / "results.json")
         (run / "evaluation" / "results.json").unlink()
         return [same(record) for record in records]
 
-    one = records("one")
+    one = records("one", ranks=1)
     assert len(one) == 6
-    assert records("two", *DDP, "launchers/accelerate/ddp.yaml") == one
+    assert records("two", ranks=2) == one

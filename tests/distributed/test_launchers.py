@@ -131,8 +131,8 @@ def test_lsf_requeues_a_job_that_its_time_limit_ended(tmp_path: Path) -> None:
     assert "jsrun" in [name for name, *_ in calls(tmp_path)]
 
 
-def test_slurm_requeues_a_sweep_until_it_is_finished(tmp_path: Path) -> None:
-    config = write_one_long_cell(tmp_path)
+def test_slurm_requeues_a_sweep_whose_cells_train_under_a_launcher(tmp_path: Path) -> None:
+    config = write_one_long_cell(tmp_path, launcher=str(ROOT / "launchers/accelerate/ddp.yaml"))
     (cell,) = sweep_cells(load_sweep(config))
     job = start(
         *("sbatch", "--array=1-1", SWEEP, "--config", str(config)),
@@ -144,7 +144,11 @@ def test_slurm_requeues_a_sweep_until_it_is_finished(tmp_path: Path) -> None:
     assert "SIGUSR1" in err
     assert calls(tmp_path)[1:] == [["scontrol", "requeue", "123457"]]
     assert out.count("1 cells: 1 finished") == 1
-    assert 0 < read_json(cell.files.folder / "result.json")["resumed_at"] < 100
+    result = read_json(cell.files.folder / "result.json")
+    assert 0 < result["resumed_at"] < 100
+    assert (result["engine"], result["world_size"]) == ("ddp", 2)
+    assert not cell.files.protected.exists()
+    assert "error: stopped by SIGUSR1; run the same command again to continue" in err
 
 
 def test_each_task_of_an_array_has_its_own_shard(tmp_path: Path) -> None:

@@ -17,35 +17,40 @@ from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.runtime.errors import EXIT_LOST_RANK
 from bigbatch_ue.runtime.signals import EXIT_INTERRUPTED
 from bigbatch_ue.training.train import train
+from tests.helpers.forked import run_ranks, start_ranks
 from tests.helpers.processes import logged, perturbations_in, wait_for_steps
 from tests.helpers.ranks import ROOT, Launch, needs_compiler
 from tests.helpers.runs import STABLE, TINY
 
 SETTINGS = (*TINY, STABLE, "batch.micro=5", "budget.steps=40", "checkpoint.every=4")
-ARGUMENTS = ("--preset", "digits", *SETTINGS)
 
 
-def start(
-    folder: Path, name: str, launcher: str, *arguments: str, script: str = ""
-) -> "subprocess.Popen[str]":
-    """Train `name` under a launcher, by `script` if given, to which a call of `main` is added."""
-    (config,) = (ROOT / "launchers").rglob(f"{launcher}.yaml")
-    launch = ["-m", "bigbatch_ue.launch", "--config_file", str(config), "--main_process_port", "0"]
-    program = ["-m", "bigbatch_ue"]
-    if script:
-        path = folder / f"{name}.py"
-        path.write_text(
-            f"{script}\nimport sys\nfrom bigbatch_ue.cli.commands import main\nmain(sys.argv[1:])"
-        )
-        program = [str(path)]
+def training(folder: Path, name: str, *arguments: str) -> list[str]:
+    """A training command, whose run is `folder / name`."""
     places = [f"data.root={folder / 'data'}", f"output={folder / name}"]
+    return ["train", "--preset", "digits", *SETTINGS, *places, *arguments]
+
+
+def launch(folder: Path, name: str, *arguments: str) -> "subprocess.Popen[str]":
+    """Train `name` on two ranks under the launcher."""
+    launcher = ["-m", "bigbatch_ue.launch", "--config_file", "launchers/accelerate/ddp.yaml"]
+    launcher += ["--main_process_port", "0", "-m", "bigbatch_ue"]
     return subprocess.Popen(
-        [sys.executable, *launch, *program, "train", *ARGUMENTS, *places, *arguments],
+        [sys.executable, *launcher, *training(folder, name, *arguments)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def script(folder: Path, name: str, change: str, *arguments: str) -> list[str]:
+    """A program that trains `name` after a `change` of the code."""
+    path = folder / f"{name}.py"
+    path.write_text(
+        f"{change}\nimport sys\nfrom bigbatch_ue.cli.commands import main\nmain(sys.argv[1:])"
+    )
+    return [str(path), *training(folder, name, *arguments)]
 
 
 def finish(process: "subprocess.Popen[str]", code: int = 0) -> str:
@@ -67,14 +72,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(folder: Path) -> Path:
     """The run of two ranks under DDP."""
-    finish(start(folder, "undisturbed", "ddp"))
+    run_ranks("ddp", 2, ["-m", "bigbatch_ue", *training(folder, "undisturbed")])
     return folder / "undisturbed"
 
 
 @pytest.fixture(scope="module")
 def stopped(folder: Path, undisturbed: Path) -> Path:
     """The same run, stopped by a signal."""
-    process = start(folder, "stopped", "ddp")
+    process = launch(folder, "stopped")
     wait_for_steps(folder / "stopped", 3, process)
     process.send_signal(signal.SIGUSR1)
     said = finish(process, EXIT_INTERRUPTED)
@@ -95,7 +100,7 @@ def test_ranks_that_stop_together_and_then_lose_one_continue_to_the_same_bits(
     copy = copy_of(stopped, "same")
     done = logged(copy)
     assert (copy / "checkpoints" / f"step-{done:08d}.safetensors").exists()
-    process = start(folder, "same", "ddp", "--resume")
+    process = launch(folder, "same", "--resume")
     wait_for_steps(copy, done + 5, process)
     ranks = psutil.Process(process.pid).children()
     (second,) = [rank for rank in ranks if rank.environ()["RANK"] == "1"]
@@ -108,7 +113,7 @@ def test_ranks_that_stop_together_and_then_lose_one_continue_to_the_same_bits(
     assert not [rank for rank in ranks if rank.is_running()]
     before = logged(copy)
 
-    finish(start(folder, "same", "ddp", "--resume"))
+    run_ranks("ddp", 2, ["-m", "bigbatch_ue", *training(folder, "same", "--resume")])
     assert max(done, before - 4) <= read_json(copy / "result.json")["resumed_at"] <= before
     assert torch.equal(perturbations_in(copy), perturbations_in(undisturbed))
 
@@ -119,7 +124,8 @@ def test_another_engine_and_micro_batch_continue_to_the_same_result(
     """ZeRO-2, and one process; test_engines resumes each engine from the state of another."""
     needs_compiler(Launch("zero2", 2, "zero2"))
     sharded, alone = copy_of(stopped, "zero2"), copy_of(stopped, "single")
-    finish(start(folder, "zero2", "zero2", "--resume", "batch.micro=5"))
+    resumed = training(folder, "zero2", "--resume", "batch.micro=5")
+    run_ranks("zero2", 2, ["-m", "bigbatch_ue", *resumed])
     settings = [*SETTINGS, f"data.root={folder / 'data'}", f"output={alone}", "batch.micro=7"]
     train(load_config("digits", overrides=settings), resume=True)
     for copy, engine, ranks in ((sharded, "zero2", 2), (alone, "single", 1)):
@@ -129,12 +135,11 @@ def test_another_engine_and_micro_batch_continue_to_the_same_result(
         assert distance(copy, undisturbed) < 1e-3
 
 
-def test_a_rank_without_its_peer_says_so() -> None:
+def test_a_rank_without_its_peer_says_so(folder: Path) -> None:
     """No launcher sees the rank that died, as on another machine."""
-    script = """
-import os, signal, sys
+    lost = """
+import os, signal
 import torch, torch.distributed
-from bigbatch_ue.cli.commands import main
 import bigbatch_ue.training.train
 def lose(*_, **__):
     torch.distributed.init_process_group("gloo")
@@ -142,24 +147,8 @@ def lose(*_, **__):
         os.kill(os.getpid(), signal.SIGKILL)
     torch.distributed.all_reduce(torch.ones(1))
 bigbatch_ue.training.train.train = lose
-main(["train", "--preset", "digits"])
 """
-    port = str(49152 + os.getpid() % 16000)
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", script],
-            env={
-                **os.environ,
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-                "RANK": str(rank),
-                "WORLD_SIZE": "2",
-            },
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    ranks = start_ranks("ddp", 2, script(folder, "lost", lost))
     said = [rank.communicate(timeout=60)[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [EXIT_LOST_RANK, -signal.SIGKILL], said
     assert said[0].splitlines()[-1].startswith("error: lost another rank; add --resume")
@@ -174,8 +163,11 @@ from bigbatch_ue.training import train
 if os.environ["RANK"] == "1":
     train.load_checkpoint = lambda run: NEW
 """
-    said = finish(start(folder, "unshared", "ddp", "--resume", script=blind), 2)
-    assert "differs between ranks; put the run into a folder that all ranks share" in said
+    ranks = start_ranks("ddp", 2, script(folder, "unshared", blind, "--resume"))
+    for rank in ranks:
+        said = rank.communicate(timeout=100)[1]
+        assert rank.returncode == 2, said
+        assert "differs between ranks; put the run into a folder that all ranks share" in said
 
 
 def test_all_ranks_skip_a_step_in_which_one_has_a_non_finite_loss(folder: Path) -> None:
@@ -193,7 +185,7 @@ def poisoned(self, delta, micro):
 ClusterwiseLoss.__call__ = poisoned
 """
     changed = ("budget.steps=6", "optimizer.nonfinite=skip")
-    finish(start(folder, "poisoned", "zero2", *changed, script=poison))
+    run_ranks("zero2", 2, script(folder, "poisoned", poison, *changed))
     assert read_json(folder / "poisoned" / "result.json")["skipped_steps"] == 1
     metrics = (folder / "poisoned" / "metrics.jsonl").read_text()
     lines = [json.loads(line) for line in metrics.splitlines()]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bigbatch_ue.benchmark.traffic import Call
-from tests.helpers.ranks import ROOT, start
+from tests.helpers.forked import run_ranks
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the bytes of a socket"),
@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 WORKER = str(Path(__file__).with_name("traffic_worker.py"))
-P_GENERATORS, WIDTH, SIZE, RANKS = 3, 4, 16, 2
+P_GENERATORS, WIDTH, SIZE, RANKS = 2, 4, 16, 2
 SMALL = 4 * P_GENERATORS  # bytes: of all but parameters and gradients, the losses are the largest
 ENGINES = ("ddp", "fsdp2", "zero0", "zero1", "zero2", "zero3")
 SENT = {"ddp": 1.0, "zero0": 1.0, "zero1": 1.5, "zero2": 1.5, "zero3": 1.0, "fsdp2": 1.5}
@@ -32,13 +32,7 @@ Counted = dict[tuple[str, str, int], dict[str, Any]]
 def counted(tmp_path_factory: pytest.TempPathFactory) -> Counted:
     """Records of rank 0, by engine, gradient path and number of micro-batches."""
     out = tmp_path_factory.mktemp("traffic") / "rank0.json"
-    launcher = ("-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file")
-    arguments = (str(out), str(P_GENERATORS), str(WIDTH), str(SIZE))
-    done = start(
-        [sys.executable, *launcher, "launchers/accelerate/fsdp2.yaml", WORKER, *arguments],
-        PYTHONPATH=str(ROOT),
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_ranks("fsdp2", RANKS, [WORKER, str(out), str(P_GENERATORS), str(WIDTH), str(SIZE)])
     records = json.loads(out.read_text())
     return {(r["engine"], r["path"], r["micro_batches"]): r for r in records}
 

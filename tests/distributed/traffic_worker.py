@@ -1,6 +1,6 @@
 """One rank of the traffic tests: counts a step of every engine and path, one after the other.
 
-Usage: accelerate launch --config_file launchers/accelerate/fsdp2.yaml THIS OUT P WIDTH SIZE
+Usage, in each rank: THIS OUT P WIDTH SIZE
 
 Starting ranks takes longer than the measurement, so all engines share one start.
 """

@@ -1,6 +1,6 @@
 """One rank of the distributed tests: trains tiny banks through the real engine.
 
-Usage: accelerate launch --config_file FILE THIS OUT [CONFIG] CASE... [CONFIG CASE...]
+Usage, in each rank: THIS OUT [CONFIG] CASE... [CONFIG CASE...]
 Cases (tests/helpers/trainer.py) after the path of another configuration of Accelerate are trained
 under its engine, and written to a folder of OUT that has its name.
 """

@@ -16,6 +16,11 @@ def become(config: Path) -> None:
     GradientState._reset_state()
     for key in [key for key in os.environ if key.startswith(_OWN)]:
         del os.environ[key]
+    os.environ.update(environment_of(config))
+
+
+def environment_of(config: Path) -> dict[str, str]:
+    """The environment that `accelerate launch` makes of `config` for the ranks' engine."""
     parsed = launch_command_parser().parse_args(["--config_file", str(config), "script"])
     arguments, found, _ = _validate_launch_command(parsed)
     if arguments.use_deepspeed:
@@ -23,4 +28,4 @@ def become(config: Path) -> None:
         environment = prepare_deepspeed_cmd_env(arguments)[1]
     else:
         environment = prepare_multi_gpu_env(arguments)
-    os.environ.update({k: v for k, v in environment.items() if k.startswith(_OWN)})
+    return {k: v for k, v in environment.items() if k.startswith(_OWN)}

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from bigbatch_ue.files.tensor_files import read_tensors
+from tests.helpers.forked import Program
 
 
 def logged(run: Path) -> int:
@@ -15,7 +16,7 @@ def logged(run: Path) -> int:
     return len(metrics.read_text().splitlines()) if metrics.exists() else 0
 
 
-def wait_for_steps(run: Path, count: int, process: "subprocess.Popen[str]") -> None:
+def wait_for_steps(run: Path, count: int, process: "subprocess.Popen[str] | Program") -> None:
     while logged(run) < count:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.005)

@@ -24,7 +24,7 @@ from bigbatch_ue.training.gradient import Loss
 from bigbatch_ue.training.loop import take_step
 from bigbatch_ue.training.setup import make_job, start_engine
 
-CLUSTERS, IMAGES, SIZE, DIMENSION = 3, 120, 16, 24
+CLUSTERS, IMAGES, SIZE, DIMENSION = 2, 120, 16, 24
 FEW = 10
 
 

@@ -1,8 +1,5 @@
 """The surrogate: frozen, and with the weights that the configuration names."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -21,6 +18,7 @@ from bigbatch_ue.networks.frozen import FrozenNetwork, compute_mode
 from bigbatch_ue.networks.inference import to_float
 from bigbatch_ue.networks.surrogate import extract_features
 from bigbatch_ue.runtime.errors import UserError
+from tests.helpers.forked import Program
 from tests.helpers.networks import CPU, NARROW, built, convolution, same_state
 from tests.helpers.surrogates import digits, prepared
 
@@ -143,15 +141,9 @@ prepared("fit", Path(sys.argv[1]))
 
 
 def test_of_two_processes_one_trains(tmp_path: Path) -> None:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", TRAIN_ONCE, str(tmp_path)],
-            env={**os.environ, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    script = tmp_path / "train_once.py"
+    script.write_text(TRAIN_ONCE)
+    processes = [Program([str(script), str(tmp_path)], {"RANK": str(rank)}) for rank in range(2)]
     errors = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     assert (tmp_path / "trained").read_text() == "x"

@@ -2,9 +2,6 @@
 
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -17,29 +14,25 @@ from filelock import SoftFileLease
 
 from analysis.table.collect import collect
 from bigbatch_ue.cli.commands import main
-from bigbatch_ue.files.formats import read_json, write_json
+from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.runtime.signals import EXIT_INTERRUPTED
 from bigbatch_ue.sweeps import jobs as module
 from bigbatch_ue.sweeps.cells import Outcome, sweep_cells
 from bigbatch_ue.sweeps.jobs import Job, claim_on, run_sweep
 from bigbatch_ue.sweeps.progress import SweepProgress
 from bigbatch_ue.sweeps.spec import load_sweep
 from bigbatch_ue.sweeps.worker import Worker
-from tests.helpers.sweeps import TINY, write, write_one_long_cell
+from tests.helpers.forked import Program
+from tests.helpers.sweeps import write
 
 WALL = ("images_per_second", "peak_memory_mib")
 
 
-def start(config: Path, *arguments: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "bigbatch_ue", "sweep", "--config", str(config), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+def start(config: Path, *arguments: str) -> Program:
+    return Program(["-m", "bigbatch_ue", "sweep", "--config", str(config), *arguments])
 
 
-def finish(process: "subprocess.Popen[str]") -> str:
+def finish(process: Program) -> str:
     out, err = process.communicate(timeout=250)
     assert process.returncode == 0, err
     return out + err
@@ -101,59 +94,16 @@ def test_shards_of_which_one_is_killed_and_started_again_give_the_table_of_one(
         assert killed.poll() is None
         time.sleep(0.1)
     time.sleep(random.uniform(0, 2))
-    killed.send_signal(signal.SIGKILL)
+    started = psutil.Process(killed.pid).children(recursive=True)
+    killed.kill()
+    ended, alive = psutil.wait_procs(started, timeout=20)
+    assert ended
+    assert not alive, "no process survives its sweep"
     printed = [killed.communicate()[0], finish(start(config, "--shard", "1/2")), finish(other)]
     did = [line.split()[1] for line in "".join(printed).splitlines() if "finished in" in line]
     assert len(did) == len(set(did))
     assert "finished in" in printed[-1]
     pd.testing.assert_frame_equal(table(config), table(undisturbed[0]))
-
-
-def test_cells_under_a_launcher_continue_after_a_signal(tmp_path: Path) -> None:
-    launcher = Path(__file__).parents[2] / "launchers" / "accelerate" / "ddp.yaml"
-    config = write_one_long_cell(tmp_path, launcher=str(launcher))
-    process = start(config)
-    (cell,) = sweep_cells(load_sweep(config))
-    metrics = cell.files.metrics
-    while not metrics.exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=100)
-    assert process.returncode == EXIT_INTERRUPTED, said
-    assert said.splitlines()[-1].startswith("error: stopped by ")
-    (checkpoint,) = cell.files.folder.glob("checkpoints/*.safetensors")
-    done = len(metrics.read_text().splitlines())
-    assert checkpoint.stem == f"step-{done:08d}"
-    assert not outcomes(config)
-    claim = tmp_path / "sweep" / "claims" / f"{cell.name}.lock"
-    assert not claim.exists(), "another job may continue with it at once"
-
-    ((cell, outcome),) = run_sweep(load_sweep(config))
-    assert outcome is not None
-    assert outcome.finished, cell.files.log.read_text()
-    result = read_json(cell.files.folder / "result.json")
-    assert result["resumed_at"] == done
-    assert (result["engine"], result["world_size"]) == ("ddp", 2)
-    assert not cell.files.protected.exists()
-
-
-def test_no_process_survives_the_sweep(tmp_path: Path) -> None:
-    endless = {**TINY, "budget": {"steps": 1_000_000}, "data": {"size": 8, "limit": 120}}
-    endless["data"]["root"] = str(tmp_path / "data")
-    config = write(tmp_path, batches=[4], seeds=[0], settings=endless)
-    process = start(config)
-    while not list((tmp_path / "sweep").glob("cells/*/metrics.jsonl")):
-        assert process.poll() is None
-        time.sleep(0.1)
-    started = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGKILL)
-    process.wait(timeout=20)
-    _, alive = psutil.wait_procs(started, timeout=20)
-    for survivor in alive:
-        survivor.kill()
-    assert started
-    assert not alive
 
 
 def test_a_cell_that_another_job_has_just_done_is_not_done_again(tmp_path: Path) -> None:

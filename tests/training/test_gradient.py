@@ -18,7 +18,7 @@ from tests.helpers.trainer import Trainer
 @pytest.fixture(scope="module")
 def trainers() -> dict[str, Trainer]:
     accelerator = start_accelerator()
-    return {path: Trainer(accelerator, f"40x17-{path}-sgd-1") for path in ("delta", "engine")}
+    return {path: Trainer(accelerator, f"64x17-{path}-sgd-1") for path in ("delta", "engine")}
 
 
 def whole(trainer: Trainer, batch: GlobalBatch) -> MicroBatch:

@@ -1,10 +1,7 @@
 """The training loop: checkpoints in time, and orderly stops from which nothing is lost."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.runtime.signals import EXIT_INTERRUPTED, StopRequest
 from bigbatch_ue.training.train import train, train_on
 from tests.helpers.command_line import cli_of
+from tests.helpers.forked import Program
 from tests.helpers.processes import logged, perturbations_in, wait_for_steps
 from tests.helpers.runs import TINY, tiny
 
@@ -41,12 +39,7 @@ def undisturbed(folder: Path) -> Run:
 
 def test_a_signal_makes_a_checkpoint_at_the_next_step(folder: Path, undisturbed: Run) -> None:
     name = "SIGTERM"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bigbatch_ue", *command(folder, name)],
-        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = Program(["-m", "bigbatch_ue", *command(folder, name)])
     wait_for_steps(folder / name, 3, process)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)

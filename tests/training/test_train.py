@@ -1,10 +1,7 @@
 """Training a run from its configuration to its artefacts, interrupted and continued."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.training import loop
 from bigbatch_ue.training.objective import ClusterwiseLoss
 from bigbatch_ue.training.train import train
+from tests.helpers.forked import Program
 from tests.helpers.runs import TINY, perturbations, tiny
 
 
@@ -162,11 +160,9 @@ def test_a_killed_run_resumes_to_the_bit_identical_result(folder: Path) -> None:
     long = ("budget.steps=40",)
     undisturbed = train(tiny(folder, *long, name="undisturbed"))
     config = tiny(folder, *long, name="killed")
-    command = [sys.executable, "-m", "bigbatch_ue.train", "--preset", "digits", *TINY, *long]
+    command = ["-m", "bigbatch_ue.train", "--preset", "digits", *TINY, *long]
     places = [f"data.root={config.data.root}", f"output={config.output}"]
-    process = subprocess.Popen(
-        [*command, *places], env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    )
+    process = Program([*command, *places])
     checkpoints = config.run_folder / "checkpoints"
     while process.poll() is None and len(list(checkpoints.glob("step-*"))) < 2:
         time.sleep(0.005)
