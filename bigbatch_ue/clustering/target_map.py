@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from bigbatch_ue.config.names import TargetMap
@@ -40,6 +39,8 @@ def target_map(
 
 def _assign(costs: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return the permutation without a fixed point of the smallest sum of `costs` [p, p]."""
+    from scipy.optimize import linear_sum_assignment  # half a second to import
+
     costs = costs.copy()
     np.fill_diagonal(costs, np.inf)
     return np.asarray(linear_sum_assignment(costs)[1], np.int64)

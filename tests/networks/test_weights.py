@@ -36,6 +36,16 @@ def test_every_tensor_of_the_body_is_loaded_and_the_classifier_is_not(tmp_path: 
     assert all(torch.equal(own[key], state[key]) for key in own)
 
 
+def test_a_body_from_a_file_sees_images_at_the_size_of_its_spec(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(state_of(), path)
+    model, _ = load_body(path, NetworkSpec("resnet18", 1, 8, NARROW, sees=12))
+    seen: list[torch.Size] = []
+    model.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    model(torch.rand(2, 1, 8, 8))
+    assert seen == [torch.Size([2, 1, 12, 12])]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

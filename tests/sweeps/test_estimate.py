@@ -1,9 +1,14 @@
 """Estimated times of cells."""
 
 from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 from bigbatch_ue.sweeps.cells import sweep_cells
-from bigbatch_ue.sweeps.estimate import estimate, plan_cell
+from bigbatch_ue.sweeps.estimate import estimate, measure_rates, plan_cell
 from bigbatch_ue.sweeps.spec import load_sweep
 from tests.helpers.sweeps import write
 
@@ -17,3 +22,25 @@ def test_time_grows_with_the_batch_and_shared_work_counts_once(tmp_path: Path) -
     turned = estimate(everything[::-1])
     assert turned[everything[0].name] < small
     assert sum(turned.values()) > 0
+
+
+def test_networks_are_timed_at_the_sizes_that_they_see(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cell,) = sweep_cells(load_sweep(write(tmp_path, batches=[4], seeds=[0])))
+    seen: list[tuple[int, int]] = []
+
+    def watched(images: Tensor, size: tuple[int, int], **how: Any) -> Tensor:
+        seen.append(size)
+        return interpolate(images, size, **how)
+
+    monkeypatch.setattr("bigbatch_ue.networks.backbone.F.interpolate", watched)
+    config = cell.config
+    larger = config.model_copy(
+        update={
+            "surrogate": config.surrogate.model_copy(update={"size": 12}),
+            "target": config.target.model_copy(update={"size": 16}),
+        }
+    )
+    measure_rates(larger, cell.data)
+    assert set(seen) == {(12, 12), (16, 16)}
