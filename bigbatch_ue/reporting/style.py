@@ -35,7 +35,7 @@ def figure_uri(figure: Figure) -> str:
     Lines and letters stay sharp, in about the size of lossy WebP.
     """
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_PAGE_DPI)
+    figure.savefig(buffer, format="png", dpi=_PAGE_DPI, pil_kwargs={"compress_level": 0})
     with Image.open(buffer) as picture:
         rgb = picture.convert("RGB")
     reduced = rgb.quantize(_COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)

@@ -77,12 +77,13 @@ def partial_protection(results: TargetResults) -> Figure | None:
 
 def confusion_matrix(confusion: Sequence[Sequence[int]]) -> Figure:
     """Draw a heat map of the fractions of each true class (rows) by predicted class."""
-    figure = Figure(figsize=(3.6, 3.2), dpi=100, layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(3.6, 3.2), dpi=100)
+    axes = figure.subplots(gridspec_kw={"left": 0.17, "right": 0.98, "bottom": 0.15, "top": 0.96})
     axes.set(xlabel="predicted class", ylabel="true class")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    figure.colorbar(axes.imshow(row_fractions(confusion), cmap="Blues", vmin=0, vmax=1))
+    heat = axes.imshow(row_fractions(confusion), cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(heat, shrink=0.9)
     return figure
 
 
