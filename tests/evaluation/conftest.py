@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from bigbatch_ue.evaluation import arm_store
 from bigbatch_ue.evaluation.arms import Arm, ArmSpec
 from bigbatch_ue.evaluation.subject import Subject
 from bigbatch_ue.evaluation.train_arm import train_arm
+from tests.helpers.runs import undrawn
 from tests.helpers.subjects import make_subject
 
 
@@ -19,6 +21,13 @@ def one_thread() -> None:
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     """A subject that no test changes."""
     return make_subject(tmp_path_factory.mktemp("subject"))
+
+
+@pytest.fixture
+def no_drawings() -> Iterator[None]:
+    """Evaluations of this test draw nothing."""
+    with undrawn():
+        yield
 
 
 @pytest.fixture

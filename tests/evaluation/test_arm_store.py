@@ -14,6 +14,8 @@ from bigbatch_ue.evaluation.evaluate import evaluate
 from bigbatch_ue.files.formats import read_json
 from tests.helpers.runs import QUICK, make_run
 
+pytestmark = pytest.mark.usefixtures("no_drawings")
+
 ARMS = ["clean", "random_noise", "uc"]
 
 

@@ -17,6 +17,8 @@ from tests.helpers.images import make_images
 from tests.helpers.records import same
 from tests.helpers.runs import QUICK, make_run
 
+pytestmark = pytest.mark.usefixtures("no_drawings")
+
 
 def test_shards_together_are_the_whole(tmp_path: Path, trainings: list[str]) -> None:
     count = 4

@@ -50,8 +50,17 @@ def an_evaluation(seeds: int = 3, **changed: Any) -> Iterator[Arm]:
         yield own(0.45 + shift, labels="random:3", **rest | {"classes": 3})
 
 
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A PNG of noise, as large as the pictures of an evaluation."""
+    noise = np.random.default_rng(0).integers(256, size=(66, 198, 3), dtype=np.uint8)
+    path = tmp_path_factory.mktemp("picture") / "differences.png"
+    Image.fromarray(noise).resize((1980, 660)).save(path)
+    return path.read_bytes()
+
+
 @pytest.fixture
-def make_folder(tmp_path: Path) -> MakeFolder:
+def make_folder(tmp_path: Path, picture: bytes) -> MakeFolder:
     """Write an evaluation folder of these arms."""
 
     def make(arms: list[Arm], name: str = "evaluation", **about: Any) -> Path:
@@ -68,8 +77,7 @@ def make_folder(tmp_path: Path) -> MakeFolder:
             "versions": {"bigbatch_ue": "0.1.0", "torch": "2.11"},
         }
         (folder / "about.json").write_text(json.dumps(metadata | about))
-        noise = np.random.default_rng(0).integers(256, size=(66, 198, 3), dtype=np.uint8)
-        Image.fromarray(noise).resize((1980, 660)).save(folder / "differences.png")
+        (folder / "differences.png").write_bytes(picture)
         return folder
 
     return make

@@ -1,6 +1,9 @@
 """Configurations of tiny runs, and finished runs made without training."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -9,6 +12,7 @@ from bigbatch_ue.clustering.clusters import Clusters
 from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet, prepare_dataset
+from bigbatch_ue.evaluation import outputs
 from bigbatch_ue.evaluation.evaluate import evaluate
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from bigbatch_ue.protection.perturbations import Perturbations, load_perturbations
@@ -108,7 +112,7 @@ SMALL = (
     "data.size=8",
     "data.limit=160",
     "target.model=resnet18",
-    "target.args={channels: [8, 8, 16, 16]}",
+    "target.args={channels: [8, 8, 16, 16], layers: [1, 1, 1, 1]}",
     "target.fit={epochs: 2, batch: 32, lr: 0.05}",
     "augment={pad: 1}",
 )
@@ -121,12 +125,20 @@ QUICK = (
 )
 
 
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Evaluations write their results and `about.json`, but no picture, board or page."""
+    drawings = ("picture_grid", "write_tensorboard", "write_report")
+    with patch.multiple(outputs, **dict.fromkeys(drawings, lambda *_: None)):
+        yield
+
+
 ARMS = "evaluation.arms=[clean, random_noise, shuffled, uc]"
 EVALUATED = (
     "data.limit=120",
     "batch.extend=views",
     "budget.kind=epochs",
-    "budget.epochs=10",
+    "budget.epochs=2",
     "target.args={channels: [8, 8, 16, 16], layers: [1, 1, 1, 1]}",
     "target.fit.epochs=5",
     "evaluation.seeds=[3, 4]",
@@ -136,8 +148,9 @@ EVALUATED = (
 
 
 def make_evaluated_run(folder: Path, name: str, *overrides: str) -> Path:
-    """A run, trained and evaluated."""
+    """A run, trained and evaluated; nothing of it is drawn."""
     torch.set_num_threads(1)
     run = train(tiny(folder, *EVALUATED, *overrides, name=name))
-    evaluate(run.folder)
+    with undrawn():
+        evaluate(run.folder)
     return run.folder
