@@ -65,8 +65,11 @@ def fit_all(data: Floats, draws: int) -> list[MeanFit]:
 
 @cache
 def simulated(name: str) -> list[MeanFit]:
-    """300 sweeps of 11 sizes and 5 seeds, with noise as measured."""
-    return fit_all(sweeps(SHAPES[name], 300, seed=1), draws=300)
+    """200 sweeps of 11 sizes and 5 seeds, with noise as measured.
+
+    Intervals of 84 % instead of 95 % would cover 90 % of them once in a hundred times.
+    """
+    return fit_all(sweeps(SHAPES[name], 200, seed=1), draws=200)
 
 
 def clean(shape: Shape, seed: int = 0) -> Floats:
@@ -104,7 +107,7 @@ def test_a_flat_curve_is_declared_flat() -> None:
 
 
 def test_a_flat_curve_is_declared_flat_though_few_seeds_leave_the_weights_unsure() -> None:
-    assert fraction(fit_all(sweeps(FLAT, 300, seeds=3, seed=2), draws=200), "flat") >= 0.90
+    assert fraction(fit_all(sweeps(FLAT, 200, seeds=3, seed=2), draws=200), "flat") >= 0.90
 
 
 @pytest.mark.parametrize("name", ["monotone", "step"])
