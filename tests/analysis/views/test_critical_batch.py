@@ -101,6 +101,7 @@ def a_report(folder: Path, table: pd.DataFrame, findings: Findings) -> tuple[str
     return page.replace("\N{NO-BREAK SPACE}", " "), (folder / "report.md").read_text()
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_the_page_has_the_sentence_the_column_and_what_it_means(
     table: pd.DataFrame, findings: Findings, tmp_path: Path
 ) -> None:
@@ -118,6 +119,7 @@ def test_the_page_has_the_sentence_the_column_and_what_it_means(
         assert "arXiv 1812.06162" in text
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_nothing_is_shown_where_nothing_was_measured(table: pd.DataFrame, tmp_path: Path) -> None:
     bare = table.assign(**dict.fromkeys(CRITICAL_COLUMNS, math.nan))
     mixed = pd.concat([bare, a_measured_table().replace({"dataset": {"digits": "blood8"}})])

@@ -30,23 +30,33 @@ def sizes_shown(axes: Axes) -> list[str]:
     return [tick.get_text() for tick in axes.get_xticklabels()]
 
 
-def test_every_data_set_all_and_the_steps_are_written_as_png_and_svg(tmp_path: Path) -> None:
-    paths = plot(Findings((a_finding(budget="epochs"), a_finding())), tmp_path)
-    assert [path.name for path in paths] == [
+@pytest.fixture(scope="module")
+def both_budgets() -> Findings:
+    failed = np.array([0, 1, 0, 0])
+    return Findings((a_finding(budget="epochs", failed=failed), a_finding()))
+
+
+@pytest.fixture(scope="module")
+def plots(both_budgets: Findings, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return plot(both_budgets, tmp_path_factory.mktemp("plots"))
+
+
+def test_every_data_set_all_and_the_steps_are_written_as_png_and_svg(plots: list[Path]) -> None:
+    assert [path.name for path in plots] == [
         f"{name}.{kind}" for name in ("digits", "all", "steps-digits") for kind in ("png", "svg")
     ]
-    assert sorted(paths) == sorted(tmp_path.iterdir())
-    with Image.open(paths[0]) as picture:
+    assert sorted(plots) == sorted(plots[0].parent.iterdir())
+    with Image.open(plots[0]) as picture:
         assert picture.width > 1000
         assert picture.info["dpi"][0] == pytest.approx(150, abs=0.1)
 
 
-def test_the_same_findings_give_the_same_bytes_without_a_date(tmp_path: Path) -> None:
-    findings = Findings((a_finding(failed=np.array([0, 1, 0, 0])),))
-    first, second = (plot(findings, tmp_path / name) for name in "ab")
-    for one, other in zip(first, second, strict=True):
+def test_the_same_findings_give_the_same_bytes_without_a_date(
+    both_budgets: Findings, plots: list[Path], tmp_path: Path
+) -> None:
+    for one, other in zip(plots, plot(both_budgets, tmp_path), strict=True):
         assert one.read_bytes() == other.read_bytes()
-    assert b"<dc:date>" not in first[1].read_bytes()
+    assert b"<dc:date>" not in plots[1].read_bytes()
 
 
 def test_the_axis_has_the_real_sizes_and_marks_the_full_batch() -> None:

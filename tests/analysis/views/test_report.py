@@ -178,6 +178,7 @@ def test_one_budget_without_fits_or_failures_makes_a_report(tmp_path: Path) -> N
         assert len({cells(line) for line in lines}) == 1
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_other_arms_are_apart_from_the_recommendation(tmp_path: Path) -> None:
     arms = [a_finding(), a_finding(arm="random surrogate")]
     table = a_table(("digits",), batches=(16, 32, 64, 128), budgets=("steps",))
@@ -188,6 +189,7 @@ def test_other_arms_are_apart_from_the_recommendation(tmp_path: Path) -> None:
     assert "### Other arms\n\n* digits, random surrogate at equal steps: train with" in rest
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_an_interval_of_batches_beyond_the_sizes_has_bounds(tmp_path: Path) -> None:
     finding = replace(a_finding(), seeds=a_spread(calmest_interval=(0.0, 2.0**70)))
     table = a_table(("digits",), batches=(16, 32, 64, 128), budgets=("steps",))
