@@ -19,13 +19,13 @@ def tiny(root: Path) -> list[str]:
     return [
         f"data.root={root}",
         "data.size=8",
-        "data.limit=150",
+        "data.limit=90",
         "clusters.count=3",
-        "surrogate.args={channels: [8, 8, 16, 16]}",
-        "surrogate.fit={epochs: 2, batch: 64, lr: 0.05}",
+        "surrogate.args={channels: [8, 8, 16, 16], layers: [1, 1, 1, 1]}",
+        "surrogate.fit={epochs: 1, batch: 64, lr: 0.05}",
         "generator.width=4",
         "budget.steps=2",
-        "target.args={channels: [8, 8, 16, 16]}",
+        "target.args={channels: [8, 8, 16, 16], layers: [1, 1, 1, 1]}",
         "target.fit={epochs: 2, batch: 64, lr: 0.05}",
     ]
 
@@ -56,7 +56,7 @@ def test_demo_does_it_all_and_only_once(
     assert [arm["optimizer_steps"] for arm in arms] == [0, 0, 2, 2, 2]
     assert all(0 <= arm["final_accuracy"] <= arm["peak_accuracy"] <= 1 for arm in arms)
     assert all(arm["seconds"] > 0 for arm in arms)
-    assert len(list((folder / "b32-s1" / "protected").rglob("*.png"))) == 150
+    assert len(list((folder / "b32-s1" / "protected").rglob("*.png"))) == 90
     for batch in (2, 8, 32):
         Image.open(folder / f"b{batch}-s1" / "evaluation" / "differences.png").verify()
     assert len(json.loads((folder / "results.json").read_text())) == 5

@@ -123,7 +123,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home-of-somebody")
     random = np.random.default_rng(0)
     arrays: dict[str, np.ndarray] = {}
-    for part, count in (("train", 120), ("test", 40)):
+    for part, count in (("train", 60), ("test", 20)):
         arrays[f"{part}_images"] = random.integers(256, size=(count, 8, 8), dtype=np.uint8)
         arrays[f"{part}_labels"] = np.arange(count) % 2
     np.savez(home / "mine.npz", **arrays)
@@ -151,7 +151,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["analysis", "collect", home / "runs", "--out", table],
         ["analysis", "report", table, "--draws", "100"],
         ["analysis", "tensorboard", table, "--draws", "100"],
-        ["bigbatch-ue", "evaluate", run, "evaluation.countermeasures=all"],
+        ["bigbatch-ue", "evaluate", run, "evaluation.countermeasures=all", "evaluation.arms=[uc]"],
     ]
     done = subprocess.run(
         [sys.executable, "-c", CHILD, ";".join("|".join(map(str, c)) for c in commands)],
