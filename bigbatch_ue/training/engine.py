@@ -22,6 +22,7 @@ from bigbatch_ue.config.sections import OptimizerConfig
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.runtime.accelerator import engine_name
 from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.memory import return_freed_memory
 from bigbatch_ue.runtime.ranks import EngineName
 
 _OPTIMIZERS: dict[str, Any] = {
@@ -86,6 +87,7 @@ class Engine:
             else None
         )
         self.bank, self.optimizer = accelerator.prepare(bank, torch_optimizer)
+        return_freed_memory()  # of the copies that wrapping has made of the parameters
         self._check_wrapped()
 
     def _fill_deepspeed_config(self) -> None:
