@@ -12,14 +12,18 @@ STRENGTHS = {"low": 4 / 255, "medium": 8 / 255, "high": 16 / 255}
 
 
 def _strength(value: Any) -> Any:
-    """Turn a strength in words, or a fraction such as 8/255, into a number; leave all else."""
+    """Turn a strength in words, or a fraction such as 8/255, into a number; leave numbers."""
     if not isinstance(value, str):
         return value
+    if value in STRENGTHS:
+        return STRENGTHS[value]
     number, slash, divisor = value.partition("/")
     try:
-        return float(number) / float(divisor) if slash else STRENGTHS.get(value, value)
+        return float(number) / float(divisor if slash else 1)
     except (ValueError, ZeroDivisionError):
-        return value
+        raise PydanticCustomError(
+            "strength", "must be low, medium, high, a number, or a fraction such as 8/255"
+        ) from None
 
 
 Bound = Annotated[float, Field(gt=0, le=1), BeforeValidator(_strength)]

@@ -124,7 +124,9 @@ def _open_array(path: Path, key: str) -> Iterator[tuple[IO[bytes], int]]:
     except KeyError:
         raise UserError(f"{path}: contains no array {key!r}; use MedMNIST's keys") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, OSError) as error:
-        raise UserError(f"{path}: {key!r} cannot be read ({error})") from None
+        raise UserError(
+            f"{path}: {key!r} cannot be read ({error}); write it with numpy.savez"
+        ) from None
 
 
 def _read_header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

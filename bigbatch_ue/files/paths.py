@@ -16,8 +16,9 @@ def require_file(path: Path) -> Path:
         if stat.S_ISREG(path.stat().st_mode):
             return path
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        missing = isinstance(error, FileNotFoundError)
-        reason = "no such file" if missing else getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or error
+        if isinstance(error, FileNotFoundError):
+            reason = "no such file; check the path"
         raise UserError(f"{path}: {reason}") from None
     raise UserError(f"{path}: not a file")
 

@@ -183,6 +183,6 @@ def _require_new(out: Path, paths: Sequence[Path]) -> None:
     for path in paths:
         real = path.resolve()
         if not real.exists():
-            raise UserError(f"{path}: no such file or folder")
+            raise UserError(f"{path}: no such file or folder; check the path")
         if target.is_relative_to(real) or real.is_relative_to(target):
             raise UserError(f"{out}: overlaps {path}; choose another folder")

@@ -175,7 +175,9 @@ def load_run(folder: Path) -> tuple[Config, Run]:
     """
     files = RunFiles(folder)
     if not files.config.exists():
-        raise UserError(f"{folder}: no run here (no config.yaml)")
+        raise UserError(
+            f"{folder}: no run here (no config.yaml); name the folder that `train` wrote"
+        )
     config = load_config(file=files.config, overrides=[f"output={json.dumps(str(folder))}"])
     run = Run(folder, str(read_json(files.state, dict).get("answer")))
     if not run.finished:
