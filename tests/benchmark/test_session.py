@@ -70,9 +70,12 @@ def test_long_steps_are_timed_in_part_and_scaled(cli: Cli, tmp_path: Path) -> No
 
 
 def test_memory_does_not_depend_on_the_batch(tmp_path: Path) -> None:
-    """Peak resident memory at B = 65,536 and at a micro-batch, in a process of its own."""
+    """Peak resident memory at B = 32,768 and at a micro-batch, in a process of its own.
+
+    The bound is less than one float32 copy of the images, 16 MiB beside some 810.
+    """
     command = [sys.executable, "-m", "bigbatch_ue", "bench", "--preset", "digits", *TINY]
-    sizes = ["--batch", "64", "--batch", "65536", "--micro", "128", "--rounds", "1"]
+    sizes = ["--batch", "64", "--batch", "32768", "--micro", "128", "--rounds", "1"]
     done = subprocess.run(
         [*command, *sizes, "--path", "delta", "--out", str(tmp_path)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -82,9 +85,9 @@ def test_memory_does_not_depend_on_the_batch(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     small, large = records_of(tmp_path)
-    assert (small["images"], large["images"]) == (128, 131_072)
+    assert (small["images"], large["images"]) == (128, 65_536)
     assert small["micro_batch"] == large["micro_batch"] == 128
-    assert large["peak_memory_mib"] < 1.05 * small["peak_memory_mib"]
+    assert large["peak_memory_mib"] < 1.019 * small["peak_memory_mib"]
 
 
 def test_bad_sizes_are_one_line(cli: Cli, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from bigbatch_ue.evaluation.arms import Arm
 from bigbatch_ue.evaluation.report import pictures
 from bigbatch_ue.evaluation.report.pictures import ROWS, first_of_each_group, picture_grid
 from tests.helpers.records import arm as record
+from tests.helpers.runs import undrawn
 
 
 def tiny(root: Path) -> list[str]:
@@ -73,7 +74,8 @@ def test_demo_does_it_all_and_only_once(
     files = [folder / f"b{batch}-s1" / name for batch in (2, 8, 32) for name in kept[:3]]
     files.append(folder / "b32-s1" / kept[3])
     before = [file.stat().st_mtime_ns for file in files]
-    demo(folder, seed=1, overrides=tiny(tmp_path / "data"))
+    with undrawn():
+        demo(folder, seed=1, overrides=tiny(tmp_path / "data"))
     assert [file.stat().st_mtime_ns for file in files] == before
     assert json.loads(summary.read_text()) == content
 
