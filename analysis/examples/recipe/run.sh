@@ -39,7 +39,7 @@ declare -A settings=(
     [robust240]="augment.robust=true budget.steps=240"
     [batch16]="batch.effective=16"
     [lite0]="$lite0"
-    [lite0-224]="$lite0 surrogate.size=own"
+    [lite0-224]="$lite0 surrogate.size=own budget.steps=30"
     [lite0-features]="$lite0 clusters.by=features"
     [lite0-224-features]="$lite0 surrogate.size=own clusters.by=features"
 )
