@@ -20,8 +20,8 @@ from pathlib import Path
 from tests.helpers.launched import environment_of
 from tests.helpers.ranks import ROOT
 
-_SERVER = get_context("forkserver")
-_SERVER.set_forkserver_preload(["tests.helpers.preloaded"])
+SERVER = get_context("forkserver")
+SERVER.set_forkserver_preload(["tests.helpers.preloaded"])
 
 
 class Program:
@@ -37,7 +37,7 @@ class Program:
     ) -> None:
         self._folder = Path(tempfile.mkdtemp())
         variables = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
-        self._process = _SERVER.Process(target=_run, args=(list(command), variables, self._folder))
+        self._process = SERVER.Process(target=_run, args=(list(command), variables, self._folder))
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid

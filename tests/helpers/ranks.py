@@ -11,8 +11,8 @@ CUT = (
     "96x48-engine-sgd-1",
     "97x33-delta-sgd-1",
     "97x33-engine-sgd-1",
-    "96x48-delta-adam-3",
-    "96x48-engine-adam-3",
+    "96x48-delta-adam-2",
+    "96x48-engine-adam-2",
 )
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,12 +7,10 @@ predictions must equal those of an undisturbed run, to the last bit.
 
 import hashlib
 import json
-import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Set
@@ -26,10 +24,10 @@ import yaml
 from analysis.table.collect import collect
 from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.files.tensor_files import read_tensors
+from tests.helpers.forked import Program
 from tests.soak.fused import Fuse
 from tests.soak.load import write_npz
 
-ROOT = Path(__file__).parents[2]
 RANKS = {
     "decoding": (1, 2),
     "clustering": (1, 2),
@@ -120,11 +118,11 @@ class Story:
                 shutil.rmtree(folder / "run" / later, ignore_errors=True)
 
     def command(self, name: str, program: str) -> list[str]:
-        """Return the command line of `train`, `protect` or `evaluate` in the module `program`."""
+        """Return what follows `python` to run the command `name` of the module `program`."""
         launcher = ["-m", "bigbatch_ue.launch", "--config_file", "launchers/accelerate/ddp.yaml"]
         many = self.ranks > 1 and name != "protect"
         start = [*launcher, "--main_process_port", "0"] if many else []
-        return [sys.executable, *start, "-m", program, name]
+        return [*start, "-m", program, name]
 
 
 def arguments_of(name: str, folder: Path) -> list[str]:
@@ -144,17 +142,10 @@ def run_command(
 ) -> None:
     """Run the command `name`; with a `FUSE` in `environment`, until that kills it."""
     program = "bigbatch_ue" if environment is None else "tests.soak.fused"
-    done = subprocess.run(
-        [*story.command(name, program), *arguments_of(name, folder)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    process = Program([*story.command(name, program), *arguments_of(name, folder)], environment)
+    _, said = process.communicate(timeout=240)
     expected = _KILLED if "FUSE" in (environment or {}) else (0,)
-    assert done.returncode in expected, f"{name}: {done.returncode}\n{done.stderr[-3000:]}"
+    assert process.returncode in expected, f"{name}: {process.returncode}\n{said[-3000:]}"
 
 
 def killed_and_continued(story: Story, point: Point, folder: Path) -> None:
@@ -200,7 +191,7 @@ class SweepStory:
         self.finish(process)
         self.seconds = time.monotonic() - began
 
-    def start(self, folder: Path) -> "subprocess.Popen[str]":
+    def start(self, folder: Path) -> Program:
         folder.mkdir(exist_ok=True)
         data = {"size": 8, "limit": 120, "root": str(folder / "data")}
         settings = {**_SETTINGS, "data": data, "budget": {"steps": 40}}
@@ -216,23 +207,16 @@ class SweepStory:
         }
         config = folder / "sweep.yaml"
         config.write_text(yaml.safe_dump(content))
-        return subprocess.Popen(
-            [sys.executable, "-m", "bigbatch_ue", "sweep", "--config", str(config)],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return Program(["-m", "bigbatch_ue", "sweep", "--config", str(config)])
 
     @staticmethod
-    def wait_for_first_cell(folder: Path, process: "subprocess.Popen[str]") -> None:
+    def wait_for_first_cell(folder: Path, process: Program) -> None:
         while not list((folder / "sweep" / "cells").glob("*/cell.yaml")):
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.02)
 
     @staticmethod
-    def finish(process: "subprocess.Popen[str]") -> None:
+    def finish(process: Program) -> None:
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, out + err
 

@@ -22,7 +22,7 @@ from bigbatch_ue.sweeps.jobs import Job, claim_on, run_sweep
 from bigbatch_ue.sweeps.progress import SweepProgress
 from bigbatch_ue.sweeps.spec import load_sweep
 from bigbatch_ue.sweeps.worker import Worker
-from tests.helpers.forked import Program
+from tests.helpers.forked import SERVER, Program
 from tests.helpers.sweeps import write
 
 WALL = ("images_per_second", "peak_memory_mib")
@@ -116,7 +116,10 @@ def test_a_cell_that_another_job_has_just_done_is_not_done_again(tmp_path: Path)
     assert not cell.files.log.exists()
 
 
-def test_a_failed_cell_is_recorded_and_does_not_stop_the_rest(tmp_path: Path) -> None:
+def test_a_failed_cell_is_recorded_and_does_not_stop_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bigbatch_ue.sweeps.worker.get_context", lambda _: SERVER)
     broken = {"preset": "digits", "settings": {"target": {"weights": "file:/nowhere.pt"}}}
     config = write(tmp_path, datasets=[broken, "digits"], batches=[4], seeds=[0])
     done = run_sweep(load_sweep(config))
