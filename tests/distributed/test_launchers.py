@@ -17,7 +17,7 @@ from bigbatch_ue.runs.folder import load_run
 from bigbatch_ue.sweeps.cells import sweep_cells
 from bigbatch_ue.sweeps.spec import load_sweep
 from bigbatch_ue.training.train import train
-from tests.helpers.ranks import ROOT, Launch, needs_compiler
+from tests.helpers.ranks import ROOT, Launch, free_port, needs_compiler
 from tests.helpers.runs import STABLE, TINY, perturbations, tiny
 from tests.helpers.sweeps import write, write_one_long_cell
 
@@ -59,12 +59,6 @@ def training(folder: Path, *settings: str) -> list[str]:
     """A training command, whose run is `folder / "run"`."""
     places = [f"data.root={folder / 'data'}", f"output={folder / 'run'}"]
     return ["train", "--preset", "digits", *TINY, *places, *settings]
-
-
-def free_port() -> str:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return str(bound.getsockname()[1])
 
 
 def calls(cluster: Path) -> list[list[str]]:

@@ -8,17 +8,16 @@ users, which start Python anew, are tested in test_launchers and test_survive.
 import os
 import runpy
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
 from multiprocessing.util import Finalize
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tests.helpers.launched import environment_of
-from tests.helpers.ranks import ROOT
+from tests.helpers.ranks import ROOT, free_port
 
 SERVER = get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.helpers.preloaded"])
@@ -35,9 +34,11 @@ class Program:
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str] | None = None
     ) -> None:
-        self._folder = Path(tempfile.mkdtemp())
+        self._said = TemporaryDirectory()
         variables = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
-        self._process = SERVER.Process(target=_run, args=(list(command), variables, self._folder))
+        self._process = SERVER.Process(
+            target=_run, args=(list(command), variables, self._said.name)
+        )
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -61,7 +62,8 @@ class Program:
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """Standard output and standard error, after the end."""
         self.wait(timeout)
-        return (self._folder / "1").read_text(), (self._folder / "2").read_text()
+        folder = Path(self._said.name)
+        return (folder / "1").read_text(), (folder / "2").read_text()
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
@@ -77,11 +79,8 @@ def start_ranks(
     """Start the ranks of `launchers/accelerate/<config>.yaml`, as its launcher would."""
     shared = environment_of(ROOT / "launchers" / "accelerate" / f"{config}.yaml")
     if ranks > 1:
-        with socket.socket() as bound:
-            bound.bind(("127.0.0.1", 0))
-            port = str(bound.getsockname()[1])
         shared |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
-        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     own = [{"RANK": str(r), "LOCAL_RANK": str(r)} if ranks > 1 else {} for r in range(ranks)]
     return [Program(command, {**shared, **each, **environment}) for each in own]
 
@@ -93,13 +92,13 @@ def run_ranks(config: str, ranks: int, command: Sequence[str], **environment: st
     assert [program.returncode for program in running] == [0] * ranks, said[0][-3000:]
 
 
-def _run(command: list[str], environment: dict[str, str], folder: Path) -> None:
+def _run(command: list[str], environment: dict[str, str], folder: str) -> None:
     """Become the program; the body of the process."""
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(ROOT)
     for stream in (1, 2):
-        os.dup2(os.open(folder / str(stream), os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+        os.dup2(os.open(f"{folder}/{stream}", os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     module = command[0] == "-m"
     sys.argv = command[1:] if module else command
     if module:

@@ -1,6 +1,7 @@
 """Launches of real ranks, and what must come of them."""
 
 import shutil
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,12 @@ class Launch:
 
     def __str__(self) -> str:
         return f"{self.config}-{self.ranks}"
+
+
+def free_port() -> str:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return str(bound.getsockname()[1])
 
 
 def needs_compiler(launch: Launch) -> None:

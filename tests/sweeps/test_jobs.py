@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import time
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,7 @@ from analysis.table.collect import collect
 from bigbatch_ue.cli.commands import main
 from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.signals import EXIT_INTERRUPTED
 from bigbatch_ue.sweeps import jobs as module
 from bigbatch_ue.sweeps.cells import Outcome, sweep_cells
 from bigbatch_ue.sweeps.jobs import Job, claim_on, run_sweep
@@ -23,7 +25,7 @@ from bigbatch_ue.sweeps.progress import SweepProgress
 from bigbatch_ue.sweeps.spec import load_sweep
 from bigbatch_ue.sweeps.worker import Worker
 from tests.helpers.forked import SERVER, Program
-from tests.helpers.sweeps import write
+from tests.helpers.sweeps import write, write_one_long_cell
 
 WALL = ("images_per_second", "peak_memory_mib")
 
@@ -96,14 +98,36 @@ def test_shards_of_which_one_is_killed_and_started_again_give_the_table_of_one(
     time.sleep(random.uniform(0, 2))
     started = psutil.Process(killed.pid).children(recursive=True)
     killed.kill()
-    ended, alive = psutil.wait_procs(started, timeout=20)
-    assert ended
+    _, alive = psutil.wait_procs(started, timeout=20)
+    for survivor in alive:
+        survivor.kill()
+    assert started
     assert not alive, "no process survives its sweep"
     printed = [killed.communicate()[0], finish(start(config, "--shard", "1/2")), finish(other)]
     did = [line.split()[1] for line in "".join(printed).splitlines() if "finished in" in line]
     assert len(did) == len(set(did))
     assert "finished in" in printed[-1]
     pd.testing.assert_frame_equal(table(config), table(undisturbed[0]))
+
+
+def test_a_stopped_sweep_keeps_every_step_and_gives_its_cell_back(tmp_path: Path) -> None:
+    """How it continues, under a launcher too, is shown in test_launchers."""
+    config = write_one_long_cell(tmp_path)
+    process = start(config)
+    (cell,) = sweep_cells(load_sweep(config))
+    while not cell.files.metrics.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == EXIT_INTERRUPTED, said
+    assert said.splitlines()[-1].startswith("error: stopped by ")
+    (checkpoint,) = cell.files.folder.glob("checkpoints/*.safetensors")
+    done = len(cell.files.metrics.read_text().splitlines())
+    assert checkpoint.stem == f"step-{done:08d}"
+    assert not outcomes(config)
+    claim = tmp_path / "sweep" / "claims" / f"{cell.name}.lock"
+    assert not claim.exists(), "another job may continue with it at once"
 
 
 def test_a_cell_that_another_job_has_just_done_is_not_done_again(tmp_path: Path) -> None:
