@@ -1,3 +1,4 @@
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ DEAR = ("distributed", "sweeps", "robustness", "repository", "evaluation", "anal
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the dear tests, so that no worker is left alone with them at the end."""
     items.sort(key=lambda item: not set(DEAR) & set(item.path.parts))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector what imports have made; the program collects garbage at each start."""
+    gc.freeze()
 
 
 @pytest.fixture

@@ -54,6 +54,7 @@ from bigbatch_ue.runtime.randomness import Purpose, torch_seed
 from bigbatch_ue.runtime.signals import EXIT_INTERRUPTED, Interrupted
 from bigbatch_ue.sweeps.cells import sweep_cells
 from bigbatch_ue.sweeps.spec import load_sweep
+from tests.helpers.forked import SERVER
 from tests.repository.shapes import settle, shape_of
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -381,7 +382,7 @@ def files() -> dict[str, Any]:
     Path("stopped.yaml").write_text(yaml.safe_dump(stopped))
     write_study(Path("runs", "study"))
     draws = ("--draws", "100")
-    for code, program, arguments in (
+    commands: tuple[tuple[int, Callable[[list[str]], None], tuple[str, ...]], ...] = (
         (0, main, ("sweep", "--config", "sweep.yaml")),
         (0, analysis, ("collect", "runs/sweep")),
         (0, analysis, ("report", "runs/sweep/analysis", *draws)),
@@ -390,8 +391,11 @@ def files() -> dict[str, Any]:
         (EXIT_INTERRUPTED, main, ("train", "--config", "stopped.yaml", "--time-limit", "0")),
         (0, main, ("bench", "--config", "stopped.yaml", "--rounds", "1", "--out", "runs/bench")),
         (0, analysis, ("scaling", "runs/bench")),
-    ):
-        assert _run(program, *arguments) == code, arguments
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bigbatch_ue.sweeps.worker.get_context", lambda _: SERVER)
+        for code, program, arguments in commands:
+            assert _run(program, *arguments) == code, arguments
     settings = [f"{key}={value}" for key, value in flat(TINY).items()]
     demo(Path("runs/demo"), overrides=[*settings, "batch.extend=views", "batch.micro=16"])
     return shape_of(Path(), "data", "runs")
