@@ -23,8 +23,9 @@ from analysis.table.table import (
 from bigbatch_ue.config.names import ArmName, Countermeasure
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.evaluation.arms import RUN_ARMS, Arm, ArmSpec, arm_specs, arm_title, load_arms
-from bigbatch_ue.files.formats import digest, first_problem, read_json, read_yaml, write_json
-from bigbatch_ue.files.paths import hide_home
+from bigbatch_ue.files.formats import digest, first_problem, read_json, write_json
+from bigbatch_ue.files.paths import hide_home, short_names
+from bigbatch_ue.files.yaml_files import read_yaml
 from bigbatch_ue.reporting.statistics import last_quarter
 from bigbatch_ue.runs.folder import RunFiles
 from bigbatch_ue.runs.result import TrainingResult, read_result
@@ -84,19 +85,24 @@ def collect(folders: Sequence[Path]) -> Collection:
         raise UserError(f"{', '.join(map(str, folders))}: no run folders here")
     rows: dict[RunFiles, list[dict[str, Any]]] = {}
     problems: list[Problem] = []
-    settings: dict[str, Any] = {}
+    configs: dict[RunFiles, Config] = {}
     versions: dict[str, str] = {}
     for run in track(runs, "collecting", transient=True):
         try:
             config = _configuration(run)
             rows[run] = _run_rows(run, config)
-            settings.setdefault(config.data.title, shared_settings(config))
+            configs[run] = config
             if (result := _result(run)) is not None:
                 versions |= result.versions
         except UserError as error:
             problems.append(Problem(run.folder.name, str(error)))
         except _MALFORMED as error:
             problems.append(_malformed(run, error))
+    names = data_names(configs)
+    for run, own in rows.items():
+        for row in own:
+            row["dataset"] = names[run]
+    settings = {names[run]: shared_settings(config) for run, config in reversed(configs.items())}
     table, malformed = _table(rows)
     table, duplicates = _without_duplicates(table)
     commands = tuple(map(_command, folders))
@@ -108,7 +114,7 @@ def write_collection(collection: Collection, folder: Path) -> None:
     write_table(collection.table, folder)
     about = {name: getattr(collection, name) for name in ("settings", "commands", "versions")}
     about["problems"] = [vars(problem) for problem in collection.problems]
-    write_json(folder / ABOUT, json.loads(hide_home(json.dumps(about))))
+    write_json(folder / ABOUT, json.loads(hide_home(json.dumps(about, ensure_ascii=False))))
 
 
 def read_collection(folder: Path) -> Collection:
@@ -169,6 +175,22 @@ def _command(folder: Path) -> str:
     if sweep.exists():
         return f"bigbatch-ue sweep --config {sweep.as_posix()}"
     return f"bigbatch-ue train --config {folder.as_posix()}/RUN/config.yaml"
+
+
+def data_names(configs: Mapping[RunFiles, Config]) -> dict[RunFiles, str]:
+    """Name the data set of each run; different images in different places get different names."""
+    names, places = {}, {}
+    first_place: dict[str, str] = {}
+    for run, config in configs.items():
+        names[run] = config.data.shown_as
+        if config.data.title is None:
+            state = read_json(run.state, dict) if run.state.exists() else {}
+            content = str(state.get("data", config.data.name))
+            places[run] = first_place.setdefault(content, config.data.name)
+    for name in set(names.values()):
+        alike = [run for run in places if names[run] == name]
+        names |= zip(alike, short_names([places[run] for run in alike]), strict=True)
+    return names
 
 
 # -- rows ----------------------------------------------------------------------------------------

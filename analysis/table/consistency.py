@@ -9,11 +9,11 @@ from safetensors import SafetensorError, safe_open
 
 from bigbatch_ue.batching.plan import make_plan
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.config.sections import DataConfig
 from bigbatch_ue.evaluation.arms import Arm, arm_title
-from bigbatch_ue.files.formats import digest, parse_json, read_json
+from bigbatch_ue.files.formats import parse_json, read_json
 from bigbatch_ue.files.paths import require_file
 from bigbatch_ue.runs.folder import RunFiles
+from bigbatch_ue.runs.identity import DataIdentity, answer_digest
 from bigbatch_ue.runs.result import TrainingResult
 from bigbatch_ue.runtime.errors import UserError
 
@@ -28,7 +28,9 @@ def check_run(run: RunFiles, config: Config, result: TrainingResult) -> list[int
         UserError: the first contradiction, or a batch that the clusters capped.
     """
     state = read_json(run.state, dict)
-    if state.get("answer") != digest([config.answer(), state.get("data")]):
+    names = (None, config.data.name)  # earlier versions knew a user's files by their place
+    known = {answer_digest(config, DataIdentity(name, str(state.get("data")))) for name in names}
+    if state.get("answer") not in known:
         raise UserError("config.yaml or the data set has changed since training")
     answer = {"answer": state["answer"]}
     assignment, metadata = _read_tensor(run.clusters, "assignment")
@@ -36,7 +38,7 @@ def check_run(run: RunFiles, config: Config, result: TrainingResult) -> list[int
     sizes = [int(n) for n in np.bincount(assignment, minlength=config.clusters.generators)]
     plan = make_plan(config, sizes, result.world_size)
     expected = {
-        "dataset": config.data.title,
+        "dataset": config.data.shown_as,
         "seed": config.seed,
         "scope": config.batch.scope,
         "requested_batch": config.batch.effective,
@@ -45,8 +47,8 @@ def check_run(run: RunFiles, config: Config, result: TrainingResult) -> list[int
         "optimizer_steps": plan.steps,
         "images_seen": plan.images_per_step * plan.steps,
     }
-    title = DataConfig(name=result.dataset).title  # the path of a user's own set may differ
-    require_values({**vars(result), "dataset": title}, expected, run.result.name)
+    images = config.data.model_copy(update={"name": result.dataset})  # their place may differ
+    require_values({**vars(result), "dataset": images.shown_as}, expected, run.result.name)
     _, metadata = _read_tensor(run.perturbations)
     require_values(metadata, answer | {"steps": plan.steps}, run.perturbations.name)
     logged = {"steps": plan.steps, "images_seen": expected["images_seen"]}
@@ -67,7 +69,7 @@ def check_arm(arm: Arm, config: Config, result: TrainingResult) -> None:
         UserError: the first contradiction.
     """
     expected = {
-        "dataset": config.data.title,
+        "dataset": config.data.shown_as,
         "run_seed": config.seed,
         "effective_batch": result.effective_batch,
         "optimizer_steps": result.optimizer_steps,

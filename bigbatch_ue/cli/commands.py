@@ -37,6 +37,10 @@ Preset = Annotated[str | None, typer.Option(help=_PRESETS)]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings")]
 Download = Annotated[bool, typer.Option("--download", help="allow the data set to be downloaded")]
 RunFolder = Annotated[Path, typer.Argument(help="folder of a finished run")]
+Place = Annotated[
+    str | None,
+    typer.Option("--data", help="where the run's images are now, if moved: folder:PATH, npz:PATH"),
+]
 
 
 @app.command()
@@ -116,6 +120,7 @@ def train(
 @app.command()
 def protect(
     run: RunFolder,
+    place: Place = None,
     out: Annotated[Path | None, typer.Option(help="output folder (default: RUN/protected)")] = None,
     form: Annotated[
         Literal["png", "npz"] | None, typer.Option(help="file format (default: same as the source)")
@@ -129,7 +134,9 @@ def protect(
     """Write the protected data set, and measure the visibility of its perturbations."""
     from bigbatch_ue.protection.protect import protect as write_protected
 
-    console.print(str(write_protected(run, out=out, form=form, at=at, download=download)))
+    console.print(
+        str(write_protected(run, place=place, out=out, form=form, at=at, download=download))
+    )
 
 
 @app.command()
@@ -140,13 +147,14 @@ def apply(
     class_name: Annotated[
         str | None, typer.Option("--class", help="class of all images (default: by their folder)")
     ] = None,
+    place: Place = None,
     download: Download = False,
 ) -> None:
     """Perturb images that came later to a protected collection."""
     from bigbatch_ue.protection.apply import apply_protector
     from bigbatch_ue.protection.protector import open_protector
 
-    opened = open_protector(protector, download=download)
+    opened = open_protector(protector, place=place, download=download)
     applied = apply_protector(opened, paths, out, class_name=class_name)
     console.print(str(applied), soft_wrap=True)
 
@@ -155,12 +163,13 @@ def apply(
 def export(
     run: RunFolder,
     out: Annotated[Path, typer.Option(help="new folder")],
+    place: Place = None,
     download: Download = False,
 ) -> None:
     """Write what `apply` needs, without images or paths: perturbations, clusters, a card."""
     from bigbatch_ue.protection.protector import Protector
 
-    Protector.of_run(run, download=download).save(out)
+    Protector.of_run(run, place=place, download=download).save(out)
     console.print(f"next: bigbatch-ue apply {out} IMAGES --out PERTURBED", soft_wrap=True)
 
 
@@ -193,6 +202,7 @@ def evaluate(
         list[ArmName] | None, typer.Option("--arm", help="evaluation.arms; repeatable")
     ] = None,
     shard: Annotated[str, typer.Option(help="I/N: train the I-th of N parts of the arms")] = "1/1",
+    place: Place = None,
     download: Download = False,
 ) -> None:
     """Train targets on clean, control and protected images; test them on clean ones."""
@@ -211,7 +221,10 @@ def evaluate(
                 "--protected"
             )
         folder = Path(given.pop(0))
-        results = evaluate_run(folder, target=target, overrides=[*overrides, *given], **options)
+        given = [*overrides, *given]
+        results = evaluate_run(folder, place=place, target=target, overrides=given, **options)
+    elif place is not None:
+        raise UserError("--data: is for a run; with --protected, set data.name=folder:PATH instead")
     else:
         resolved = revise_evaluation(load_config(preset, config, given), target, overrides)
         results = evaluate_external(resolved, protected, **options)

@@ -1,17 +1,19 @@
 """From a preset or file, nested settings and `key=value` words to a validated configuration."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from importlib import resources
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from bigbatch_ue.config.names import DATASETS, MEDMNIST_2D, PARITY, PRESETS, TARGETS
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.config.words import explain
-from bigbatch_ue.files.formats import parse_yaml, read_yaml
+from bigbatch_ue.config.words import explain, field_at, kinds_of
+from bigbatch_ue.files.yaml_files import parse_yaml, read_yaml
 from bigbatch_ue.runtime.errors import UserError
 
 Root = TypeVar("Root", bound=BaseModel)
@@ -30,7 +32,8 @@ def load_config(
     Args:
         preset: one of `config.names.PRESETS`.
         file: a YAML or JSON file of sections; not together with `preset`.
-        overrides: `key=value` words, such as `batch.effective=4096`; values are YAML.
+        overrides: `key=value` words, such as `batch.effective=4096`; a text or path is taken as it
+            is, other values are YAML.
         settings: mappings, nested like a file.
 
     Raises:
@@ -46,7 +49,7 @@ def load_config(
         content = read_settings(file)
     for layer in settings:
         content = _merge(content, layer)
-    return resolve(Config, content, overrides)
+    return resolve(Config, content, overrides, file)
 
 
 def revise_evaluation(
@@ -78,18 +81,36 @@ def revise_evaluation(
     return revised
 
 
-def resolve(root: type[Root], content: dict[str, Any], overrides: Iterable[str]) -> Root:
+def resolve(
+    root: type[Root],
+    content: dict[str, Any],
+    overrides: Iterable[str] = (),
+    file: Path | None = None,
+) -> Root:
     """Return `content`, changed by `key=value` overrides, as a validated `root`.
 
     Raises:
-        UserError: as for `load_config`.
+        UserError: as for `load_config`; it names `file` if that is where the fault is.
     """
+    before = deepcopy(content)
     for override in overrides:
-        _apply(content, override)
+        _apply(content, override, root)
     try:
         return root.model_validate(content)
     except ValidationError as error:
-        raise UserError(explain(error.errors(), root)) from None
+        problem = explain(error.errors(), root)
+    if file is not None and _problem(before, root) == problem:
+        problem = f"{file}: {problem}"
+    raise UserError(problem)
+
+
+def _problem(content: dict[str, Any], root: type[BaseModel]) -> str | None:
+    """Return what is wrong with `content`, in one line."""
+    try:
+        root.model_validate(content)
+    except ValidationError as error:
+        return explain(error.errors(), root)
+    return None
 
 
 def read_settings(file: Path) -> dict[str, Any]:
@@ -123,7 +144,7 @@ def _read_preset(name: str) -> dict[str, Any]:
 def _read_bundled(name: str) -> dict[str, Any]:
     """Read a file of `presets/`."""
     text = resources.files("bigbatch_ue.config").joinpath(f"presets/{name}.yaml").read_text()
-    content: dict[str, Any] = yaml.safe_load(text)
+    content: dict[str, Any] = parse_yaml(text)
     return content
 
 
@@ -136,23 +157,30 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
+def _apply(content: dict[str, Any], override: str, root: type[BaseModel]) -> None:
     """Set a `key=value` override in `content`."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(
             f"{override!r}: not a setting; write key=value, such as batch.effective=4096"
         )
-    try:
-        value = parse_yaml(text)
-    except ValueError:
-        raise UserError(f"{key}={text}: not valid YAML; check quotes and brackets") from None
-    *sections, last = key.split(".")
+    *sections, last = keys = key.split(".")
     for depth, section in enumerate(sections, start=1):
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
             raise UserError(_not_a_section(key, ".".join(sections[:depth])))
-    content[last] = value
+    content[last] = _read_word(key, text, field_at(keys, root))
+
+
+def _read_word(key: str, text: str, field: FieldInfo | None) -> Any:
+    """Read the value of a setting as its field has it: text and paths literally, others as YAML."""
+    kinds = kinds_of(field) if field else set()
+    if kinds & {str, Path} and not (text == "null" and NoneType in kinds):
+        return text
+    try:
+        return parse_yaml(text)
+    except ValueError:
+        raise UserError(f"{key}={text}: not valid YAML; check quotes and brackets") from None
 
 
 def _not_a_section(key: str, outer: str) -> str:

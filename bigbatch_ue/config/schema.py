@@ -4,11 +4,10 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import Field, model_validator
 
 from bigbatch_ue.config.evaluation_sections import EvaluationConfig, TargetConfig
-from bigbatch_ue.config.section import Section
+from bigbatch_ue.config.section import Section, UserPath
 from bigbatch_ue.config.sections import (
     AugmentConfig,
     BatchConfig,
@@ -24,6 +23,7 @@ from bigbatch_ue.config.sections import (
     SurrogateConfig,
 )
 from bigbatch_ue.files.atomic import atomic_file
+from bigbatch_ue.files.yaml_files import format_yaml
 
 _NOT_IN_ANSWER = {"output", "compute", "noise", "checkpoint", "target", "evaluation"}
 
@@ -34,7 +34,7 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
         0, description="Seed of the surrogate, the clusters, the generators and the batches."
     )
-    output: Path | None = Field(
+    output: UserPath | None = Field(
         None, description="Folder of the run; by default `runs/<data>-b<B>-s<seed>`."
     )
     data: DataConfig = DataConfig()
@@ -79,13 +79,13 @@ class Config(Section):
         """The folder of the run: `output`, or a name made of data set, batch and seed."""
         if self.output is not None:
             return self.output
-        return Path("runs") / f"{self.data.title}-b{self.batch.effective}-s{self.seed}"
+        return Path("runs") / f"{self.data.shown_as}-b{self.batch.effective}-s{self.seed}"
 
     @property
     def axes(self) -> dict[str, Any]:
         """The settings that a sweep varies, by the names of its results."""
         return {
-            "dataset": self.data.title,
+            "dataset": self.data.shown_as,
             "effective_batch": self.batch.effective,
             "seed": self.seed,
             "budget": self.budget.kind,
@@ -100,20 +100,28 @@ class Config(Section):
         """
         return images if self.batch.scope == "all" else math.ceil(images / self.clusters.generators)
 
-    def answer(self) -> dict[str, Any]:
+    def answer(self, *, with_place: bool = False) -> dict[str, Any]:
         """Return the settings that decide the result, the content of a run's digest.
 
-        Places, decomposition and later stages are left out.
+        Decomposition, later stages and places are left out: a user's images are known by what is
+        in them. `with_place` keeps their place, as the digests of earlier versions did.
         """
         content = self.model_dump(mode="json", exclude=_NOT_IN_ANSWER)
         content |= {
             name: getattr(self, name).answer() for name in ("surrogate", "clusters", "augment")
         }
-        del content["data"]["root"], content["batch"]["micro"], content["batch"]["accumulation"]
+        if not (with_place or self.data.has_name):
+            content["data"]["name"] = None
+        del (
+            content["data"]["root"],
+            content["data"]["title"],
+            content["batch"]["micro"],
+            content["batch"]["accumulation"],
+        )
         del content["optimizer"]["nonfinite"]
         return content
 
     def save(self, path: Path) -> None:
         """Write the resolved configuration as YAML, atomically."""
         with atomic_file(path) as temporary:
-            temporary.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+            temporary.write_text(format_yaml(self.model_dump(mode="json")))

@@ -1,10 +1,13 @@
 """What every section of the configuration is: a model of its fields, and their common types."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from bigbatch_ue.files.paths import expand_path
 from bigbatch_ue.runtime.errors import CONTROL_CHARACTERS
 
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
@@ -30,8 +33,17 @@ Bound = Annotated[float, Field(gt=0, le=1), BeforeValidator(_strength)]
 """Largest change of a pixel value."""
 InputSize = Literal["data", "own"] | Annotated[int, Field(ge=8, le=4096)]
 """Height and width of a network's input: those of the data, its own, or pixels."""
+UserPath = Annotated[Path, AfterValidator(lambda path: expand_path(str(path)))]
+"""A path as users write it: `~` is the home folder."""
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class SettingsOf:
+    """A mark of a field: its mapping contains settings of `root`, nested as in a file."""
+
+    root: type[BaseModel]
 
 
 class Section(BaseModel):

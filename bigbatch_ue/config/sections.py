@@ -6,7 +6,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from bigbatch_ue.config.names import Grouping, TargetMap
-from bigbatch_ue.config.section import Bound, InputSize, NonNegative, Positive, Rate, Section
+from bigbatch_ue.config.section import (
+    Bound,
+    InputSize,
+    NonNegative,
+    Positive,
+    Rate,
+    Section,
+    UserPath,
+)
+from bigbatch_ue.files.paths import short_names
 
 
 class DataConfig(Section):
@@ -23,15 +32,27 @@ class DataConfig(Section):
     limit: Positive | None = Field(
         None, description="Number of training images to use, the first ones; `null` uses all."
     )
-    root: Path = Field(
+    root: UserPath = Field(
         Path("data"),
         description="Folder of downloads, decoded images and caches that runs share.",
     )
 
     @property
-    def title(self) -> str:
+    def has_name(self) -> bool:
+        """Whether the name says which images they are, rather than where they are."""
+        return ":" not in self.name
+
+    title: str | None = Field(
+        None,
+        pattern=r"^[^/\x00-\x1f]+$",
+        description="Name of the data set in tables, plots and pages; by default its name, or the "
+        "last part of its place. It changes no result.",
+    )
+
+    @property
+    def shown_as(self) -> str:
         """The name of the data set without its place: `npz:mine/cells.npz` is `cells`."""
-        return Path(self.name.partition(":")[2] or self.name).stem
+        return self.title or short_names([self.name])[0]
 
 
 class TrainingRecipe(Section):

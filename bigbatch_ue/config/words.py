@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Sequence
-from typing import get_args
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
+
+from bigbatch_ue.config.section import SettingsOf
 
 _KINDS = {
     "bool": "true or false",
@@ -39,6 +42,37 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
 def fields_by_key(section: type[BaseModel]) -> dict[str, FieldInfo]:
     """Return the fields of a section by the keys that a file has for them."""
     return {field.alias or name: field for name, field in section.model_fields.items()}
+
+
+def field_at(keys: Sequence[str], root: type[BaseModel]) -> FieldInfo | None:
+    """Return the field at a way through the sections of `root`; None if there is none.
+
+    Where a mapping contains settings of another model (`SettingsOf`), the way goes on there.
+    """
+    section, field = root, None
+    for depth, key in enumerate(keys, start=1):
+        field = fields_by_key(section).get(key)
+        if field is None or depth == len(keys):
+            return field
+        inner = next((m.root for m in field.metadata if isinstance(m, SettingsOf)), None)
+        inner = inner or section_of(field)
+        if inner is None:
+            return None
+        section = inner
+    return field
+
+
+def kinds_of(field: FieldInfo) -> set[Any]:
+    """Return the types that a field's annotation is made of, such as `{str, NoneType}`."""
+
+    def kinds(annotation: Any) -> set[Any]:
+        inside = get_args(annotation)
+        if get_origin(annotation) in (Annotated, Union, UnionType):
+            inside = inside[:1] if get_origin(annotation) is Annotated else inside
+            return set().union(*map(kinds, inside))
+        return {annotation}
+
+    return kinds(field.annotation)
 
 
 def explain(errors: Sequence[ErrorDetails], root: type[BaseModel]) -> str:

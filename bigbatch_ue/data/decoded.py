@@ -1,10 +1,12 @@
 """Decoded data sets: a uint8 memory map that all ranks share, with labels and names.
 
-A set is decoded into `<root>/decoded/<slug>-<size>-<fingerprint>/`, whole or not at all. The
-fingerprint is made of the names, sizes and modification times of the source files, so that a
-changed source is decoded again.
+A set is decoded into `<root>/decoded/<slug>-<size>-<stamp>/`, whole or not at all. The stamp is
+made of the names, sizes and modification times of the source files, so that a changed source is
+decoded again. What a run knows its images by is made of their contents instead, so that a copy is
+the same data set.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -22,9 +24,11 @@ from bigbatch_ue.data.source import PARTS, Labels, Part, Pixels, Source, to_hwc
 from bigbatch_ue.files.atomic import atomic_folder
 from bigbatch_ue.files.formats import digest, read_json, write_json
 from bigbatch_ue.files.paths import expand_path, hide_home, require_file
+from bigbatch_ue.runs.identity import DataIdentity
 from bigbatch_ue.runtime.console import note, progress_bar
 from bigbatch_ue.runtime.errors import UserError
 
+META = "meta.json"
 _DECODER = 1
 """Version of the decoder, to be raised when the same files give other pixels."""
 
@@ -58,14 +62,16 @@ class DataSet:
     Attributes:
         name: `data.name` with the home folder as `~`, since it goes into files that may be
             published.
-        fingerprint: differs if files, size, decoder or limit differ.
+        identity: differs if the contents of files, size, decoder or limit differ.
+        former: its identity in earlier versions: by place and modification times.
         classes: name of each label.
         train: the train images, at most `data.limit`.
         test: the test images.
     """
 
     name: str
-    fingerprint: str
+    identity: DataIdentity
+    former: DataIdentity
     classes: list[str]
     train: ImageSet
     test: ImageSet
@@ -87,13 +93,13 @@ def prepare_dataset(data: DataConfig, *, download: bool = False) -> DataSet:
             source = open_source(data, download=True)
     else:
         source = open_source(data)
-    fingerprint = _fingerprint(source)
-    entry = decoded / f"{slug}-{data.size}-{fingerprint}"
+    stamp = _stamp(source)
+    entry = decoded / f"{slug}-{data.size}-{stamp}"
     if not entry.is_dir():
         with lock:
             if not entry.is_dir():
                 _decode(source, data, entry)
-    return _load(entry, data, fingerprint)
+    return _load(entry, data, source, stamp)
 
 
 def resize(image: Pixels, size: int) -> Pixels:
@@ -115,7 +121,8 @@ def _slug(name: str) -> str:
     return f"{kind}-{path.stem}-{digest(str(path))}"
 
 
-def _fingerprint(source: Source) -> str:
+def _stamp(source: Source) -> str:
+    """Return a digest that changes when a file of `source` is written to, added or removed."""
     files = source.files()
     base = os.path.commonpath([file.parent for file in files]) if files else ""
     try:
@@ -126,6 +133,21 @@ def _fingerprint(source: Source) -> str:
     return digest([_DECODER, facts])
 
 
+def _content(source: Source) -> str:
+    """Return a digest of the names, sizes and bytes of the files of `source`, wherever they are.
+
+    The name of a single file is left out.
+    """
+    files = source.files()
+    base = os.path.commonpath(files) if files else ""
+    facts = []
+    for path in files:
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+            facts.append((Path(os.path.relpath(path, base)).as_posix(), file.tell(), content))
+    return digest([_DECODER, facts])
+
+
 def _decode(source: Source, data: DataConfig, entry: Path) -> None:
     """Write `entry`; remove entries of an older source, and leftovers of killed processes."""
     older = _siblings(entry)
@@ -133,10 +155,22 @@ def _decode(source: Source, data: DataConfig, entry: Path) -> None:
         note(f"{data.name}: source changed; decoding again", any_process=True)
     with atomic_folder(entry) as folder:
         names = {part: _decode_part(source, part, data, folder) for part in PARTS}
-        meta = {"source": hide_home(data.name), "classes": source.classes, "names": names}
-        write_json(folder / "meta.json", meta)
+        meta = {
+            "source": hide_home(data.name),
+            "content": _content(source),
+            "classes": source.classes,
+            "names": names,
+        }
+        write_json(folder / META, meta)
     for folder in older:
         shutil.rmtree(folder)
+
+
+def _add_content(entry: Path, source: Source) -> str:
+    """Add the digest of the contents to an entry that an earlier version wrote, and return it."""
+    content = _content(source)
+    write_json(entry / META, read_json(entry / META, dict) | {"content": content})
+    return content
 
 
 def _siblings(entry: Path) -> list[Path]:
@@ -176,18 +210,22 @@ def _decode_part(source: Source, part: Part, data: DataConfig, folder: Path) -> 
     return split.names
 
 
-def _load(entry: Path, data: DataConfig, fingerprint: str) -> DataSet:
+def _load(entry: Path, data: DataConfig, source: Source, stamp: str) -> DataSet:
     try:
-        meta = read_json(entry / "meta.json", dict)
+        meta = read_json(entry / META, dict)
+        content = str(meta.get("content") or _add_content(entry, source))
         classes = [str(name) for name in meta["classes"]]
         train, test = (_load_part(entry, part, meta, data.size) for part in PARTS)
     except (UserError, FileNotFoundError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{entry}: damaged ({error}); delete that folder") from None
-    state: list[Any] = [fingerprint, data.size]
+    share = [data.size]
     if data.limit is not None and data.limit < len(train):
         train = train.first(data.limit)
-        state.append(data.limit)
-    return DataSet(hide_home(data.name), digest(state), classes, train, test)
+        share.append(data.limit)
+    name = hide_home(data.name)
+    identity = DataIdentity(data.name if data.has_name else None, digest([content, *share]))
+    former = DataIdentity(name, digest([stamp, *share]))
+    return DataSet(name, identity, former, classes, train, test)
 
 
 def _load_part(entry: Path, part: Part, meta: dict[str, Any], size: int) -> ImageSet:

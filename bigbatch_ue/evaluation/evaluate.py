@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from bigbatch_ue.evaluation.subject import Subject
 from bigbatch_ue.networks.surrogate import extract_features, surrogate_of_run
 from bigbatch_ue.protection.perturbations import Perturbations, load_perturbations
 from bigbatch_ue.runs.folder import Run, RunFiles, load_run
+from bigbatch_ue.runs.identity import answer_digest
 from bigbatch_ue.runs.result import read_result
 from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.runtime.errors import UserError
@@ -37,6 +39,7 @@ from bigbatch_ue.training.train import train_on
 def evaluate(
     run_folder: Path,
     *,
+    place: str | None = None,
     target: str | None = None,
     overrides: Sequence[str] = (),
     shard: tuple[int, int] = (1, 1),
@@ -50,6 +53,8 @@ def evaluate(
 
     Args:
         run_folder: folder of a finished run.
+        place: where the images of the run are now, `folder:PATH` or `npz:PATH`; None if they have
+            not moved.
         target: a preset of `config.names.TARGETS`; by default the run's own target.
         overrides: `key=value` settings of `target`, `evaluation` and `data.root`.
         shard: (i, n) with 1 <= i <= n: train the i-th of n parts of the arms.
@@ -63,7 +68,7 @@ def evaluate(
         UserError: the run is not finished, the data set has changed, the settings are impossible,
             or a training diverges.
     """
-    config, run = load_run(run_folder)
+    config, run = load_run(run_folder, place)
     config = revise_evaluation(config, target, overrides)
     accelerator = start_accelerator()
     try:
@@ -113,7 +118,7 @@ def evaluate_external(
             image_groups=data.train.labels,
             features=lambda: _flatten(data.train.images),
         )
-        name = f"{config.data.title}-{Path(location.partition(':')[2] or location).stem}"
+        name = f"{config.data.shown_as}-{Path(location.partition(':')[2] or location).stem}"
         folder = RunFiles(config.output or Path("runs") / name).evaluation
         return run_evaluation(subject, folder, shard, accelerator, command)
     finally:
@@ -154,6 +159,8 @@ def run_evaluation(
 def _subject_of_run(config: Config, run: Run, accelerator: Accelerator, download: bool) -> Subject:
     """Load the data set and perturbations of a run; train its control run if it is missing."""
     data = prepare_dataset(config.data, download=download)
+    if run.answer == answer_digest(config, data.former):  # its arms know the data by that, too
+        data = replace(data, identity=data.former)
     perturbations = load_perturbations(config, run, data)
     result = read_result(run.result)
 

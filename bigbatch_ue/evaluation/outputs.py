@@ -57,7 +57,7 @@ def write_outputs(
                 write_json(folder / f"protected-{fraction:g}-s{seed}.json", indices)
         settings = config.model_dump_json(include={"seed", "data", "target", "evaluation"})
         about |= {
-            "dataset": config.data.title,
+            "dataset": config.data.shown_as,
             "agreement": asdict(subject.agreement) if subject.agreement else None,
             "settings": json.loads(hide_home(settings)),
             "versions": {"bigbatch_ue": __version__, "torch": torch.__version__},
@@ -102,7 +102,7 @@ def _draw_pictures(path: Path, subject: Subject) -> None:
         )
     ]
     batch = subject.facts.get("effective_batch")
-    heading = subject.config.data.title + (f", effective batch {batch}" if batch else "")
+    heading = subject.config.data.shown_as + (f", effective batch {batch}" if batch else "")
     originals = data.train.images[sample]
     picture_grid(path, originals, _protect_sample(subject, sample), titles, heading)
 

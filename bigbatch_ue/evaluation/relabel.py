@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from bigbatch_ue.data.decoded import DataSet, ImageSet
-from bigbatch_ue.files.formats import read_yaml
 from bigbatch_ue.files.paths import expand_path
+from bigbatch_ue.files.yaml_files import TextLoader, read_yaml
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.randomness import Purpose, draw
 
@@ -74,7 +73,7 @@ def _rename(data: DataSet, names: list[str]) -> DataSet:
 
 def _read_map(path: Path, classes: list[str]) -> list[str]:
     """Read the new name of each class from a file."""
-    content = read_yaml(path, yaml.BaseLoader)  # which reads every value as a string
+    content = read_yaml(path, TextLoader)
     if not isinstance(content, dict):
         raise UserError(
             f"{path}: not a mapping of classes; write `old class: new class`, one line per class"

@@ -112,7 +112,7 @@ class Subject:
         content: dict[str, Any] = {
             "recipe": [_RECIPE, config.augment.pad, config.augment.flip, ranks],
             "case": spec,
-            "data": [self.data.name, self.data.fingerprint],
+            "data": self.data.identity,
             "target": config.target.answer(),
         }
         if self._weights_hash is not None:
@@ -133,7 +133,7 @@ class Subject:
     def with_facts(self, arm: Arm) -> Arm:
         """Return an arm with this subject's name and facts, whoever trained it."""
         facts = self.facts if arm.arm in RUN_ARMS else {}
-        return replace(arm, dataset=self.config.data.title, **facts)
+        return replace(arm, dataset=self.config.data.shown_as, **facts)
 
     def train_images(self, spec: ArmSpec) -> tuple[Pixels, NDArray[np.int64]]:
         """Return the images that the scraper of an arm gets, before countermeasures.

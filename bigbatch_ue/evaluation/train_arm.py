@@ -59,7 +59,7 @@ def train_arm(
     tail_mean, tail_std = tail_statistics(curve.accuracies)
     world_size = settings.world_size
     return Arm(
-        dataset=config.data.title,
+        dataset=config.data.shown_as,
         **spec._asdict(),
         target=_target_name(config.target),
         final_accuracy=measures.accuracy,

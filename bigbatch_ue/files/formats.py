@@ -1,21 +1,16 @@
-"""JSON and YAML: read with limits, written atomically, and digested."""
+"""JSON: read with limits, written atomically, and digested."""
 
 import hashlib
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.paths import require_file
 from bigbatch_ue.runtime.errors import UserError
-
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_MAX_DEPTH, _MAX_YAML_VALUES = 50, 100_000
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -64,60 +59,6 @@ def first_problem(error: ValidationError) -> str:
     """Return the first problem of a record: its dotted key, if it has one, and what is wrong."""
     first = error.errors()[0]
     return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
-
-
-def parse_yaml(text: str, loader: Any = _LOADER) -> Any:
-    """Parse YAML.
-
-    Raises:
-        ValueError: invalid YAML, nesting that is too deep, or aliases that expand to more values
-            than any configuration has.
-    """
-    try:
-        _check_yaml_size(yaml.parse(text, loader))
-        return yaml.load(text, loader)
-    except (yaml.YAMLError, LookupError, TypeError, AttributeError, OverflowError) as error:
-        # for a value that does not match its tag, PyYAML raises almost any of them
-        raise ValueError(" ".join(str(error).split())) from None
-
-
-def _check_yaml_size(events: Iterator[yaml.Event]) -> None:
-    """Raise ValueError for nesting that is too deep, or too many values with aliases expanded."""
-    count = 0
-    open_collections: list[tuple[str | None, int]] = []
-    sizes: dict[str | None, int] = {}
-    for event in events:
-        if isinstance(event, yaml.AliasEvent):
-            if event.anchor not in sizes:
-                raise ValueError(f"unknown alias *{event.anchor}")
-            count += sizes[event.anchor]
-        elif isinstance(event, yaml.NodeEvent):
-            count += 1
-            sizes[event.anchor] = 1
-        if isinstance(event, yaml.CollectionStartEvent):
-            sizes.pop(event.anchor)
-            open_collections.append((event.anchor, count))
-        elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, start = open_collections.pop()
-            sizes[anchor] = count - start + 1
-        if len(open_collections) > _MAX_DEPTH:
-            raise ValueError("nested too deeply")
-        if count > _MAX_YAML_VALUES:
-            raise ValueError(f"expands to more than {_MAX_YAML_VALUES:,} values")
-
-
-def read_yaml(path: Path, loader: Any = _LOADER) -> Any:
-    """Read a YAML or JSON file.
-
-    Raises:
-        UserError: the file is missing or invalid.
-    """
-    try:
-        return parse_yaml(require_file(path).read_text(encoding="utf-8"), loader)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid YAML ({error})") from None
 
 
 def digest(content: Any) -> str:

@@ -1,9 +1,14 @@
 """Paths: as users write them, checked, and without the home folder."""
 
+import re
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from bigbatch_ue.runtime.errors import UserError
+
+_BEFORE, _AFTER = r"(?<![^\s\"'=:,;(\[])", r"(?![^/\s\"'=:,;)\]])"
+"""Around the leading part of a path: nothing that belongs to a longer name."""
 
 
 def require_file(path: Path) -> Path:
@@ -35,6 +40,41 @@ def expand_path(text: str) -> Path:
         raise UserError(f"{text}: no such home folder") from None
 
 
+def short_names(places: Sequence[str]) -> list[str]:
+    """Name each place by its last part, and by as many more as tell it from the others.
+
+    `folder:a/images` and `npz:b/images.npz` are `a-images` and `b-images`; alone, each is `images`.
+    """
+    parts = [_parts(place) for place in places]
+
+    def name(own: tuple[str, ...]) -> str:
+        count = 1
+        others = [other for other in parts if other != own]
+        while count < len(own) and any(other[-count:] == own[-count:] for other in others):
+            count += 1
+        return "-".join(own[-count:])
+
+    return list(map(name, parts))
+
+
+def _parts(place: str) -> tuple[str, ...]:
+    """Return the parts of the path in `place`, such as `npz:PATH`, without the suffix `.npz`."""
+    path = Path(place.partition(":")[2] or place)
+    if path.name in ("", ".."):
+        path = path.resolve()
+    *folders, last = path.parts[bool(path.anchor) :] or ("data",)
+    return (*folders, last.removesuffix(".npz"))
+
+
 def hide_home(text: str) -> str:
-    """Replace the home folder by `~` in `text`, for files that may be published."""
-    return text.replace(str(Path.home()), "~")
+    """Replace the home folder by `~` where a path in `text` begins with it.
+
+    For what is shown or published; what identifies something keeps its paths.
+    """
+    try:
+        home = str(Path.home())
+    except RuntimeError:  # a user without an entry in the system's list
+        return text
+    if home == "/":
+        return text
+    return re.sub(rf"{_BEFORE}{re.escape(home)}{_AFTER}", "~", text)

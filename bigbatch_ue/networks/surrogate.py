@@ -132,7 +132,7 @@ def _train_once(
     decisive = {
         "recipe": _RECIPE,
         "surrogate": config.answer(),
-        "data": data.fingerprint,
+        "data": data.identity.fingerprint,
         "augment": settings.augment.model_dump(mode="json", include={"pad", "flip"}),
         "seed": settings.seed,
     }

@@ -16,6 +16,7 @@ from bigbatch_ue.data.source import Pixels
 from bigbatch_ue.files.formats import digest
 from bigbatch_ue.files.tensor_files import read_tensors, require_tensors
 from bigbatch_ue.runs.folder import Run
+from bigbatch_ue.runs.identity import answer_digest
 from bigbatch_ue.runtime.errors import UserError
 
 _CHUNK = 1024
@@ -48,7 +49,8 @@ def load_perturbations(config: Config, run: Run, data: DataSet) -> Perturbations
         UserError: a file is missing, torn or of another run or kind; or the data set is no longer
             the one that the run was trained on.
     """
-    if run.answer != digest([config.answer(), data.fingerprint]):
+    known = {answer_digest(config, identity) for identity in (data.identity, data.former)}
+    if run.answer not in known:
         raise UserError(f"{run.folder}: {data.name} has changed since this run; train again")
     tensors, metadata = read_tensors(run.perturbations)
     require_tensors(run.perturbations, tensors, perturbations=(4, torch.float32))

@@ -53,6 +53,7 @@ class ProtectionReport:
 def protect(
     run_folder: Path,
     *,
+    place: str | None = None,
     out: Path | None = None,
     form: FileFormat | None = None,
     at: ImageSize = "original",
@@ -62,6 +63,8 @@ def protect(
 
     Args:
         run_folder: folder of a finished run.
+        place: where the images of the run are now, `folder:PATH` or `npz:PATH`; None if they have
+            not moved.
         out: new folder, by default `protected` in the run's folder. `png` images go to
             `train/<class>/<name>.png`, `npz` to one file with MedMNIST's keys, in which all but the
             train images stay as they are. The report goes to `protected.json`.
@@ -77,7 +80,7 @@ def protect(
         UserError: the run is not finished, the data set has changed, `out` exists or overlaps the
             source, the format cannot contain the images, or reading or writing fails.
     """
-    config, run = load_run(run_folder)
+    config, run = load_run(run_folder, place)
     source = open_source(config.data, download)
     out = out or run.protected
     _require_apart(out, source)

@@ -188,18 +188,18 @@ class Protector:
         return cls(settings, delta.numpy(), tensors["centres"], labels, surrogate)
 
     @classmethod
-    def of_run(cls, folder: Path, *, download: bool = False) -> Self:
-        """Make the protector of a finished run.
+    def of_run(cls, folder: Path, *, place: str | None = None, download: bool = False) -> Self:
+        """Make the protector of a finished run, whose images may have moved to `place`.
 
         Raises:
             UserError: the run is not finished, or its data set has changed.
         """
-        config, run = load_run(folder)
+        config, run = load_run(folder, place)
         data = prepare_dataset(config.data, download=download)
         perturbations = load_perturbations(config, run, data)
         by, size = config.clusters.by, config.data.size
         settings = ProtectorSettings(
-            title=config.data.title,
+            title=config.data.shown_as,
             by=by,
             eps=perturbations.eps,
             size=size,
@@ -223,8 +223,8 @@ class Protector:
         return cls(settings, perturbations.delta, centres, labels, surrogate)
 
 
-def open_protector(folder: Path, *, download: bool = False) -> Protector:
-    """Open an exported protector, or make that of a finished run.
+def open_protector(folder: Path, *, place: str | None = None, download: bool = False) -> Protector:
+    """Open an exported protector, or make that of a finished run, whose images may have moved.
 
     Raises:
         UserError: `folder` contains neither, or as for both.
@@ -233,7 +233,7 @@ def open_protector(folder: Path, *, download: bool = False) -> Protector:
         return Protector.load(folder)
     if not RunFiles(folder).config.exists():
         raise UserError(f"{folder}: neither a run nor an exported protector; name one of them")
-    return Protector.of_run(folder, download=download)
+    return Protector.of_run(folder, place=place, download=download)
 
 
 def _load_surrogate(path: Path, settings: ProtectorSettings) -> Normalised:

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from bigbatch_ue.files.atomic import atomic_file
+from bigbatch_ue.files.yaml_files import format_yaml
 from bigbatch_ue.reporting.style import PALETTE
 from bigbatch_ue.reporting.words import percent
 
@@ -25,7 +25,7 @@ def page_environment(package: str, **filters: Callable[..., str]) -> Environment
         lstrip_blocks=True,
     )
     environment.globals["palette"] = PALETTE
-    environment.filters |= {"percent": percent, "yaml": _yaml, **filters}
+    environment.filters |= {"percent": percent, "yaml": format_yaml, **filters}
     return environment
 
 
@@ -34,7 +34,3 @@ def write_page(path: Path, environment: Environment, content: Mapping[str, Any])
     text = environment.get_template(path.name).render(content)
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def _yaml(content: Any) -> str:
-    return yaml.safe_dump(content, sort_keys=False)

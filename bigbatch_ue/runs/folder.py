@@ -1,18 +1,18 @@
 """One run, one folder: configuration, metrics, checkpoints, result."""
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
 from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.files.formats import digest, read_json, write_json
+from bigbatch_ue.files.formats import read_json, write_json
+from bigbatch_ue.files.yaml_files import format_yaml
+from bigbatch_ue.runs.identity import DataIdentity, answer_digest
 from bigbatch_ue.runtime.errors import UserError
 
 
@@ -132,15 +132,23 @@ class Run(RunFiles):
             yield
 
 
-def open_run(config: Config, fingerprint: str, *, resume: bool) -> Run:
-    """Open the run of `config` on the data of `fingerprint`: new, unfinished or finished.
+def open_run(
+    config: Config, data: DataIdentity, *, former: DataIdentity | None = None, resume: bool
+) -> Run:
+    """Open the run of `config` on `data`: new, unfinished or finished.
+
+    Args:
+        config: the settings of the run.
+        data: the identity of its images.
+        former: their identity in earlier versions, by which an older run knows them.
+        resume: whether an unfinished run may be continued.
 
     Raises:
         UserError: the folder contains a run of another configuration or data set, or an unfinished
             one and `resume` is not set.
     """
     folder = config.run_folder
-    run = Run(folder, digest([config.answer(), fingerprint]))
+    run = Run(folder, answer_digest(config, data))
     if not run.config.exists():
         return run
     before = load_config(file=run.config)
@@ -150,8 +158,10 @@ def open_run(config: Config, fingerprint: str, *, resume: bool) -> Run:
             f"{folder}: contains a run with other settings ({', '.join(changed)}); "
             "choose another folder with output=..., or remove this one"
         )
-    state = read_json(run.state, dict)
-    if state.get("answer") != run.answer:
+    known = read_json(run.state, dict).get("answer")
+    if former is not None and known == answer_digest(config, former):
+        run = Run(folder, known)
+    if known != run.answer:
         raise UserError(
             f"{folder}: its data set has changed; choose another folder with output=..."
         )
@@ -160,15 +170,19 @@ def open_run(config: Config, fingerprint: str, *, resume: bool) -> Run:
     return run
 
 
-def create_run(run: Run, config: Config, fingerprint: str) -> None:
+def create_run(run: Run, config: Config, data: DataIdentity) -> None:
     """Create the run's folder with the resolved configuration, unless it is there."""
     if not run.config.exists():
-        write_json(run.state, {"answer": run.answer, "data": fingerprint})
+        write_json(run.state, {"answer": run.answer, "data": data.fingerprint})
         config.save(run.config)
 
 
-def load_run(folder: Path) -> tuple[Config, Run]:
+def load_run(folder: Path, place: str | None = None) -> tuple[Config, Run]:
     """Load a finished run.
+
+    Args:
+        folder: of the run.
+        place: where its images are now, `folder:PATH` or `npz:PATH`; None if they have not moved.
 
     Raises:
         UserError: `folder` contains no finished run.
@@ -178,7 +192,10 @@ def load_run(folder: Path) -> tuple[Config, Run]:
         raise UserError(
             f"{folder}: no run here (no config.yaml); name the folder that `train` wrote"
         )
-    config = load_config(file=files.config, overrides=[f"output={json.dumps(str(folder))}"])
+    moved: dict[str, Any] = {"output": str(folder)}
+    if place is not None:
+        moved["data"] = {"name": place}
+    config = load_config(file=files.config, settings=[moved])
     run = Run(folder, str(read_json(files.state, dict).get("answer")))
     if not run.finished:
         raise UserError(f"{folder}: training is not finished; run train --resume")
@@ -192,4 +209,4 @@ def _differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
             inner = f"{key}.{name}" if key else name
             yield from _differences(before.get(name), after.get(name), inner)
     elif before != after:
-        yield f"{key}: {yaml.safe_dump(before).splitlines()[0]} -> {after}"
+        yield f"{key}: {format_yaml(before).splitlines()[0]} -> {after}"

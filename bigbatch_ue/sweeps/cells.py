@@ -11,6 +11,7 @@ from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet, prepare_dataset
 from bigbatch_ue.files.formats import digest, read_json
+from bigbatch_ue.files.paths import short_names
 from bigbatch_ue.runs.folder import RunFiles
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.sweeps.spec import SweepDataset, SweepSpec
@@ -85,11 +86,28 @@ def sweep_cells(sweep: SweepSpec, *, download: bool = False) -> list[Cell]:
         UserError: an invalid setting, or a data set that is not available.
     """
     cells: dict[str, Cell] = {}
+    datasets = _with_different_names(sweep)
     for seed in sweep.seeds:
-        for dataset in sweep.datasets:
+        for dataset in datasets:
             for cell in _cells_of(sweep, dataset, seed, download):
                 cells.setdefault(cell.name, cell)
     return list(cells.values())
+
+
+def _with_different_names(sweep: SweepSpec) -> list[SweepDataset]:
+    """Return the data sets of a sweep; those that would be shown under one name get a title."""
+    images = [
+        base_config(sweep, each, sweep.seeds[0], sweep.scopes[0]).data for each in sweep.datasets
+    ]
+    places = [each.name for each in images]
+    named = []
+    for dataset, own, title in zip(sweep.datasets, images, short_names(places), strict=True):
+        if own.title is None and title != own.shown_as:
+            data = {**dataset.settings.get("data", {}), "title": title}
+            settings = {**dataset.settings, "data": data}
+            dataset = dataset.model_copy(update={"settings": settings})
+        named.append(dataset)
+    return named
 
 
 def _cells_of(sweep: SweepSpec, dataset: SweepDataset, seed: int, download: bool) -> Iterator[Cell]:
@@ -120,10 +138,18 @@ def base_config(sweep: SweepSpec, dataset: SweepDataset, seed: int, scope: str) 
 
 
 def _with_folder(config: Config, data: DataSet, output: Path) -> Config:
-    """Give `config` a folder, named after everything that decides the outcome of the cell."""
+    """Give `config` a folder, named after everything that decides the outcome of the cell.
+
+    It is the one that is there with that key, whatever the images were called, and wherever they
+    were.
+    """
     later = {"target": config.target.answer(), "evaluation": config.evaluation.answer()}
-    key = digest([config.answer(), later, data.fingerprint])
-    name = (
-        f"{config.data.title}-b{config.batch.effective}-s{config.seed}-{config.budget.kind}-{key}"
-    )
-    return config.model_copy(update={"output": output / "cells" / name})
+    cells, size, budget = output / "cells", config.batch.effective, config.budget.kind
+    for data_id in (data.former, data.identity):
+        answer = config.answer(with_place=data_id.name is not None)
+        key = digest([answer, later, data_id.fingerprint])
+        folder = cells / f"{config.data.shown_as}-b{size}-s{config.seed}-{budget}-{key}"
+        folder = next(cells.glob(f"*-{key}"), folder)
+        if folder.exists():
+            break
+    return config.model_copy(update={"output": folder})

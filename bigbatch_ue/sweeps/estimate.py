@@ -17,6 +17,7 @@ from bigbatch_ue.networks.backbone import NetworkSpec, build_network
 from bigbatch_ue.networks.frozen import FrozenNetwork, compute_mode
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.networks.surrogate import surrogate_spec, untrained_surrogate
+from bigbatch_ue.runs.identity import DataIdentity
 from bigbatch_ue.sweeps.cells import Cell
 
 _SHARED_ARMS = (ArmName.CLEAN, ArmName.RANDOM_NOISE)
@@ -46,15 +47,15 @@ def estimate(cells: Sequence[Cell]) -> dict[str, float]:
     Work that several cells share (a trained surrogate, clean controls) counts for the first one.
     """
     rates: dict[str, Rates] = {}
-    shared: set[tuple[str, int, str]] = set()
+    shared: set[tuple[DataIdentity, int, str]] = set()
     seconds = {}
     for cell in cells:
         config, data = cell.config, cell.data
         kind = config.model_dump_json(include={"data", "surrogate", "generator", "target"})
         if kind not in rates:
             rates[kind] = measure_rates(config, data)
-        first = (data.fingerprint, config.seed, kind) not in shared
-        shared.add((data.fingerprint, config.seed, kind))
+        first = (data.identity, config.seed, kind) not in shared
+        shared.add((data.identity, config.seed, kind))
         seconds[cell.name] = _seconds(cell, rates[kind], first)
     return seconds
 

@@ -12,11 +12,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from filelock import SoftFileLease, Timeout
 
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.formats import write_json
+from bigbatch_ue.files.yaml_files import format_yaml
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.ranks import world_size
 from bigbatch_ue.sweeps.cells import Cell, Outcome, sweep_cells
@@ -70,7 +70,7 @@ def run_sweep(
 def _write_specification(sweep: SweepSpec) -> None:
     with atomic_file(sweep.output / SPECIFICATION) as temporary:
         content = sweep.model_dump(mode="json", by_alias=True)
-        temporary.write_text(yaml.safe_dump(content, sort_keys=False))
+        temporary.write_text(format_yaml(content))
 
 
 def _own_first(cells: Sequence[Cell], shard: tuple[int, int]) -> list[Cell]:

@@ -120,4 +120,4 @@ def format_duration(seconds: float) -> str:
 
 
 def _row(cell: Cell) -> tuple[str, str]:
-    return cell.config.data.title, cell.config.budget.kind
+    return cell.config.data.shown_as, cell.config.budget.kind

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from bigbatch_ue.config.load import read_settings, resolve
-from bigbatch_ue.config.section import Positive, Section
+from bigbatch_ue.config.schema import Config
+from bigbatch_ue.config.section import Positive, Section, SettingsOf, UserPath
 
 _VARIED = {
     "output": "output",
@@ -74,7 +75,7 @@ class SweepDataset(Section):
     preset: str | None = Field(
         None, description="Name of a preset; a bare name is the same as `preset`."
     )
-    config: Path | None = Field(
+    config: UserPath | None = Field(
         None, description="YAML file of settings; not together with `preset`."
     )
     settings: dict[str, Any] = Field(
@@ -90,7 +91,7 @@ class SweepDataset(Section):
 class SweepSpec(Section):
     """The specification of a sweep; every combination of the varied values is a cell."""
 
-    output: Path = Field(Path("runs/sweep"), description="Folder of the sweep.")
+    output: UserPath = Field(Path("runs/sweep"), description="Folder of the sweep.")
     datasets: tuple[SweepDataset, ...] = Field(
         min_length=1, description="Data sets: names of presets, or mappings."
     )
@@ -109,13 +110,13 @@ class SweepSpec(Section):
     scopes: tuple[Literal["cluster", "all"], ...] = Field(
         ("cluster",), min_length=1, description="Values of `batch.scope`."
     )
-    settings: dict[str, Any] = Field(
+    settings: Annotated[dict[str, Any], SettingsOf(Config)] = Field(
         {}, description="Settings of every cell, nested as in a file; not those that are varied."
     )
     protect: bool = Field(
         True, description="Whether to write the protected images of each cell, at training size."
     )
-    launcher: Path | None = Field(
+    launcher: UserPath | None = Field(
         None, description="Accelerate YAML file under which each cell trains."
     )
 
@@ -135,4 +136,4 @@ def load_sweep(file: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     Raises:
         UserError: an unreadable file, an unknown key or an invalid value.
     """
-    return resolve(SweepSpec, read_settings(file), overrides)
+    return resolve(SweepSpec, read_settings(file), overrides, file)

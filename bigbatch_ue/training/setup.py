@@ -70,7 +70,7 @@ def _cluster_once(
         if run.clusters.exists():
             return
         clusters = cluster_images(config, data, surrogate, device)
-        create_run(run, config, data.fingerprint)
+        create_run(run, config, data.identity)
         clusters.save(run.clusters, {"answer": run.answer})
 
 

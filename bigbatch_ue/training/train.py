@@ -78,7 +78,7 @@ def train_on(
     """Train the clusters of one rank group on an engine that has been started; see `train`."""
     data = prepare_dataset(config.data, download=download)
     config = resolve_clusters(config, data.train.labels)
-    run = open_run(config, data.fingerprint, resume=resume)
+    run = open_run(config, data.identity, former=data.former, resume=resume)
     accelerator.wait_for_everyone()
     group.barrier()
     if run.finished:

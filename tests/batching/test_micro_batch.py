@@ -89,7 +89,7 @@ def test_what_fits_is_found_and_a_later_shortage_halves_it_again(tmp_path: Path)
     accelerator = start_accelerator()
     config = tiny(tmp_path, "batch.micro=auto", "batch.effective=60", "batch.extend=views")
     data = prepare_dataset(config.data)
-    job = prepare_job(config, open_run(config, data.fingerprint, resume=False), data, accelerator)
+    job = prepare_job(config, open_run(config, data.identity, resume=False), data, accelerator)
     room = 50
 
     def loss(delta: torch.Tensor, micro: MicroBatch) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Decoded data sets: shared, complete, and decoded again only if their source has changed."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -17,8 +18,10 @@ from PIL import Image
 
 from bigbatch_ue.config.sections import DataConfig
 from bigbatch_ue.data.decoded import DataSet, prepare_dataset, resize
+from bigbatch_ue.runs.identity import DataIdentity
 from bigbatch_ue.runtime.errors import UserError
 from tests.conftest import MakeNpz
+from tests.helpers.images import make_images
 
 
 def prepared(path: Path, root: Path, size: int = 10, limit: int | None = None) -> DataSet:
@@ -87,7 +90,7 @@ def test_second_run_reads_no_source(
     path.write_bytes(bytes(stat.st_size))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     second = prepared(path, tmp_path)
-    assert second.fingerprint == first.fingerprint
+    assert second.identity == first.identity
     np.testing.assert_array_equal(second.train.images, pixels)
     assert "changed" not in capsys.readouterr().err
 
@@ -104,17 +107,51 @@ def test_changed_source_is_decoded_again(
     os.utime(path, (time.time() + 5, time.time() + 5))
     second = prepared(path, tmp_path)
     assert capsys.readouterr().err.strip() == f"npz:{path}: source changed; decoding again"
-    assert second.fingerprint not in (first.fingerprint, other_size.fingerprint)
+    assert second.identity not in (first.identity, other_size.identity)
     assert (second.train.images == 7).all()
     assert not old.exists()
     assert len(entries(tmp_path)) == 2
 
 
-def test_another_time_alone_is_a_change(make_npz: MakeNpz, tmp_path: Path) -> None:
+def test_times_decide_what_is_decoded_again_and_contents_what_a_set_is(
+    make_npz: MakeNpz, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = make_npz()
     first = prepared(path, tmp_path)
     os.utime(path, (1, 1))
-    assert prepared(path, tmp_path).fingerprint != first.fingerprint
+    touched = prepared(path, tmp_path)
+    assert "decoding again" in capsys.readouterr().err
+    assert touched.identity == first.identity
+    assert touched.former != first.former
+
+
+def test_a_copy_elsewhere_is_the_same_data_set(tmp_path: Path) -> None:
+    def known_as(place: str) -> DataIdentity:
+        config = DataConfig(name=f"folder:{tmp_path / place}", root=tmp_path, size=8)
+        return prepare_dataset(config).identity
+
+    make_images(tmp_path / "here", [(8, 8), (9, 12)])
+    shutil.copytree(tmp_path / "here", tmp_path / "there", copy_function=shutil.copyfile)
+    here = known_as("here")
+    assert known_as("there") == here
+    assert here.name is None
+    for part in ("train", "test"):
+        folder = tmp_path / "there" / part
+        (folder / "dog").rename(folder / "wolf")
+    assert known_as("there") != here
+
+
+def test_an_entry_of_an_earlier_version_gets_the_digest_of_its_contents(
+    make_npz: MakeNpz, tmp_path: Path
+) -> None:
+    path = make_npz()
+    first = prepared(path, tmp_path)
+    (entry,) = entries(tmp_path)
+    meta = json.loads((entry / "meta.json").read_text())
+    content = meta.pop("content")
+    (entry / "meta.json").write_text(json.dumps(meta))
+    assert prepared(path, tmp_path).identity == first.identity
+    assert json.loads((entry / "meta.json").read_text())["content"] == content
 
 
 def test_sets_of_the_same_file_name_stay_apart(make_npz: MakeNpz, tmp_path: Path) -> None:
@@ -131,10 +168,10 @@ def test_limit_is_a_view_of_the_first_train_images(make_npz: MakeNpz, tmp_path: 
     np.testing.assert_array_equal(part.train.images, whole.train.images[:5])
     assert (len(part.train), len(part.train.labels), len(part.test)) == (5, 5, 6)
     assert isinstance(part.train.images, np.memmap)
-    assert part.fingerprint != whole.fingerprint
-    assert prepared(path, tmp_path, limit=4).fingerprint != part.fingerprint
+    assert part.identity != whole.identity
+    assert prepared(path, tmp_path, limit=4).identity != part.identity
     more = prepared(path, tmp_path, limit=13)
-    assert (len(more.train), more.fingerprint) == (12, whole.fingerprint)
+    assert (len(more.train), more.identity) == (12, whole.identity)
     assert len(entries(tmp_path)) == 1
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from bigbatch_ue.data.decoded import DataSet, ImageSet
 from bigbatch_ue.evaluation.relabel import relabel
+from bigbatch_ue.runs.identity import DataIdentity
 from bigbatch_ue.runtime.errors import UserError
 
 CLASSES = ["ant", "bee", "cat", "dog", "elk"]
@@ -22,7 +23,8 @@ def images(count: int) -> ImageSet:
 
 @pytest.fixture
 def data() -> DataSet:
-    return DataSet("animals", "f", CLASSES, images(20), images(10))
+    identity = DataIdentity("animals", "f")
+    return DataSet("animals", identity, identity, CLASSES, images(20), images(10))
 
 
 def features() -> NDArray[np.float64]:
@@ -59,7 +61,7 @@ def test_map_gives_the_names_of_the_file(tmp_path: Path, data: DataSet, text: st
     assert superclass_names(found) == ["insect", "insect", "mammal", "mammal", "7"]
     assert found.train.images is data.train.images
     assert found.train.labels.dtype == np.int64
-    assert (found.name, found.fingerprint) == (data.name, data.fingerprint)
+    assert (found.name, found.identity) == (data.name, data.identity)
 
 
 def test_classes_named_like_numbers_are_names(tmp_path: Path, data: DataSet) -> None:

@@ -60,8 +60,8 @@ def make_run(folder: Path, *overrides: str, scale: float = 1.0, seed: int = 0) -
         ]
     )
     data = prepare_dataset(config.data)
-    run = open_run(config, data.fingerprint, resume=False)
-    create_run(run, config, data.fingerprint)
+    run = open_run(config, data.identity, resume=False)
+    create_run(run, config, data.identity)
     count, *shape = data.train.images.shape
     random = np.random.default_rng(seed)
     assignment = torch.from_numpy(random.integers(COUNT, size=count))

@@ -10,6 +10,7 @@ from bigbatch_ue.config.sections import AugmentConfig, SurrogateConfig, Training
 from bigbatch_ue.data.decoded import DataSet, ImageSet
 from bigbatch_ue.networks.backbone import Normalised
 from bigbatch_ue.networks.surrogate import prepare_surrogate
+from bigbatch_ue.runs.identity import DataIdentity
 from tests.helpers.networks import CPU, NARROW
 
 
@@ -19,9 +20,11 @@ def digits(classes: int = 10) -> DataSet:
     images = (found.images * 255 / 16).round().astype(np.uint8)[:, None]
     labels = (found.target % classes).astype(np.int64)
     names = [str(index) for index in range(300)]
+    identity = DataIdentity("digits", "f" * 12)
     return DataSet(
         "digits",
-        "f" * 12,
+        identity,
+        identity,
         [str(digit) for digit in range(classes)],
         ImageSet(images[:200], labels[:200], names[:200]),
         ImageSet(images[200:300], labels[200:300], names[200:]),

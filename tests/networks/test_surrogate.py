@@ -1,5 +1,6 @@
 """The surrogate: frozen, and with the weights that the configuration names."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -17,6 +18,7 @@ from bigbatch_ue.networks import backbone, surrogate
 from bigbatch_ue.networks.frozen import FrozenNetwork, compute_mode
 from bigbatch_ue.networks.inference import to_float
 from bigbatch_ue.networks.surrogate import extract_features
+from bigbatch_ue.runs.identity import DataIdentity
 from bigbatch_ue.runtime.errors import UserError
 from tests.helpers.forked import Program
 from tests.helpers.networks import CPU, NARROW, built, convolution, same_state
@@ -99,7 +101,7 @@ def test_trained_surrogate_depends_on_the_seed_only(tmp_path: Path) -> None:
 
 
 def test_file_of_a_trained_surrogate_is_named_after_seed_data_and_recipe(tmp_path: Path) -> None:
-    other = DataSet(**{**vars(digits()), "fingerprint": "0" * 12})
+    other = replace(digits(), identity=DataIdentity("digits", "0" * 12))
     prepared("fit", tmp_path)
     prepared("fit", tmp_path, seed=1)
     prepared("fit", tmp_path, data=other)
@@ -126,6 +128,7 @@ def test_other_ranks_print_nothing(
 
 TRAIN_ONCE = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from bigbatch_ue.networks import surrogate
 from tests.helpers.surrogates import prepared
@@ -169,7 +172,8 @@ def test_an_imagenet_network_tells_photographs_apart_only_at_its_own_size(tmp_pa
     small = np.stack([resize(tile.transpose(2, 0, 1), 64) for tile in tiles])
     labels = np.repeat(np.arange(2), 16)
     images = ImageSet(small, labels, [str(index) for index in range(32)])
-    data = DataSet("photographs", "f" * 12, ["temple", "flower"], images, images)
+    identity = DataIdentity("photographs", "f" * 12)
+    data = DataSet("photographs", identity, identity, ["temple", "flower"], images, images)
     separation = {}
     for size in ("data", "own"):
         model = prepared(

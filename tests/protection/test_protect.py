@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,22 @@ def test_other_perturbations_are_other_inputs(tmp_path: Path, make_npz: MakeNpz)
     make_run(tmp_path, f"data.name=npz:{source}", "data.size=9", seed=5)
     with pytest.raises(UserError, match="contains other protected images"):
         protect(run)
+
+
+def test_images_that_have_moved_are_protected_at_their_new_place(tmp_path: Path) -> None:
+    source = make_images(tmp_path / "here", [(20, 14), (12, 12)])
+    run = make_run(tmp_path, f"data.name=folder:{source}", "data.size=9")
+    protect(run, out=tmp_path / "before")
+    copy = tmp_path / "there"
+    shutil.copytree(source, copy, copy_function=shutil.copyfile)
+    shutil.rmtree(source)
+    with pytest.raises(UserError, match="no such folder"):
+        protect(run, out=tmp_path / "after")
+    protect(run, place=f"folder:{copy}", out=tmp_path / "after")
+    assert hash_files(tmp_path / "after") == hash_files(tmp_path / "before")
+    Image.new("RGB", (12, 12)).save(next(copy.rglob("*.png")))
+    with pytest.raises(UserError, match="has changed since this run; train again"):
+        protect(run, place=f"folder:{copy}", out=tmp_path / "other")
 
 
 @pytest.mark.parametrize("kind", ["same", "inside", "parent", "link", "link inside", "class link"])

@@ -128,7 +128,7 @@ def digests() -> dict[str, Any]:
         "of a mapping": digest({"b": [1, None, 0.5, True], "a": "\u00e4"}),
         "data": dict(data_sets()),
         "decoded": decoded(),
-        "run": open_run(digits, data.fingerprint, resume=False).answer,
+        "run": open_run(digits, data.identity, resume=False).answer,
         "surrogate": surrogates(digits, data),
         "micro-batch": micro_batches(digits),
         "tensors": tensor_header(),
@@ -174,7 +174,7 @@ def data_sets() -> Iterator[tuple[str, str]]:
         for limit in (None, 4):
             found = prepare_dataset(DataConfig(name=name, size=8, limit=limit))
             assert found.name == name
-            yield f"{name}, first {limit}" if limit else name, found.fingerprint
+            yield f"{name}, first {limit}" if limit else name, found.identity.fingerprint
 
 
 def decoded() -> list[str]:
@@ -224,8 +224,8 @@ def of_perturbations() -> dict[str, Any]:
     place = {"output": "runs/made", "data": {"name": "npz:set.npz", "size": 8}}
     config = load_config("small", settings=[TINY, place, clusters, {"data": {"limit": None}}])
     data = prepare_dataset(config.data)
-    run = open_run(config, data.fingerprint, resume=False)
-    create_run(run, config, data.fingerprint)
+    run = open_run(config, data.identity, resume=False)
+    create_run(run, config, data.identity)
     assignment = torch.arange(len(data.train)) % CLASSES
     Clusters(assignment, torch.zeros(CLASSES, 2), torch.tensor([1, 2, 0])).save(run.clusters, {})
     delta = torch.arange(CLASSES * 64).reshape(CLASSES, 1, 8, 8).remainder(9).sub(4) / 64

@@ -1,14 +1,17 @@
 """The cells of a sweep: their names, their axes and their outcomes."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.sweeps.cells import base_config, sweep_cells
+from bigbatch_ue.sweeps.cells import Cell, base_config, sweep_cells
 from bigbatch_ue.sweeps.spec import load_sweep
+from tests.helpers.images import make_images
 from tests.helpers.sweeps import write
 
 
@@ -27,6 +30,34 @@ def test_cells_are_keyed_by_all_that_decides_their_answer(tmp_path: Path) -> Non
         {"evaluation": {"arms": ["uc"]}},
     ):
         assert not names(**other) & plain
+
+
+def test_data_sets_of_a_sweep_have_names_that_differ(tmp_path: Path) -> None:
+    datasets = []
+    for clinic in ("clinic_a", "clinic_b"):
+        images = make_images(tmp_path / clinic / "images", [(8, 8)] * 4)
+        Image.new("RGB", (8, 8), clinic == "clinic_a").save(next(images.rglob("*.png")))
+        datasets.append({"preset": "small", "settings": {"data": {"name": f"folder:{images}"}}})
+    own: dict[str, Any] = {"seeds": [0], "batches": [2], "datasets": datasets}
+    names = [cell.axes["dataset"] for cell in sweep_cells(load_sweep(write(tmp_path, **own)))]
+    assert names == ["clinic_a-images", "clinic_b-images"]
+    datasets[0]["settings"]["data"]["title"] = "A"
+    names = [cell.axes["dataset"] for cell in sweep_cells(load_sweep(write(tmp_path, **own)))]
+    assert names == ["A", "clinic_b-images"]
+
+
+def test_a_cell_is_found_again_where_its_images_were_copied_to(tmp_path: Path) -> None:
+    def cell(place: Path) -> Cell:
+        images = {"preset": "small", "settings": {"data": {"name": f"folder:{place}"}}}
+        own: dict[str, Any] = {"seeds": [0], "batches": [2], "datasets": [images]}
+        (found,) = sweep_cells(load_sweep(write(tmp_path, **own)))
+        return found
+
+    images = make_images(tmp_path / "images", [(8, 8)] * 4)
+    first = cell(images)
+    first.files.folder.mkdir(parents=True)
+    shutil.copytree(images, tmp_path / "scratch", copy_function=shutil.copyfile)
+    assert cell(tmp_path / "scratch").files.folder == first.files.folder
 
 
 def test_cells_take_every_axis(tmp_path: Path) -> None:

@@ -10,9 +10,12 @@ import pandas as pd
 import pytest
 
 from analysis.cli import main
-from analysis.table.collect import collect, read_collection
+from analysis.table.collect import collect, data_names, read_collection
 from analysis.table.table import COLUMNS, CRITICAL_COLUMNS, curves, read_table
+from bigbatch_ue.config.load import load_config
+from bigbatch_ue.config.schema import Config
 from bigbatch_ue.files.formats import read_json, write_json
+from bigbatch_ue.runs.folder import RunFiles
 from bigbatch_ue.runtime.errors import UserError
 from tests.helpers.collected import change_record, reason_left_out
 from tests.helpers.command_line import cli_of
@@ -62,6 +65,23 @@ def test_the_command_writes_what_is_read_back(
     assert "bigbatch_ue" in again.versions
     command = f"python -m analysis collect {run.parent} --out {folder}"
     assert again.commands == (*collection.commands, command)
+
+
+def test_different_images_under_one_name_get_different_names(run: Path) -> None:
+    def of(clinic: str, content: str) -> tuple[RunFiles, Config]:
+        folder = run.parent / f"{clinic}-{content}"
+        folder.mkdir()
+        write_json(folder / "run.json", {"data": content})
+        config = load_config("small", overrides=[f"data.name=folder:/{clinic}/images"])
+        return RunFiles(folder), config
+
+    def named(*runs: tuple[RunFiles, Config]) -> list[str]:
+        return list(data_names(dict(runs)).values())
+
+    a, b = of("a", "cells"), of("b", "teeth")
+    assert named(a) == ["images"]
+    assert named(a, b) == ["a-images", "b-images"]
+    assert named(a, of("scratch", "cells")) == ["images", "images"]
 
 
 @pytest.mark.parametrize(
