@@ -112,12 +112,9 @@ class Config(Section):
         }
         if not (with_place or self.data.has_name):
             content["data"]["name"] = None
-        del (
-            content["data"]["root"],
-            content["data"]["title"],
-            content["batch"]["micro"],
-            content["batch"]["accumulation"],
-        )
+        for key in ("root", "title", "strict"):
+            del content["data"][key]
+        del content["batch"]["micro"], content["batch"]["accumulation"]
         del content["optimizer"]["nonfinite"]
         return content
 

@@ -42,6 +42,11 @@ class DataConfig(Section):
         """Whether the name says which images they are, rather than where they are."""
         return ":" not in self.name
 
+    strict: bool = Field(
+        False,
+        description="Whether a file that is left out, or taken only in part, stops the program; "
+        "else it is named.",
+    )
     title: str | None = Field(
         None,
         pattern=r"^[^/\x00-\x1f]+$",

@@ -37,6 +37,14 @@ class Digits:
         """Return nothing: the images are part of scikit-learn."""
         return []
 
+    def left_out(self) -> list[str]:
+        """Return nothing."""
+        return []
+
+    def changes(self) -> list[str]:
+        """Return nothing."""
+        return []
+
     def split(self, part: Part) -> Split:
         """Return the train or test part, named by and in the order of the original indices."""
         from sklearn.datasets import load_digits
@@ -62,6 +70,10 @@ class MedMnist(Npz):
     def classes(self) -> list[str]:
         """MedMNIST's names of the classes."""
         return list(medmnist_info(self.flag)["label"].values())
+
+    def left_out(self) -> list[str]:
+        """Return nothing: that the official file has a validation part is known."""
+        return []
 
     def split(self, part: Part) -> Split:
         """Return the train or test part, whose images are named by index."""
@@ -181,7 +193,7 @@ def _torchvision(name: str, root: Path, download: bool) -> ImageFiles:
         for part, own in parts.items()
     }
     folders = {part: own._images_folder for part, own in parts.items()}
-    return ImageFiles(list(parts["train"].classes), folders, samples)
+    return ImageFiles(list(parts["train"].classes), folders, samples, base)
 
 
 class CatalogueEntry(NamedTuple):

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ from bigbatch_ue.runtime.console import note, progress_bar
 from bigbatch_ue.runtime.errors import UserError
 
 META = "meta.json"
-_DECODER = 1
-"""Version of the decoder, to be raised when the same files give other pixels."""
+_DECODER, _FORMER_DECODER = 2, 1
+"""Version of the decoder, to be raised when the same files give other pixels; and the first one."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,40 @@ def prepare_dataset(data: DataConfig, *, download: bool = False) -> DataSet:
             source = open_source(data, download=True)
     else:
         source = open_source(data)
-    stamp = _stamp(source)
-    entry = decoded / f"{slug}-{data.size}-{stamp}"
+    left_out = source.left_out()
+    _refuse_if_strict(data, left_out)
+    facts = _facts(source)
+    entry = decoded / f"{slug}-{data.size}-{digest([_DECODER, facts])}"
     if not entry.is_dir():
         with lock:
             if not entry.is_dir():
                 _decode(source, data, entry)
-    return _load(entry, data, source, stamp)
+    found, changes = _load(entry, data, digest([_FORMER_DECODER, facts]))
+    _refuse_if_strict(data, changes)
+    if left_out or changes or data.name.startswith("folder:"):
+        _say(_inventory(data, source, [*left_out, *changes]))
+    return found
+
+
+def _refuse_if_strict(data: DataConfig, files: list[str]) -> None:
+    """Stop if files are left out, or taken only in part or converted, and `data.strict` is set."""
+    if files and data.strict:
+        raise UserError(
+            f"{data.name}: {'; '.join(files)}; remove or convert them, or set data.strict=false"
+        )
+
+
+def _inventory(data: DataConfig, source: Source, files: list[str]) -> str:
+    """Say how many images are taken, and what is left out or changed."""
+    train, test = (f"{len(source.split(part).names):,} {part}" for part in PARTS)
+    taken = f"{data.name}: {train} and {test} images"
+    return "\n  ".join([f"{taken}; left out or changed:", *files]) if files else taken
+
+
+@cache
+def _say(text: str) -> None:
+    """Print a note once, however often the data set is opened."""
+    note(text)
 
 
 def resize(image: Pixels, size: int) -> Pixels:
@@ -121,16 +149,15 @@ def _slug(name: str) -> str:
     return f"{kind}-{path.stem}-{digest(str(path))}"
 
 
-def _stamp(source: Source) -> str:
-    """Return a digest that changes when a file of `source` is written to, added or removed."""
+def _facts(source: Source) -> list[tuple[str, int, int]]:
+    """Return the name, size and modification time of each file of `source`."""
     files = source.files()
     base = os.path.commonpath([file.parent for file in files]) if files else ""
     try:
         stats = [(file, file.stat()) for file in files]
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: no such file") from None
-    facts = [(os.path.relpath(file, base), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
-    return digest([_DECODER, facts])
+    return [(os.path.relpath(file, base), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
 
 
 def _content(source: Source) -> str:
@@ -145,32 +172,26 @@ def _content(source: Source) -> str:
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
             facts.append((Path(os.path.relpath(path, base)).as_posix(), file.tell(), content))
-    return digest([_DECODER, facts])
+    return digest([_FORMER_DECODER, facts])
 
 
 def _decode(source: Source, data: DataConfig, entry: Path) -> None:
     """Write `entry`; remove entries of an older source, and leftovers of killed processes."""
     older = _siblings(entry)
     if any(not folder.name.startswith(".") for folder in older):
-        note(f"{data.name}: source changed; decoding again", any_process=True)
+        note(f"{data.name}: source or decoder changed; decoding again", any_process=True)
     with atomic_folder(entry) as folder:
         names = {part: _decode_part(source, part, data, folder) for part in PARTS}
         meta = {
             "source": hide_home(data.name),
             "content": _content(source),
+            "changes": source.changes(),
             "classes": source.classes,
             "names": names,
         }
         write_json(folder / META, meta)
     for folder in older:
         shutil.rmtree(folder)
-
-
-def _add_content(entry: Path, source: Source) -> str:
-    """Add the digest of the contents to an entry that an earlier version wrote, and return it."""
-    content = _content(source)
-    write_json(entry / META, read_json(entry / META, dict) | {"content": content})
-    return content
 
 
 def _siblings(entry: Path) -> list[Path]:
@@ -210,10 +231,11 @@ def _decode_part(source: Source, part: Part, data: DataConfig, folder: Path) -> 
     return split.names
 
 
-def _load(entry: Path, data: DataConfig, source: Source, stamp: str) -> DataSet:
+def _load(entry: Path, data: DataConfig, former_stamp: str) -> tuple[DataSet, list[str]]:
+    """Load an entry, and what its decoding changed."""
     try:
         meta = read_json(entry / META, dict)
-        content = str(meta.get("content") or _add_content(entry, source))
+        content, changes = str(meta["content"]), [str(change) for change in meta["changes"]]
         classes = [str(name) for name in meta["classes"]]
         train, test = (_load_part(entry, part, meta, data.size) for part in PARTS)
     except (UserError, FileNotFoundError, EOFError, ValueError, KeyError, TypeError) as error:
@@ -224,8 +246,10 @@ def _load(entry: Path, data: DataConfig, source: Source, stamp: str) -> DataSet:
         share.append(data.limit)
     name = hide_home(data.name)
     identity = DataIdentity(data.name if data.has_name else None, digest([content, *share]))
-    former = DataIdentity(name, digest([stamp, *share]))
-    return DataSet(name, identity, former, classes, train, test)
+    former = DataIdentity(name, digest([former_stamp, *share]))
+    if changes:  # an earlier version decoded them in another way
+        former = identity
+    return DataSet(name, identity, former, classes, train, test), changes
 
 
 def _load_part(entry: Path, part: Part, meta: dict[str, Any], size: int) -> ImageSet:

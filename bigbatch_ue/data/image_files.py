@@ -1,19 +1,47 @@
-"""Image files of any format: decoding, and folders with a subfolder for each class."""
+"""Image files of any format: decoding to 8 bits of sRGB, and folders of classes."""
 
-import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache, cached_property
+from dataclasses import dataclass, field
+from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
+from bigbatch_ue.data.inventory import (
+    Inventory,
+    describe_left_out,
+    files_below,
+    is_hidden_folder,
+    safe_formats,
+    take_inventory,
+)
 from bigbatch_ue.data.source import PARTS, Part, Pixels, Split
 from bigbatch_ue.files.paths import require_file
-from bigbatch_ue.runtime.errors import CONTROL_CHARACTERS, UserError
+from bigbatch_ue.runtime.errors import UserError
+
+_DEPTHS = (8, 10, 12, 14, 16)
+"""Bits of a grey value that cameras and scanners write into 16-bit files."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """The properties of an image file on which its decoding depends.
+
+    Attributes:
+        grey: whether it has no colour channels.
+        frames: its number of pages or frames.
+        profile: name of its colour profile, if that is not sRGB.
+        largest: its largest value, if it has more than 8 bits; else 0.
+    """
+
+    grey: bool
+    frames: int
+    profile: str | None
+    largest: int
 
 
 @dataclass(frozen=True)
@@ -24,37 +52,81 @@ class ImageFiles:
         classes: name of each label.
         folders: of each part; names of images are paths relative to it.
         samples: path and label of each image of each part.
+        top: the folder of both parts.
+        left: files below `top` that are left out, by reason.
     """
 
     classes: list[str]
     folders: dict[Part, Path]
     samples: dict[Part, list[tuple[Path, int]]]
+    top: Path = Path()
+    left: dict[str, list[Path]] = field(default_factory=dict)
 
     @cached_property
     def channels(self) -> int:
         """1 if every image of both parts is grey, else 3."""
-        return 1 if all(is_grey(path) for path in self.files()) else 3
+        return 1 if all(header.grey for header in self._headers.values()) else 3
+
+    @cached_property
+    def bits(self) -> int:
+        """Bits in use in the images of more than 8 bits, alike for all of them."""
+        return bits_of(self._headers.values())
+
+    @cached_property
+    def _headers(self) -> dict[Path, Header]:
+        return {path: read_header(path) for path in self.files()}
 
     def files(self) -> list[Path]:
         """Return the images of the train part, then of the test part."""
         return [path for part in PARTS for path, _ in self.samples[part]]
+
+    def left_out(self) -> list[str]:
+        """Say which files are left out, a line for each reason."""
+        return describe_left_out(self.left, self.top)
+
+    def changes(self) -> list[str]:
+        """Say what of the images is left out or converted, a line for each kind."""
+        return describe_changes(self._headers, self.top)
 
     def split(self, part: Part) -> Split:
         """Return the train or test part, whose images are named by file."""
         samples, folder = self.samples[part], self.folders[part]
         labels = np.array([label for _, label in samples], np.int64)
         names = [path.relative_to(folder).as_posix() for path, _ in samples]
-        return Split(labels, names, lambda: (decode(path, self.channels) for path, _ in samples))
+
+        def images() -> Iterator[Pixels]:
+            return (decode(path, self.channels, self.bits) for path, _ in samples)
+
+        return Split(labels, names, images)
 
 
-def decode(path: Path, channels: int) -> Pixels:
-    """Decode an image file: uint8 [`channels`, h, w], grey or RGB, upright, on white.
+# -- one file ------------------------------------------------------------------------------------
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of an image file, and the pixels of one with more than 8 bits.
+
+    Raises:
+        UserError: not an image, or one of another kind of numbers than 0 to 65,535.
+    """
+    with _open_image(path) as image:
+        deep = image.mode.startswith(("I", "F"))
+        grey = deep or image.mode in ("1", "L", "LA", "La")
+        largest = int(_levels(image).max()) if deep else 0
+        return Header(grey, getattr(image, "n_frames", 1), _profile_name(image), largest)
+
+
+def decode(path: Path, channels: int, bits: int = 16) -> Pixels:
+    """Decode an image file: uint8 [`channels`, h, w], grey or sRGB, upright, on white.
+
+    Of several pages or frames, the first is taken. Values of more than 8 bits are scaled by the
+    number of `bits` in use. Colours of another profile than sRGB are converted to it.
 
     Raises:
         UserError: not a complete image, or suspiciously many pixels.
     """
     with _open_image(path) as image:
-        image = _to_eight_bits(ImageOps.exif_transpose(image))
+        image = _to_srgb(_to_eight_bits(ImageOps.exif_transpose(image), bits))
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -62,12 +134,38 @@ def decode(path: Path, channels: int) -> Pixels:
     return pixels.reshape(*pixels.shape[:2], channels).transpose(2, 0, 1)
 
 
+def bits_of(headers: Iterable[Header]) -> int:
+    """Return the smallest usual number of bits that holds all values of the images."""
+    largest = max((header.largest for header in headers), default=0)
+    return next(bits for bits in _DEPTHS if largest < 2**bits)
+
+
+def describe_changes(headers: dict[Path, Header], top: Path) -> list[str]:
+    """Say what of image files is left out or converted, a line for each kind."""
+    profiles = sorted({header.profile for header in headers.values() if header.profile})
+    kinds = {
+        "with several pages or frames, of which the first is taken": [
+            path for path, header in headers.items() if header.frames > 1
+        ],
+        **{
+            f"with the colour profile {profile}, converted to sRGB": [
+                path for path, header in headers.items() if header.profile == profile
+            ]
+            for profile in profiles
+        },
+        f"with {bits_of(headers.values())} bits a value, scaled to 8": [
+            path for path, header in headers.items() if header.largest > 255
+        ],
+    }
+    return describe_left_out(kinds, top)
+
+
 @contextmanager
 def _open_image(path: Path) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(require_file(path), formats=_safe_formats()) as image:
+            with Image.open(require_file(path), formats=safe_formats()) as image:
                 yield image
         except UserError:
             raise
@@ -77,19 +175,55 @@ def _open_image(path: Path) -> Iterator[Image.Image]:
             ) from None
 
 
-def is_grey(path: Path) -> bool:
-    """Whether an image file has no colour channels."""
-    with _open_image(path) as image:
-        return image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
+def _levels(image: Image.Image) -> Pixels:
+    """Return the values of a grey image of more than 8 bits."""
+    if image.mode == "F":
+        raise ValueError("floating-point values; save whole numbers from 0 to 65535")
+    levels = np.asarray(image)
+    if levels.min() < 0 or levels.max() > 65535:
+        raise ValueError(f"values from {levels.min()} to {levels.max()}; shift them to 0 to 65535")
+    return levels
 
 
-def _to_eight_bits(image: Image.Image) -> Image.Image:
+def _to_eight_bits(image: Image.Image, bits: int) -> Image.Image:
     if not image.mode.startswith(("I", "F")):
         return image
-    levels = np.asarray(image)
-    if image.mode == "F" or levels.min() < 0 or levels.max() > 65535:
-        raise ValueError("more than 16 bits a pixel")
-    return Image.fromarray(np.rint(levels / 257).astype(np.uint8))
+    scaled = np.rint(_levels(image) * (255 / (2**bits - 1))).clip(0, 255)
+    return Image.fromarray(scaled.astype(np.uint8))
+
+
+def _profile_name(image: Image.Image) -> str | None:
+    """Return the name of the colour profile of an image; None for sRGB, or without any."""
+    content = image.info.get("icc_profile")
+    if not content:
+        return None
+    try:
+        profile = ImageCms.getOpenProfile(BytesIO(content))
+        name = " ".join(ImageCms.getProfileDescription(profile).split())
+    except (ImageCms.PyCMSError, OSError):
+        return None
+    return None if "srgb" in name.lower() else name or "without a name"
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Convert the colours of an image with another profile to sRGB."""
+    if _profile_name(image) is None:
+        return image
+    profile = ImageCms.getOpenProfile(BytesIO(image.info["icc_profile"]))
+    if image.mode not in ("L", "RGB", "CMYK", "LAB"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    alpha = image.getchannel("A") if image.mode == "RGBA" else None
+    if alpha is not None:
+        image = image.convert("RGB")
+    srgb = ImageCms.createProfile("sRGB")
+    converted = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
+    assert converted is not None
+    if alpha is not None:
+        converted.putalpha(alpha)
+    return converted
+
+
+# -- folders of classes --------------------------------------------------------------------------
 
 
 def open_folder(path: Path) -> ImageFiles:
@@ -102,59 +236,24 @@ def open_folder(path: Path) -> ImageFiles:
     folders = {part: path / part for part in PARTS}
     classes = _class_names(path)
     samples: dict[Part, list[tuple[Path, int]]] = {}
+    whole = Inventory()
     for part, folder in folders.items():
         samples[part] = []
         for label, name in enumerate(classes):
-            files = find_images(folder / name, inside=path)
-            if not files:
+            found = take_inventory(folder / name, inside=path)
+            if not found.images:
                 raise UserError(f"{folder / name}: contains no image; add at least one")
-            samples[part] += [(file, label) for file in files]
-    return ImageFiles(classes, folders, samples)
+            samples[part] += [(file, label) for file in found.images]
+            whole.add(found)
+        whole.leave_out("in no class folder", _beside(folder, classes))
+    whole.leave_out("outside train/ and test/", _beside(path, PARTS))
+    return ImageFiles(classes, folders, samples, path, whole.left_out)
 
 
-def find_images(top: Path, *, inside: Path) -> list[Path]:
-    """Find the image files below `top`, sorted by folder; links to folders are followed.
-
-    Raises:
-        UserError: a link out of the folder `inside`, a link to a folder that was visited already,
-            or a name with control characters.
-    """
-    images: list[Path] = []
-    root, visited = inside.resolve(), set()
-    for parent, folders, names in os.walk(top, followlinks=True):
-        real = _require_within(Path(parent), root)
-        if real in visited:
-            raise UserError(f"{parent}: links to a folder that is here already; remove the link")
-        visited.add(real)
-        files = [Path(parent, name) for name in names if _has_image_suffix(name)]
-        for path in (*files, *(Path(parent, name) for name in folders)):
-            if CONTROL_CHARACTERS.search(str(path)):
-                raise UserError(f"{path}: its name contains a control character; rename it")
-            if path.is_symlink():
-                _require_within(path, root)
-        images += files
-    return sorted(images, key=lambda path: (str(path.parent), path.name))
-
-
-def _require_within(path: Path, root: Path) -> Path:
-    """Return where `path` really is, which must be inside `root`."""
-    real = Path(os.path.realpath(path))
-    if not real.is_relative_to(root):
-        raise UserError(
-            f"{path}: links to {real}, outside {root}; copy it here, or remove the link"
-        )
-    return real
-
-
-def _has_image_suffix(file: str) -> bool:
-    return Image.registered_extensions().get(Path(file).suffix.lower()) in _safe_formats()
-
-
-@cache
-def _safe_formats() -> list[str]:
-    """List PIL's formats except EPS, for which it starts Ghostscript, which executes the file."""
-    Image.init()
-    return [name for name in Image.ID if name != "EPS"]
+def _beside(folder: Path, taken: Iterable[str]) -> list[Path]:
+    """List the files in `folder` that are in none of the folders `taken`."""
+    others = sorted(entry for entry in folder.iterdir() if entry.name not in taken)
+    return [file for entry in others for file in files_below(entry)]
 
 
 def _class_names(path: Path) -> list[str]:
@@ -164,7 +263,11 @@ def _class_names(path: Path) -> list[str]:
         folder = path / part
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; put images into {part}/<class>/")
-        names[part] = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+        names[part] = {
+            entry.name
+            for entry in folder.iterdir()
+            if entry.is_dir() and not is_hidden_folder(entry.name)
+        }
         if not names[part]:
             raise UserError(f"{folder}: contains no class folder; put images into {part}/<class>/")
     for part, other in (PARTS, PARTS[::-1]):

@@ -51,6 +51,21 @@ class Npz:
         """Return the file."""
         return [self.path]
 
+    def left_out(self) -> list[str]:
+        """Say which arrays are left out."""
+        known = {f"{part}_{what}.npy" for part in PARTS for what in ("images", "labels")}
+        try:
+            with zipfile.ZipFile(require_file(self.path)) as archive:
+                others = [name for name in archive.namelist() if name not in known]
+        except (zipfile.BadZipFile, OSError):  # whoever reads an array says what is wrong
+            return []
+        names = ", ".join(name.removesuffix(".npy") for name in others)
+        return [f"{len(others)} unused array(s): {names}"] if others else []
+
+    def changes(self) -> list[str]:
+        """Return nothing: arrays are taken as they are."""
+        return []
+
     def split(self, part: Part) -> Split:
         """Return the train or test part, whose images are named by index."""
         labels = self._labels(part)

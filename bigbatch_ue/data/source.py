@@ -45,6 +45,12 @@ class Source(Protocol):
     def files(self) -> list[Path]:
         """Return all files with images, in a fixed order."""
 
+    def left_out(self) -> list[str]:
+        """Say which files or arrays at its place are left out, a line for each reason."""
+
+    def changes(self) -> list[str]:
+        """Say what of its images is left out or converted, a line for each kind."""
+
     def split(self, part: Part) -> Split:
         """Return the train or test part."""
 

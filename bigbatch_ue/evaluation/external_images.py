@@ -9,7 +9,8 @@ import numpy as np
 
 from bigbatch_ue.config.sections import DataConfig
 from bigbatch_ue.data.decoded import DataSet, resize
-from bigbatch_ue.data.image_files import ImageFiles, find_images
+from bigbatch_ue.data.image_files import ImageFiles
+from bigbatch_ue.data.inventory import find_images
 from bigbatch_ue.data.npz import Npz
 from bigbatch_ue.data.source import Pixels
 from bigbatch_ue.files.paths import expand_path

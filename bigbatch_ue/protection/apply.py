@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from bigbatch_ue.data.decoded import resize
-from bigbatch_ue.data.image_files import decode, find_images, is_grey
+from bigbatch_ue.data.image_files import Header, bits_of, decode, describe_changes, read_header
+from bigbatch_ue.data.inventory import take_inventory
 from bigbatch_ue.data.source import Pixels, to_hwc
 from bigbatch_ue.files.atomic import atomic_folder
 from bigbatch_ue.files.formats import write_json
@@ -42,13 +43,15 @@ class ApplyReport:
     Attributes:
         folder: the output.
         clusters: number of images in each cluster that got any.
-        left_out: files of the given folders that are not images.
+        left_out: files of the given folders that are not taken as images.
+        changes: what of the images was left out or converted, a line for each kind.
         visibility: of the change, against the originals.
     """
 
     folder: Path
     clusters: dict[int, int]
     left_out: list[str]
+    changes: list[str]
     visibility: Visibility
 
     def __str__(self) -> str:
@@ -58,7 +61,7 @@ class ApplyReport:
             shown = ", ".join(self.left_out[:_SHOWN])
             more = ", ..." if len(self.left_out) > _SHOWN else ""
             lines.append(f"left out, not images: {len(self.left_out)} file(s) ({shown}{more})")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.changes])
 
 
 def apply_protector(
@@ -82,7 +85,11 @@ def apply_protector(
             written.
     """
     _require_new(out, paths)
+    channels = protector.settings.channels
     images, left_out = _list_images(protector, paths, class_name)
+    headers = {image.path: read_header(image.path) for image in images}
+    bits = bits_of(headers.values())
+    _require_grey(protector, headers)
     counts: Counter[int] = Counter()
     with atomic_folder(out) as folder, progress_bar() as progress:
         task = progress.add_task("protecting", total=len(images))
@@ -90,7 +97,7 @@ def apply_protector(
         def pairs() -> Iterator[tuple[Pixels, Pixels]]:
             for start in range(0, len(images), _CHUNK):
                 part = images[start : start + _CHUNK]
-                originals = [_decode(image, protector) for image in part]
+                originals = [decode(image.path, channels, bits) for image in part]
                 for image, original, cluster in zip(
                     part, originals, _choose(protector, part, originals), strict=True
                 ):
@@ -100,10 +107,11 @@ def apply_protector(
                     path.parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(to_hwc(perturbed)).save(path, format="PNG")
                     progress.advance(task)
-                    yield original, decode(path, protector.settings.channels)
+                    yield original, decode(path, channels)
 
         visibility = measure_visibility(pairs())
-        report = ApplyReport(out, dict(sorted(counts.items())), left_out, visibility)
+        changes = describe_changes(headers, Path(os.path.commonpath([*headers])))
+        report = ApplyReport(out, dict(sorted(counts.items())), left_out, changes, visibility)
         content = {key: value for key, value in asdict(report).items() if key != "folder"}
         write_json(folder / MANIFEST, content)
     return report
@@ -118,13 +126,14 @@ def _choose(
     return [int(cluster) for cluster in protector.choose(resized, labels)]
 
 
-def _decode(image: NewImage, protector: Protector) -> Pixels:
-    if protector.settings.channels == 1 and not is_grey(image.path):
+def _require_grey(protector: Protector, headers: dict[Path, Header]) -> None:
+    """Refuse colour images for a grey collection."""
+    colour = [path for path, header in headers.items() if not header.grey]
+    if protector.settings.channels == 1 and colour:
         raise UserError(
-            f"{image.path}: is in colour, and the collection is grey; convert it first, or train "
+            f"{colour[0]}: is in colour, and the collection is grey; convert it first, or train "
             "on colour images"
         )
-    return decode(image.path, protector.settings.channels)
 
 
 def _list_images(
@@ -135,14 +144,12 @@ def _list_images(
     left_out: list[str] = []
     for path in paths:
         if path.is_dir():
-            inside = find_images(path, inside=path)
-            found += [(file, PurePosixPath(file.relative_to(path).as_posix())) for file in inside]
-            known = set(inside)
-            left_out += [
-                file.relative_to(path).as_posix()
-                for file in sorted(path.rglob("*"))
-                if file.is_file() and file not in known
+            inside = take_inventory(path, inside=path)
+            found += [
+                (file, PurePosixPath(file.relative_to(path).as_posix())) for file in inside.images
             ]
+            others = [file for files in inside.left_out.values() for file in files]
+            left_out += sorted(file.relative_to(path).as_posix() for file in others)
         else:
             found.append((path, PurePosixPath(path.name)))
     if not found:

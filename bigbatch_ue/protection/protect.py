@@ -105,6 +105,7 @@ def protect(
                 "eps": perturbations.eps,
                 "inputs": inputs,
                 "files": hash_files(folder),
+                "source": {"left_out": source.left_out(), "changes": source.changes()},
                 "report": {"form": form, "at": at, "visibility": asdict(visibility)},
             }
             write_json(folder / MANIFEST, manifest)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
-from bigbatch_ue.data.image_files import decode, find_images
+from bigbatch_ue.data.image_files import decode
+from bigbatch_ue.data.inventory import find_images
 from bigbatch_ue.runtime.errors import UserError, user_message
 from tests.helpers.sources import PHOTO, images, opened, save
 from tests.soak.damage import Maze
@@ -73,6 +74,72 @@ def test_sixteen_bits_are_scaled(tmp_path: Path, suffix: str) -> None:
     levels = np.array([[0, 257, 32896, 65535]], np.uint16)
     path = save(tmp_path / f"x.{suffix}", Image.fromarray(levels))
     assert decode(path, 1).tolist() == [[[0, 1, 128, 255]]]
+
+
+def save_levels(folder: Path, largest: int) -> Path:
+    """A folder of two classes whose images have 16 bits a value, up to `largest` at one place."""
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            levels = np.full((6, 6), largest // 2, np.uint16)
+            levels[0, 0] = largest if (part, name) == ("test", "b") else 0
+            save(folder / part / name / "1.png", Image.fromarray(levels))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("largest", "bits"), [(200, 8), (1000, 10), (4095, 12), (9000, 14), (60000, 16)]
+)
+def test_the_bits_in_use_keep_their_range(tmp_path: Path, largest: int, bits: int) -> None:
+    source = opened(f"folder:{save_levels(tmp_path, largest)}", tmp_path)
+    assert source.bits == bits
+    middle = largest // 2 * 255 / (2**bits - 1)
+    assert [image[0, 1, 1] for image in images(source)] == [round(middle)] * 2
+    expected = [f"4 with {bits} bits a value, scaled to 8, such as train/a/1.png"]
+    assert source.changes() == (expected if bits > 8 else [])
+
+
+def test_negative_values_are_refused_for_the_true_reason(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.tif", Image.fromarray(np.array([[-1024, 3071]], np.int32)))
+    with pytest.raises(UserError, match="values from -1024 to 3071; shift them to 0 to 65535"):
+        decode(path, 1)
+
+
+def test_pages_and_frames_beyond_the_first_are_counted(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    pages = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
+    path = tmp_path / "train" / "a" / "0.tif"
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    source = opened(f"folder:{tmp_path}", tmp_path)
+    assert source.changes() == [
+        "1 with several pages or frames, of which the first is taken, such as train/a/0.tif"
+    ]
+    assert images(source)[0][:, 0, 0].tolist() == [255, 0, 0]
+
+
+def wide_profile() -> bytes:
+    """A colour profile like sRGB, but for a gamma of about 1."""
+    content = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for name in (b"sRGB", "sRGB".encode("utf-16-be")):
+        content[:] = content.replace(name, name.replace(b"R", b"X"))
+    at = content.index(b"para")
+    content[at + 12 : at + 16] = (65536).to_bytes(4, "big")
+    return bytes(content)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_colours_of_another_profile_are_converted(tmp_path: Path, mode: str) -> None:
+    make_folder(tmp_path)
+    grey = Image.new(mode, (8, 8), (100, 100, 100))
+    save(tmp_path / "train" / "a" / "0.png", grey, icc_profile=wide_profile())
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    save(tmp_path / "train" / "b" / "0.png", grey, icc_profile=srgb)
+    source = opened(f"folder:{tmp_path}", tmp_path)
+    (change,) = source.changes()
+    assert change.startswith("1 with the colour profile sXGB")
+    assert change.endswith("converted to sRGB, such as train/a/0.png")
+    converted, _, same, _ = images(source)
+    assert converted[:, 0, 0].min() > 120, "a linear 100 is a lighter grey in sRGB"
+    assert same[:, 0, 0].tolist() == [100, 100, 100]
 
 
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:
