@@ -39,8 +39,8 @@ optimizer: {{lr: 1e-3}}
 ```
 
 A text or a path is taken as it is typed; a leading `~` is the home folder. Other values are YAML
-1.2, where `010` is ten and `yes` is text. Numbers must be finite. An unknown key or an invalid value is
-an error that names what is allowed. A run keeps all of its settings in `config.yaml`.
+1.2, where `010` is ten and `yes` is text. Numbers must be finite. An unknown key or an invalid
+value is an error that names what is allowed. A run keeps all of its settings in `config.yaml`.
 
 Presets: {", ".join(f"`{name}`" for name in PRESETS)}.
 [Some](results.md#settings-of-the-study) have the settings of the study.
