@@ -88,7 +88,7 @@ def analyse(table: pd.DataFrame, *, draws: int = 1000, margin: float = 0.02) -> 
     """Fit every curve of a table; a fit that is impossible is reported as a problem.
 
     Args:
-        table: with the columns of `table.COLUMNS`.
+        table: with the columns of `columns.COLUMNS`.
         draws: number of bootstrap draws.
         margin: difference in accuracy up to which sizes are as good as the best.
     """

@@ -12,11 +12,11 @@ import pandas as pd
 from pydantic import ValidationError
 from rich.progress import track
 
+from analysis.table.columns import COLUMNS
 from analysis.table.consistency import check_arm, check_run, require_values
 from analysis.table.table import (
-    COLUMNS,
     CRITICAL_COLUMNS,
-    CURVE_COLUMNS,
+    TARGET_COLUMNS,
     read_table,
     write_table,
 )
@@ -55,7 +55,7 @@ class Collection:
 
     Attributes:
         table: a row for each target whose training images depend on the effective batch, with the
-            columns of `table.COLUMNS`. A run that failed has rows that say so.
+            columns of `columns.COLUMNS`. A run that failed has rows that say so.
         problems: runs that were left out.
         settings: settings that the runs share, by data set.
         commands: commands that repeat the runs and the table.
@@ -345,7 +345,7 @@ def _malformed(run: RunFiles, error: Exception) -> Problem:
 
 def _without_duplicates(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
     """Sort the rows and keep each once; also return the duplicates."""
-    identity = [*CURVE_COLUMNS, "effective_batch", "seed", "target_seed"]
+    identity = list(TARGET_COLUMNS)
     table = table.sort_values([*identity, "run"], kind="stable", ignore_index=True)
     again = table.duplicated(identity)
     duplicates = [

@@ -8,52 +8,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.table.columns import COLUMNS, OPTIONAL, checked
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.runtime.errors import UserError
 
 Floats = NDArray[np.float64]
 
-COLUMNS = {
-    "dataset": "str",
-    "arm": "str",
-    "effective_batch": "int64",
-    "seed": "int64",
-    "target_seed": "int64",
-    "budget": "str",
-    "lr_rule": "str",
-    "scope": "str",
-    "settings": "str",
-    "optimizer_steps": "int64",
-    "learning_rate": "float64",
-    "images_seen": "int64",
-    "full_batch": "int64",
-    "final_accuracy": "float64",
-    "peak_accuracy": "float64",
-    "tail_accuracy": "float64",
-    "oscillation": "float64",
-    "clean_accuracy": "float64",
-    "noise_accuracy": "float64",
-    "chance": "float64",
-    "test_images": "int64",
-    "tail_epochs": "int64",
-    "images_per_second": "float64",
-    "peak_memory_mib": "float64",
-    "agreement": "float64",
-    "purity": "float64",
-    "critical_batch": "float64",
-    "critical_batch_low": "float64",
-    "critical_batch_high": "float64",
-    "failed": "bool",
-    "reason": "str",
-    "run": "str",
-}
 CRITICAL_COLUMNS = ("critical_batch", "critical_batch_low", "critical_batch_high")
 """Gradient noise scale of a run and its interval, in images: NaN not measured, inf unbounded."""
-AGREEMENT_COLUMNS = ("agreement", "purity")
-"""Normalised mutual information of clusters and classes, and purity, in 0 ... 1; NaN if unknown."""
 
 CURVE_COLUMNS = ("dataset", "arm", "budget", "lr_rule", "scope", "settings")
 """Columns whose values all runs of a curve share."""
+TARGET_COLUMNS = (*CURVE_COLUMNS, "effective_batch", "seed", "target_seed")
+"""Columns whose values identify a record."""
 
 
 @dataclass(frozen=True)
@@ -177,36 +144,48 @@ def write_table(table: pd.DataFrame, folder: Path) -> None:
 def read_table(path: Path) -> pd.DataFrame:
     """Read a table, CSV or parquet, that `write_table` or another program has written.
 
-    In an older table that lacks them, the columns `CRITICAL_COLUMNS` and `AGREEMENT_COLUMNS`
-    are NaN.
+    Columns that an older table lacks, `OPTIONAL`, are NaN. A record that is there twice is kept
+    once.
 
     Raises:
-        UserError: the file is missing, is not a table, lacks a column, or a value has the wrong
-            type.
+        UserError: the file is missing, is not a table, lacks a column, a value has the wrong type
+            or is out of range, or two records of one target disagree.
     """
     try:
         if path.suffix == ".parquet":
             table = pd.read_parquet(path)
         else:
-            text = [name for name, kind in COLUMNS.items() if kind == "str"]
-            table = pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=True)
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+            if not isinstance(table.index, pd.RangeIndex):
+                raise ValueError("a line has more values than there are columns")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run `collect` first") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: not a readable table ({error})") from None
-    for name in (*CRITICAL_COLUMNS, *AGREEMENT_COLUMNS):
-        if name not in table:
-            table[name] = np.nan
-    missing = [name for name in COLUMNS if name not in table]
+    missing = [name for name in COLUMNS if name not in table and name not in OPTIONAL]
     if missing:
         raise UserError(f"{path}: missing column(s): {', '.join(missing)}")
-    for name, kind in COLUMNS.items():
-        if kind == "str":
-            table[name] = table[name].fillna("")
     try:
-        return table.astype(COLUMNS)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: a value has the wrong type ({error})") from None
+        table = checked(table[[name for name in COLUMNS if name in table]])
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    return _once(table, path)
+
+
+def _once(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Keep each record once; two that disagree are an error."""
+    table = table.drop_duplicates()
+    again = table[table.duplicated(list(TARGET_COLUMNS), keep=False)]
+    if not again.empty:
+        first = again.iloc[0]
+        same = again[(again[list(TARGET_COLUMNS)] == first[list(TARGET_COLUMNS)]).all(axis=1)]
+        lines = " and ".join(str(index + 2) for index in same.index[:2])
+        differing = [name for name in COLUMNS if same[name].nunique(dropna=False) > 1]
+        raise UserError(
+            f"{path}: lines {lines} are records of one target that disagree in "
+            f"{', '.join(differing)}; remove one"
+        )
+    return table.reset_index(drop=True)
 
 
 def curves(table: pd.DataFrame) -> Iterator[Curve]:

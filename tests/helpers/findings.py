@@ -9,7 +9,8 @@ import pandas as pd
 from analysis.findings.findings import Finding
 from analysis.fits.instability import InstabilityFit
 from analysis.fits.mean import FamilyFit, MeanFit
-from analysis.table.table import COLUMNS, CRITICAL_COLUMNS, Curve, Floats
+from analysis.table.columns import COLUMNS
+from analysis.table.table import CRITICAL_COLUMNS, Curve, Floats
 
 BATCHES = tuple(2**k for k in range(1, 9))
 LEVELS = {"digits": (0.995, 0.99, 0.1), "blood8": (0.906, 0.873, 0.125)}

@@ -11,7 +11,8 @@ import pytest
 
 from analysis.cli import main
 from analysis.table.collect import collect, data_names, read_collection
-from analysis.table.table import COLUMNS, CRITICAL_COLUMNS, curves, read_table
+from analysis.table.columns import COLUMNS
+from analysis.table.table import CRITICAL_COLUMNS, curves, read_table
 from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.files.formats import read_json, write_json

@@ -51,7 +51,7 @@ def test_an_older_table_has_no_prediction(name: str, table: pd.DataFrame, tmp_pa
         (lambda path: path.write_text("dataset,seed\ndigits,1\n"), "missing column(s): arm"),
         (
             lambda path: path.write_text(path.read_text().replace("digits", "1,digits", 1)),
-            "a value has the wrong type",
+            "not a readable table (a line has more values than there are columns)",
         ),
     ],
 )
@@ -64,6 +64,74 @@ def test_a_damaged_table_is_named(
     with pytest.raises(UserError) as error:
         read_table(path)
     assert f"{path}: {message}" in str(error.value)
+
+
+def changed(table: pd.DataFrame, folder: Path, row: int, column: str, text: str) -> Path:
+    """The CSV file of a table in which one value is another text."""
+    write_table(table, folder)
+    path = folder / "table.csv"
+    content = pd.read_csv(path, dtype=str, keep_default_na=False)
+    content.loc[row, column] = text
+    content.to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "what"),
+    [
+        (
+            "final_accuracy",
+            "98.5",
+            "must be at most 1; it is a fraction, so divide per cent by 100",
+        ),
+        ("final_accuracy", "", "must be known unless the run failed"),
+        ("peak_accuracy", "-0.1", "must be at least 0"),
+        ("peak_accuracy", "half", "must be a valid number"),
+        ("effective_batch", "0", "must be greater than or equal to 1"),
+        ("effective_batch", "2.5", "must be a valid integer"),
+        ("seed", "", "must be a valid integer"),
+        ("budget", "epoch", "must be 'epochs' or 'steps'"),
+        ("failed", "", "must be a valid boolean"),
+        ("failed", "maybe", "must be a valid boolean"),
+        ("dataset", "", "String should have at least 1 character"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_with_its_line_and_column(
+    column: str, text: str, what: str, table: pd.DataFrame, tmp_path: Path
+) -> None:
+    path = changed(table, tmp_path, 5, column, text)
+    with pytest.raises(UserError) as error:
+        read_table(path)
+    message = str(error.value)
+    assert message.startswith(f"{path}: line 7, {column}={text!r}: ")
+    assert what in message
+
+
+@pytest.mark.parametrize(
+    ("text", "failed"), [("no", False), ("F", False), ("0", False), ("yes", True)]
+)
+def test_usual_spellings_of_a_boolean_are_read(
+    text: str, failed: bool, table: pd.DataFrame, tmp_path: Path
+) -> None:
+    assert read_table(changed(table, tmp_path, 0, "failed", text))["failed"][0] == failed
+
+
+def test_a_name_that_looks_like_a_missing_value_is_a_name(
+    table: pd.DataFrame, tmp_path: Path
+) -> None:
+    assert read_table(changed(table, tmp_path, 0, "dataset", "NA"))["dataset"][0] == "NA"
+
+
+def test_a_record_counts_once_and_two_that_disagree_are_refused(
+    table: pd.DataFrame, tmp_path: Path
+) -> None:
+    write_table(pd.concat([table, table.iloc[:2]]), tmp_path)
+    pd.testing.assert_frame_equal(read_table(tmp_path / "table.csv"), table)
+    other = table.iloc[:1].assign(final_accuracy=0.123)
+    write_table(pd.concat([table, other]), tmp_path)
+    lines = f"lines 2 and {len(table) + 2} are records of one target that disagree"
+    with pytest.raises(UserError, match=rf"{lines} in final_accuracy; remove one"):
+        read_table(tmp_path / "table.csv")
 
 
 def test_a_curve_has_a_row_for_each_size_and_a_column_for_each_seed() -> None:
