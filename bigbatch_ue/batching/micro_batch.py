@@ -7,12 +7,12 @@ from typing import Any
 import psutil
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
-from filelock import FileLock
 from torch import Tensor
 
 from bigbatch_ue.batching.plan import DEFAULT_MICRO_BATCH
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.files.formats import digest, read_json, write_json
+from bigbatch_ue.files.locks import locked
 from bigbatch_ue.runtime.device import device_name
 from bigbatch_ue.runtime.errors import UserError
 
@@ -79,7 +79,7 @@ def remember_micro_batch(config: Config, device: torch.device, micro: int) -> No
     """Record beside the data that `micro` images fit with this surrogate and size on `device`."""
     path = _memory_file(config)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    with locked(path.with_suffix(".lock")):
         known = read_json(path, dict) if path.exists() else {}
         if known.get(_key(config, device)) != micro:
             write_json(path, known | {_key(config, device): micro})

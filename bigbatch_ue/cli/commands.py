@@ -15,6 +15,7 @@ from bigbatch_ue.cli.runner import run
 from bigbatch_ue.config.load import load_config, revise_evaluation
 from bigbatch_ue.config.names import PARITY, PRESETS, TARGETS, ArmName, GradientPath
 from bigbatch_ue.files.paths import hide_home
+from bigbatch_ue.runtime.console import whole_lines
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.ranks import EngineName, is_main_process
 
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Make images useless for unauthorised training: unlearnable clusters at any batch size.",
 )
-console = Console(markup=False)
+console = whole_lines(Console(markup=False))
 
 _PRESETS = (
     f"one of: {', '.join(name for name in PRESETS if not name.endswith(PARITY))}; a data set's "

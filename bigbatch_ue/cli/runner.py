@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import NoReturn
 
 import typer
@@ -28,6 +29,9 @@ def run(commands: typer.Typer, arguments: Sequence[str] | None = None) -> None:
         arguments: name of the command and its arguments; by default those of the process.
     """
     _silence_dependencies()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with raising_on_signals():
             code = commands(

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image
 
 from bigbatch_ue.config.sections import DataConfig
@@ -24,6 +23,7 @@ from bigbatch_ue.data.datasets import open_source
 from bigbatch_ue.data.source import PARTS, Labels, Part, Pixels, Source, to_hwc
 from bigbatch_ue.files.atomic import atomic_folder
 from bigbatch_ue.files.formats import digest, read_json, write_json
+from bigbatch_ue.files.locks import locked
 from bigbatch_ue.files.paths import expand_path, hide_home, require_file
 from bigbatch_ue.runs.identity import DataIdentity
 from bigbatch_ue.runtime.console import note, progress_bar
@@ -88,9 +88,9 @@ def prepare_dataset(data: DataConfig, *, download: bool = False) -> DataSet:
     decoded = data.root / "decoded"
     slug = _slug(data.name)
     decoded.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(decoded / f"{slug}.lock")
+    lock = decoded / f"{slug}.lock"
     if download:
-        with lock:
+        with locked(lock):
             source = open_source(data, download=True)
     else:
         source = open_source(data)
@@ -99,7 +99,7 @@ def prepare_dataset(data: DataConfig, *, download: bool = False) -> DataSet:
     facts = _facts(source)
     entry = decoded / f"{slug}-{data.size}-{digest([_DECODER, facts])}"
     if not entry.is_dir():
-        with lock:
+        with locked(lock):
             if not entry.is_dir():
                 _decode(source, data, entry)
     found, changes = _load(entry, data, digest([_FORMER_DECODER, facts]))

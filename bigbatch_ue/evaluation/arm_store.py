@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from bigbatch_ue.evaluation.arms import Arm, ArmSpec, load_arms, save_arms
 from bigbatch_ue.evaluation.report.page import RESULTS
 from bigbatch_ue.evaluation.subject import Subject
 from bigbatch_ue.evaluation.train_arm import train_arm
+from bigbatch_ue.files.locks import locked
 from bigbatch_ue.runtime.accelerator import engine_name
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.ranks import EngineName
@@ -32,7 +33,7 @@ def train_sharing_arms(
         for number, spec in current:
             path = _arm_path(spec, subject)
             try:
-                with FileLock(path.with_suffix(".lock"), blocking=blocking):
+                with locked(path.with_suffix(".lock"), blocking=blocking):
                     if not path.exists():
                         arm = train_arm(spec, subject, device, number=f"{number}/{len(specs)}")
                         save_arms(path, [arm])
@@ -95,7 +96,7 @@ def _add_to_results(folder: Path, spec: ArmSpec, subject: Subject, ranks: int = 
     assert arm is not None
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RESULTS
-    with FileLock(path.with_suffix(".lock")):
+    with locked(path.with_suffix(".lock")):
         arms = load_arms(path) if path.exists() else []
         if arm not in arms:
             save_arms(path, [old for old in arms if old.key != arm.key] + [arm])

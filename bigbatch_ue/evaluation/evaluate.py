@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from bigbatch_ue.config.load import revise_evaluation
@@ -26,6 +25,7 @@ from bigbatch_ue.evaluation.countermeasures import applies
 from bigbatch_ue.evaluation.external_images import load_external_images
 from bigbatch_ue.evaluation.outputs import write_outputs
 from bigbatch_ue.evaluation.subject import Subject
+from bigbatch_ue.files.locks import locked
 from bigbatch_ue.networks.surrogate import extract_features, surrogate_of_run
 from bigbatch_ue.protection.perturbations import Perturbations, load_perturbations
 from bigbatch_ue.runs.folder import Run, RunFiles, load_run
@@ -196,7 +196,7 @@ def _random_surrogate_control(
     surrogate = config.surrogate.model_copy(update={"weights": "random"})
     config = config.model_copy(update={"output": output, "surrogate": surrogate})
     output.parent.mkdir(exist_ok=True)
-    lock = FileLock(output.with_suffix(".lock")) if accelerator.is_main_process else nullcontext()
+    lock = locked(output.with_suffix(".lock")) if accelerator.is_main_process else nullcontext()
     with lock:
         if not RunFiles(output).finished:
             train_on(accelerator, config, resume=True)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,6 +20,7 @@ from bigbatch_ue.evaluation.report.pictures import first_of_each_group, picture_
 from bigbatch_ue.evaluation.report.tensorboard import write_tensorboard
 from bigbatch_ue.evaluation.subject import Subject, protected_indices
 from bigbatch_ue.files.formats import read_json, write_json
+from bigbatch_ue.files.locks import locked
 from bigbatch_ue.files.paths import hide_home
 from bigbatch_ue.protection.perturbations import protected_images
 from bigbatch_ue.protection.protect import MANIFEST
@@ -46,7 +46,7 @@ def write_outputs(
     """
     config, data = subject.config, subject.data
     about |= _measure_visibility(folder, subject)
-    with FileLock((folder / RESULTS).with_suffix(".lock")):
+    with locked((folder / RESULTS).with_suffix(".lock")):
         saved, keys = load_arms(folder / RESULTS), [arm.key for arm in arms]
         sorted_arms = [*(arm for arm in saved if arm.key not in keys), *arms]
         if sorted_arms != saved:

@@ -4,6 +4,7 @@ import fcntl
 import glob
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -49,8 +50,10 @@ def _replacement(path: Path) -> Iterator[Path]:
         _lock(descriptor)
         temporary = Path(shelter, path.name)
         yield temporary
+        mode = _usual_mode(Path(shelter))
         for file in temporary.rglob("*") if temporary.is_dir() else [temporary]:
             if file.is_file():
+                file.chmod(mode)  # some libraries make files for the owner alone
                 _sync(file)
         if path.is_dir():
             path.rename(Path(shelter, "replaced"))
@@ -65,6 +68,15 @@ def _descriptor(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _usual_mode(folder: Path) -> int:
+    """Return the mode of a new file, as the umask or the folder's own rules give it."""
+    probe = folder / "mode"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    return mode
 
 
 def _sync(path: Path) -> None:

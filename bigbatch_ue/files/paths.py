@@ -12,13 +12,14 @@ _BEFORE, _AFTER = r"(?<![^\s\"'=:,;(\[])", r"(?![^/\s\"'=:,;)\]])"
 
 
 def require_file(path: Path) -> Path:
-    """Return `path` if it is a regular file: a pipe would block, and a device has no end.
+    """Return `path` if it is a file that can be read: a pipe would block, a device has no end.
 
     Raises:
         UserError: it does not exist, or is something else.
     """
     try:
         if stat.S_ISREG(path.stat().st_mode):
+            path.open("rb").close()
             return path
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error

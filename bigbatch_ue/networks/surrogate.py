@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from bigbatch_ue.config.schema import Config
 from bigbatch_ue.config.sections import AugmentConfig, SurrogateConfig
 from bigbatch_ue.data.decoded import DataSet
 from bigbatch_ue.files.formats import digest
+from bigbatch_ue.files.locks import locked
 from bigbatch_ue.files.paths import expand_path
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from bigbatch_ue.networks.backbone import NetworkSpec, Normalised, build_network
@@ -138,7 +138,7 @@ def _train_once(
     }
     path = cache / f"surrogate-{digest(decisive)}.safetensors"
     cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    with locked(path.with_suffix(".lock")):
         if not path.exists():
             net, quality = _train(config, data, settings)
             write_tensors(path, net.state_dict(), {**decisive, "accuracy": quality})

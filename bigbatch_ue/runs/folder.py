@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.files.formats import read_json, write_json
+from bigbatch_ue.files.locks import locked
 from bigbatch_ue.files.yaml_files import format_yaml
 from bigbatch_ue.runs.identity import DataIdentity, answer_digest
 from bigbatch_ue.runtime.errors import UserError
@@ -124,7 +125,7 @@ class Run(RunFiles):
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             try:
-                stack.enter_context(FileLock(self.folder / "training.lock", blocking=False))
+                stack.enter_context(locked(self.folder / "training.lock", blocking=False))
             except Timeout:
                 raise UserError(
                     f"{self.folder}: another process is training this run; wait for it, or end it"

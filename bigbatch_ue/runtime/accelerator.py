@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bigbatch_ue.runtime.deepspeed_build import load_shared_memory_operator
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.runtime.ranks import EngineName, world_size
+from bigbatch_ue.runtime.ranks import EngineName, check_launcher_variables, world_size
 
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
 _MISMATCH = "launcher: it requests {}, but the engine is {}; check the launcher's configuration"
@@ -31,8 +31,10 @@ def start_accelerator() -> Accelerator:
     """Start the engine that the launcher requests, on GPUs if there are any, else on gloo ranks.
 
     Raises:
-        UserError: DeepSpeed without a launcher, or a rank that does not see the others.
+        UserError: DeepSpeed without a launcher, variables that cannot be those of a launcher, or a
+            rank that does not see the others.
     """
+    check_launcher_variables()
     on_cpu = not torch.cuda.is_available()
     if on_cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it guesses

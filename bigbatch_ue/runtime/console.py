@@ -5,6 +5,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bigbatch_ue.runtime.ranks import is_main_process
 
+_WIDEST = 10_000
+
 
 def note(text: str, *, warning: bool = False, any_process: bool = False) -> None:
     """Print `text` on standard error.
@@ -19,6 +21,13 @@ def note(text: str, *, warning: bool = False, any_process: bool = False) -> None
         stderr=True, quiet=quiet, soft_wrap=True, markup=False, emoji=False, highlight=False
     )
     console.print(text, style="yellow" if warning else None)
+
+
+def whole_lines(console: Console) -> Console:
+    """Return a console that cuts no line where nobody sees its width: in a pipe or a file."""
+    if not console.is_terminal:
+        console.width = _WIDEST
+    return console
 
 
 def progress_bar(*, transient: bool = False) -> Progress:

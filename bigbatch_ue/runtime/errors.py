@@ -34,5 +34,5 @@ def _one_line(text: str) -> str:
 
 def is_lost_rank(error: BaseException) -> bool:
     """Return whether `error` says that this rank has lost the connection to another one."""
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
     return not alone and any(sign in str(error) for sign in _LOST_RANK_SIGNS)

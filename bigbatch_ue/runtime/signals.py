@@ -1,8 +1,9 @@
-"""Orderly stops: the effect of SIGTERM, SIGUSR1 and a time limit.
+"""Orderly stops: the effect of SIGTERM, SIGUSR1, SIGHUP and a time limit.
 
-Schedulers announce pre-emption and the end of a job by a signal. Training then writes a checkpoint
-after the current optimizer step (`StopRequest`). Everything else writes its outputs whole or not at
-all, and ends at once (`raising_on_signals`). Both end with `EXIT_INTERRUPTED`.
+Schedulers announce pre-emption and the end of a job by a signal, and so does a terminal that
+closes. Training then writes a checkpoint after the current optimizer step (`StopRequest`).
+Everything else writes its outputs whole or not at all, and ends at once (`raising_on_signals`).
+Both end with `EXIT_INTERRUPTED`.
 """
 
 import signal
@@ -14,7 +15,7 @@ from types import FrameType
 
 EXIT_INTERRUPTED = 75
 """`EX_TEMPFAIL` of sysexits.h: nothing is lost, and the same command with `--resume` continues."""
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 HOW_TO_CONTINUE = "run the same command again to continue"
 
 _STARTED = time.monotonic()
@@ -30,7 +31,10 @@ class Interrupted(BaseException):
 
 @contextmanager
 def handling_signals(handler: Callable[[signal.Signals], None]) -> Iterator[None]:
-    """Call `handler` for each of `SIGNALS` in this context, if this is the main thread."""
+    """Call `handler` for each of `SIGNALS` in this context, if this is the main thread.
+
+    A signal that the process ignores, as SIGHUP under `nohup`, stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -38,7 +42,8 @@ def handling_signals(handler: Callable[[signal.Signals], None]) -> Iterator[None
     def handle(number: int, frame: FrameType | None) -> None:
         handler(signal.Signals(number))
 
-    previous = {number: signal.signal(number, handle) for number in SIGNALS}
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, handle) for number in heard}
     try:
         yield
     finally:

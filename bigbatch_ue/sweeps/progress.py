@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Column, Table
 
+from bigbatch_ue.runtime.console import whole_lines
 from bigbatch_ue.sweeps.cells import Cell
 from bigbatch_ue.sweeps.estimate import estimate, plan_cell
 
@@ -45,7 +46,7 @@ class SweepProgress:
     """
 
     def __init__(self, cells: Sequence[Cell], seconds: Mapping[str, float]) -> None:
-        self._console = Console(stderr=True)
+        self._console = whole_lines(Console(stderr=True))
         self._cells, self._seconds = cells, seconds
         self._running, self._running_since = "", 0.0
         self._began = time.monotonic()

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 
 import torch
-from filelock import FileLock
 from torch.distributed.distributed_c10d import PrefixStore, Store, init_process_group
 from torch.distributed.rendezvous import rendezvous
 
 from bigbatch_ue.batching.plan import even_slice
+from bigbatch_ue.files.locks import locked
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.result import merge_results, read_result
@@ -97,7 +97,7 @@ def merge_groups(run: Run, group: RankGroup) -> None:
     if group.count == 1:
         return
     parts = [each.part_of(run) for each in group.all_groups]
-    with FileLock(run.folder / "merge.lock"):
+    with locked(run.folder / "merge.lock"):
         if run.finished or not all(part.finished for part in parts):
             return
         tensors, metadata = zip(*(read_tensors(part.perturbations) for part in parts), strict=True)

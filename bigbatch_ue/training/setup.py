@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
-from filelock import FileLock
 from torch import nn
 
 from bigbatch_ue.batching.loader import MicroBatchLoader
@@ -22,6 +21,7 @@ from bigbatch_ue.clustering.grouping import make_clusters
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet
 from bigbatch_ue.data.source import Pixels
+from bigbatch_ue.files.locks import locked
 from bigbatch_ue.networks.frozen import FrozenNetwork, compute_mode
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.networks.surrogate import extract_features, surrogate_of_run
@@ -66,7 +66,7 @@ def _cluster_once(
     config: Config, run: Run, data: DataSet, surrogate: nn.Module, device: torch.device
 ) -> None:
     """Group the images and create the run's folder, unless another process has done so."""
-    with FileLock(config.data.root / "surrogates" / f"clusters-{run.answer}.lock"):
+    with locked(config.data.root / "surrogates" / f"clusters-{run.answer}.lock"):
         if run.clusters.exists():
             return
         clusters = cluster_images(config, data, surrogate, device)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from io import BytesIO, TextIOWrapper
 
 import pytest
 import typer
@@ -48,6 +49,17 @@ def test_an_error_is_one_line_and_an_exit_code(
     said = capsys.readouterr().err
     assert said.startswith(f"error: {line}")
     assert said.count("\n") == 1
+
+
+def test_names_that_a_stream_cannot_show_are_escaped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = TextIOWrapper(BytesIO(), "latin-1")
+    monkeypatch.setattr(sys, "stderr", stream)
+    with pytest.raises(SystemExit):
+        run(failing(UserError("照片: no such folder")), [])
+    stream.flush()
+    assert stream.buffer.getvalue() == b"error: \\u7167\\u7247: no such folder\n"  # type: ignore[attr-defined]
 
 
 def test_an_error_of_the_program_itself_is_not_hidden() -> None:

@@ -14,6 +14,7 @@ from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.training.cluster_groups import RankGroup, join_rank_group
 from bigbatch_ue.training.train import train
 from tests.helpers.forked import run_ranks
+from tests.helpers.ranks import set_launcher_variables
 from tests.helpers.runs import TINY, tiny
 
 MORE = (
@@ -92,7 +93,7 @@ def test_clusters_are_divided_evenly() -> None:
 
 
 def test_ranks_that_cannot_be_divided_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "4")
+    set_launcher_variables(monkeypatch, 4)
     with pytest.raises(UserError, match="cluster_groups=3: does not divide the launcher's 4"):
         join_rank_group(3)
     assert join_rank_group(1) == RankGroup()

@@ -14,7 +14,7 @@ from bigbatch_ue.files.tensor_files import read_tensors
 from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.runtime.errors import UserError
 from tests.helpers.forked import run_ranks
-from tests.helpers.ranks import CUT, ROOT, Launch, needs_compiler
+from tests.helpers.ranks import CUT, ROOT, Launch, needs_compiler, set_launcher_variables
 from tests.helpers.trainer import CLUSTERS
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -175,7 +175,7 @@ def test_resume_is_bit_identical(launched: tuple[Launch, Path, Path]) -> None:
 
 def test_a_rank_that_believes_it_is_alone_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     assert start_accelerator().num_processes == 1
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    set_launcher_variables(monkeypatch, 2)
     with pytest.raises(UserError, match="would train alone"):
         start_accelerator()
 

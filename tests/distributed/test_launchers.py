@@ -19,7 +19,7 @@ from bigbatch_ue.sweeps.spec import load_sweep
 from bigbatch_ue.training.train import train
 from tests.helpers.ranks import ROOT, Launch, free_port, needs_compiler
 from tests.helpers.runs import STABLE, TINY, perturbations, tiny
-from tests.helpers.sweeps import write, write_one_long_cell
+from tests.helpers.sweeps import write_one_long_cell
 
 STUBS = Path(__file__).with_name("stubs")
 MULTINODE = "launchers/multinode.sh"
@@ -144,16 +144,6 @@ def test_slurm_requeues_a_sweep_whose_cells_train_under_a_launcher(tmp_path: Pat
     assert "error: stopped by SIGUSR1; run the same command again to continue" in err
 
 
-def test_each_task_of_an_array_has_its_own_shard(tmp_path: Path) -> None:
-    config = write(tmp_path)
-    code, _, err = finish(
-        start("sbatch", "--array=3-3", SWEEP, "--config", str(config), CLUSTER=str(tmp_path))
-    )
-    assert code == 2
-    assert err.startswith("error: --shard 3/1")
-    assert not any(name == "scontrol" for name, *_ in calls(tmp_path))
-
-
 NODE = "launchers/multinode.sh train a=1 --resume"
 
 
@@ -191,6 +181,12 @@ NODE = "launchers/multinode.sh train a=1 --resume"
             "python -m bigbatch_ue sweep --config sweep.yaml --shard 3/8",
         ),
         (
+            SWEEP,
+            "--config sweep.yaml",
+            {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "1"},
+            "python -m bigbatch_ue sweep --config sweep.yaml --shard 5/8",
+        ),
+        (
             LSF,
             "train a=1",
             {"LSB_JOBID": "77", "LSB_DJOB_HOSTFILE": "hosts", "ENGINE": "zero2"},
@@ -198,7 +194,7 @@ NODE = "launchers/multinode.sh train a=1 --resume"
             f"RANKS_PER_MACHINE=6 ENGINE=zero2 {NODE} --time-limit 110",
         ),
     ],
-    ids=["multinode", "slurm", "slurm-outside-a-job", "slurm-sweep", "lsf"],
+    ids=["multinode", "slurm", "slurm-outside-a-job", "slurm-sweep", "slurm-one-task-again", "lsf"],
 )
 def test_dry_run_prints_the_command_and_starts_nothing(
     script: str, arguments: str, own: dict[str, str], expected: str, tmp_path: Path

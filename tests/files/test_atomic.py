@@ -1,11 +1,15 @@
 """Atomic writes: whole or not at all, and nothing is left over."""
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from bigbatch_ue.files.atomic import atomic_file, atomic_folder
+from bigbatch_ue.files.tensor_files import write_tensors
 
 LONG_AGO = (1, 1)
 
@@ -19,6 +23,18 @@ def test_what_is_written_replaces_what_was_there(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "new"
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["new"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_files_have_the_mode_that_the_umask_gives(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_tensors(tmp_path / "one.safetensors", {"a": torch.zeros(1)}, {})
+        with atomic_folder(tmp_path / "many") as folder:
+            save_file({"a": torch.zeros(1)}, folder / "two.safetensors")
+    finally:
+        os.umask(before)
+    for path in tmp_path.rglob("*.safetensors"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
 def test_an_error_changes_nothing(tmp_path: Path) -> None:

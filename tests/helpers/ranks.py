@@ -38,6 +38,13 @@ def free_port() -> str:
         return str(bound.getsockname()[1])
 
 
+def set_launcher_variables(monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
+    """Make this process believe that a launcher started it as the first of some ranks."""
+    sizes = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "RANK": 0, "LOCAL_RANK": 0}
+    for name, value in (sizes | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}).items():
+        monkeypatch.setenv(name, str(value))
+
+
 def needs_compiler(launch: Launch) -> None:
     if launch.kind.startswith("zero") and not (shutil.which("g++") and shutil.which("ninja")):
         pytest.skip("DeepSpeed compiles at its first start: g++ and ninja are needed")

@@ -13,6 +13,17 @@ def test_outside_training_a_signal_ends_the_work_at_once() -> None:
     assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
 
 
+def test_a_terminal_that_closes_stops_the_work_unless_that_is_ignored() -> None:
+    with pytest.raises(Interrupted, match="stopped by SIGHUP"), raising_on_signals():
+        signal.raise_signal(signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with raising_on_signals():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_signal_is_a_request_to_stop_while_it_is_listened_to() -> None:
     request = StopRequest()
     with request.listening():

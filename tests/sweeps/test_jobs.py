@@ -25,6 +25,7 @@ from bigbatch_ue.sweeps.progress import SweepProgress
 from bigbatch_ue.sweeps.spec import load_sweep
 from bigbatch_ue.sweeps.worker import Worker
 from tests.helpers.forked import SERVER, Program
+from tests.helpers.ranks import set_launcher_variables
 from tests.helpers.sweeps import write, write_one_long_cell
 
 WALL = ("images_per_second", "peak_memory_mib")
@@ -208,6 +209,6 @@ def test_a_bad_cell_stops_the_sweep_before_anything_is_done(tmp_path: Path) -> N
 def test_a_sweep_under_a_launcher_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    set_launcher_variables(monkeypatch, 2)
     with pytest.raises(UserError, match="launcher: FILE"):
         run_sweep(load_sweep(write(tmp_path)))

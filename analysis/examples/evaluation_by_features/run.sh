@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Make the evaluation in this folder: four data sets, three seeds of surrogate, perturbations and target.
+# Make the evaluation in this folder: clusters by features, four data sets, three seeds of surrogate,
+# perturbations and target.
 #
-#     analysis/examples/evaluation/run.sh DATA [I/N]
+#     analysis/examples/evaluation_by_features/run.sh DATA [I/N]
 #
 # DATA contains medmnist/breastmnist.npz, medmnist/pneumoniamnist.npz (the official files at 28 pixels)
 # and blood8.npz (see README.md beside this script). Started again after a stop, it continues. I/N runs
@@ -26,18 +27,19 @@ evaluate() { # name, settings of the run, "--", settings of the evaluation
     done
     shift
     for seed in 0 1 2; do
-        run=runs/evaluation/$name-s$seed
-        bigbatch-ue train --resume "${settings[@]}" "data.root=$data" "seed=$seed" "output=$run"
+        run=runs/evaluation_by_features/$name-s$seed
+        bigbatch-ue train --resume "${settings[@]}" clusters.by=features budget.steps=60 \
+            "data.root=$data" "seed=$seed" "output=$run"
         bigbatch-ue evaluate "$run" --shard "$shard" --seed "$seed" "$@"
     done
 }
 
-evaluate digits --preset digits -- "$partial" "$all"
+evaluate digits --preset digits clusters.count=10 -- "$partial" "$all"
 evaluate breastmnist --preset small data.name=breastmnist clusters.count=3 \
     surrogate.fit.epochs=20 target.fit.epochs=20 "$narrow" -- "$controls" "$attacks" "$protected"
 evaluate pneumoniamnist --preset small data.name=pneumoniamnist data.limit=2000 clusters.count=3 \
     target.fit.epochs=10 "$narrow" -- "$controls" "$six" "$protected"
-evaluate blood8 --preset small "data.name=npz:$data/blood8.npz" data.limit=2000 \
+evaluate blood8 --preset small "data.name=npz:$data/blood8.npz" data.limit=2000 clusters.count=10 \
     target.fit.epochs=10 "$narrow" -- "$controls" "$six" "$protected"
 
-bigbatch-ue report runs/evaluation/*/evaluation --out analysis/examples/evaluation
+bigbatch-ue report runs/evaluation_by_features/*/evaluation --out analysis/examples/evaluation_by_features
