@@ -1,5 +1,6 @@
 """Damages to a file or folder; the `repr` of each one is Python code that repeats it."""
 
+import csv
 import io
 import json
 import os
@@ -16,7 +17,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 import yaml
-from PIL import Image
+from PIL import Image, ImageCms
 from safetensors.torch import load_file, save_file
 
 OUTSIDE = "../outside"
@@ -142,6 +143,42 @@ class Added:
 
 
 @dataclass(frozen=True)
+class Copied:
+    """The folder, copied and put in its own place: other times, the same bytes."""
+
+    def __call__(self, path: Path) -> None:
+        copy = path.with_name(f"copy of {path.name}")
+        shutil.copytree(path, copy, copy_function=shutil.copyfile)
+        shutil.rmtree(path)
+        copy.rename(path)
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """Another text in one cell of a CSV file; `row` and `column` are taken modulo their numbers."""
+
+    row: int
+    column: int
+    text: str
+
+    def __call__(self, path: Path) -> None:
+        with path.open(newline="") as file:
+            rows = list(csv.reader(file))
+        row = rows[1 + self.row % (len(rows) - 1)]
+        row[self.column % len(row)] = self.text
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No damage: the command itself is odd."""
+
+    def __call__(self, path: Path) -> None:
+        """Leave the file as it is."""
+
+
+@dataclass(frozen=True)
 class Renamed:
     """Another name for all folders of one name below the path."""
 
@@ -186,7 +223,9 @@ class Maze:
 class Picture:
     """An image of another kind, or one that claims to be enormous."""
 
-    kind: Literal["bomb", "float", "deep", "palette", "animated", "one", "long"]
+    kind: Literal[
+        "bomb", "float", "deep", "palette", "animated", "one", "long", "twelve", "signed", "profile"
+    ]
 
     def __call__(self, path: Path) -> None:
         match self.kind:
@@ -205,6 +244,13 @@ class Picture:
                 Image.new("1", (1, 1)).save(path)
             case "long":
                 Image.new("RGB", (1, 20_000)).save(path)
+            case "twelve":
+                Image.new("I;16", (8, 9), 4000).save(path)
+            case "signed":
+                Image.new("I", (8, 9), -1000).save(path, format="TIFF")
+            case "profile":
+                profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+                Image.new("RGB", (8, 9)).save(path, icc_profile=profile)
 
 
 def _png_of(width: int, height: int) -> bytes:

@@ -27,6 +27,7 @@ from tests.soak.damage import (
     Array,
     Bomb,
     Claim,
+    Copied,
     Cut,
     Damage,
     Flipped,
@@ -40,11 +41,13 @@ from tests.soak.damage import (
     Member,
     Metadata,
     Node,
+    Nothing,
     Picture,
     Renamed,
     Repeated,
     Replaced,
     Size,
+    TableCell,
     Tensors,
 )
 from tests.soak.guard import HungError, Watched, watched
@@ -80,6 +83,7 @@ PICTURES = ("evaluate", "--protected", "folder:pictures", "--config", "folder.ya
 REPORT = ("report", "runs/done/evaluation", "--out", "page")
 REPORT_TWO = ("report", "runs/done/evaluation", "runs/drawn/evaluation", "--out", "page")
 COLLECT = ("analysis", "collect", "runs", "--out", "table")
+FIT = ("analysis", "fit", "runs/analysis", "--draws", "100")
 
 # -- damages -------------------------------------------------------------------------------------
 
@@ -198,7 +202,13 @@ ODD = st.sampled_from(
     [b"\xff\xfe.png", b"a\nb.png", b"\x1b[31m.png", b".png", b" .png", b"x" * 250 + b".png"]
 )
 FOLDERS = st.sampled_from([b"\xff", b"a\nb", b"\x1b[31m", b"...", b" ", b"x" * 250, b"-", b"[red]"])
+STRAYS = st.sampled_from(
+    [b"._0.png", b"x.HEIC", b"x.NEF", b"x", b"Thumbs.db", b"@eaDir/0.png", b".hidden/0.png"]
+)
+PLACES = st.sampled_from([b"", b"val/", b"train/", b"train/cat/"])
 IMAGES = st.one_of(
+    st.builds(Copied),
+    st.builds(Added, st.tuples(PLACES, STRAYS).map(b"".join), st.just("train/cat/0.png")),
     st.builds(Added, ODD.map(lambda n: b"train/cat/" + n), st.just("train/cat/0.png")),
     st.builds(Added, ODD.map(lambda n: b"train/" + n), st.just("train/cat/0.png")),
     st.builds(Renamed, st.just("cat"), FOLDERS),
@@ -213,7 +223,39 @@ IMAGES = st.one_of(
     st.builds(Maze, st.sampled_from(["train/cat", "train"])),
 )
 PICTURE = st.one_of(
-    BYTES, st.builds(Picture, _any("bomb | float | deep | palette | animated | one | long"))
+    BYTES,
+    st.builds(
+        Picture,
+        _any("bomb | float | deep | palette | animated | one | long | twelve | signed | profile"),
+    ),
+)
+
+WORDS = st.builds(
+    "{}={}".format,
+    _any(
+        "seed | output | data.name | data.root | data.size | data.limit | data.strict | "
+        "data.title | generator.eps | batch.effective | optimizer.lr | clusters.by | "
+        "surrogate.weights | x.y | seed.x"
+    ),
+    st.one_of(
+        VALUES,
+        YAML,
+        _any(
+            "010 | 20240501 | 1_000 | 8/255 | 8/0 | high | yes | ~ | folder:sets/batch #2 | "
+            "npz:a: b | folder:images | 2024-05-01 | 1:30 | 0x10 | 1e3"
+        ),
+    ),
+)
+ODD_WORDS = st.builds(
+    lambda command, word: Case("config.yaml", Nothing(), (*command, word)),
+    st.sampled_from([PLAN, TRAIN]),
+    WORDS,
+)
+CELLS = st.builds(
+    TableCell,
+    st.integers(0, 99),
+    st.integers(0, 99),
+    st.sampled_from(["", "98.5", "-1", "0", "no", "maybe", "NA", "nan", "inf", "1e999", "a,b"]),
 )
 
 # -- damages by file -------------------------------------------------------------------------------
@@ -259,6 +301,8 @@ def cases(files: good.Found) -> st.SearchStrategy[Case]:
     )
     return st.one_of(
         _of("config.yaml", PLAN, TRAIN, by=config),
+        ODD_WORDS,
+        _of("runs/analysis/table.csv", FIT, by=CELLS),
         _of("set.npz", TRAIN, PLAN, PROTECT, EVALUATE, by=NPZ),
         _of("theirs.npz", THEIRS, by=NPZ),
         _in("images", TRAIN_FOLDER, PROTECT_FOLDER),

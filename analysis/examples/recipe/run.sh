@@ -40,6 +40,7 @@ declare -A settings=(
     [batch16]="batch.effective=16"
     [lite0]="$lite0"
     [lite0-224]="$lite0 surrogate.size=own budget.steps=30"
+    [lite0-cross-entropy]="$lite0 objective.name=cross_entropy objective.temperature=0.1"
     [lite0-features]="$lite0 clusters.by=features"
     [lite0-224-features]="$lite0 surrogate.size=own clusters.by=features"
 )

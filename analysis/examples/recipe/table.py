@@ -16,11 +16,13 @@ def main() -> None:
     tables = []
     for path in sorted(Path("runs/recipe").glob("*/*/evaluation/results.json")):
         run = path.parents[1]
-        agreement = read_result(run / "result.json").agreement
+        result = read_result(run / "result.json")
+        agreement, noise = result.agreement, result.noise_scale["delta"] or {}
         table = pd.read_json(path)[SHOWN + MEASURED]
         table.insert(0, "set", run.parent.name)
         table.insert(1, "variant", run.name.rsplit("-s", 1)[0])
         table["nmi"] = agreement.nmi if agreement else None
+        table["noise_scale"] = noise.get("value")
         tables.append(table)
     keys = ["set", "variant", *SHOWN]
     results = pd.concat(tables).drop_duplicates(keys).sort_values(keys)
