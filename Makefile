@@ -31,7 +31,7 @@ audit: .venv/installed
 	$(BIN)/python .ci/audit.py
 
 .venv/installed: pyproject.toml constraints.txt
-	@echo 'setting up .venv: a few minutes, 5.5 GB'
+	@echo 'setting up .venv: a few minutes, 6.6 GB'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@

@@ -29,7 +29,15 @@ def _strength(value: Any) -> Any:
         ) from None
 
 
-Bound = Annotated[float, Field(gt=0, le=1), BeforeValidator(_strength)]
+def _at_most_white(value: float) -> float:
+    if value > 1:
+        raise PydanticCustomError(
+            "strength", "must be at most 1, which is white; write 16/255 for 16 of 255 levels"
+        )
+    return value
+
+
+Bound = Annotated[float, Field(gt=0), BeforeValidator(_strength), AfterValidator(_at_most_white)]
 """Largest change of a pixel value."""
 InputSize = Literal["data", "own"] | Annotated[int, Field(ge=8, le=4096)]
 """Height and width of a network's input: those of the data, its own, or pixels."""

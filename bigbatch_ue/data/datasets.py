@@ -32,6 +32,7 @@ class Digits:
 
     classes: ClassVar[list[str]] = [str(digit) for digit in range(10)]
     channels = 1
+    decoded_otherwise = False
 
     def files(self) -> list[Path]:
         """Return nothing: the images are part of scikit-learn."""
@@ -113,6 +114,9 @@ def open_source(data: DataConfig, download: bool = False) -> Source:
         return open_folder(expand_path(place))
     if kind == "npz" and place:
         return Npz(expand_path(place))
+    if expand_path(data.name).exists():
+        kind = "folder" if expand_path(data.name).is_dir() else "npz"
+        raise UserError(f"{data.name}: a place needs its kind; write {kind}:{data.name}")
     allowed = ", ".join((*DATASETS, "npz:PATH", "folder:PATH"))
     raise UserError(f"data.name={data.name!r}: unknown data set; allowed: {allowed}")
 

@@ -186,6 +186,7 @@ def _decode(source: Source, data: DataConfig, entry: Path) -> None:
             "source": hide_home(data.name),
             "content": _content(source),
             "changes": source.changes(),
+            "decoded_otherwise": source.decoded_otherwise,
             "classes": source.classes,
             "names": names,
         }
@@ -236,6 +237,7 @@ def _load(entry: Path, data: DataConfig, former_stamp: str) -> tuple[DataSet, li
     try:
         meta = read_json(entry / META, dict)
         content, changes = str(meta["content"]), [str(change) for change in meta["changes"]]
+        decoded_otherwise = bool(meta["decoded_otherwise"])
         classes = [str(name) for name in meta["classes"]]
         train, test = (_load_part(entry, part, meta, data.size) for part in PARTS)
     except (UserError, FileNotFoundError, EOFError, ValueError, KeyError, TypeError) as error:
@@ -247,7 +249,7 @@ def _load(entry: Path, data: DataConfig, former_stamp: str) -> tuple[DataSet, li
     name = hide_home(data.name)
     identity = DataIdentity(data.name if data.has_name else None, digest([content, *share]))
     former = DataIdentity(name, digest([former_stamp, *share]))
-    if changes:  # an earlier version decoded them in another way
+    if decoded_otherwise:  # no earlier version trained on these pixels
         former = identity
     return DataSet(name, identity, former, classes, train, test), changes
 

@@ -14,8 +14,8 @@ from PIL import Image, ImageCms, ImageOps
 from bigbatch_ue.data.inventory import (
     Inventory,
     describe_left_out,
-    files_below,
     is_hidden_folder,
+    list_others,
     safe_formats,
     take_inventory,
 )
@@ -34,12 +34,14 @@ class Header:
     Attributes:
         grey: whether it has no colour channels.
         frames: its number of pages or frames.
+        transparent: whether some of it may be transparent.
         profile: name of its colour profile, if that is not sRGB.
         largest: its largest value, if it has more than 8 bits; else 0.
     """
 
     grey: bool
     frames: int
+    transparent: bool
     profile: str | None
     largest: int
 
@@ -86,7 +88,13 @@ class ImageFiles:
 
     def changes(self) -> list[str]:
         """Say what of the images is left out or converted, a line for each kind."""
-        return describe_changes(self._headers, self.top)
+        return describe_changes(self._headers, self.top, self.channels)
+
+    @property
+    def decoded_otherwise(self) -> bool:
+        """Whether earlier versions decoded an image in another way."""
+        deep = any(header.largest for header in self._headers.values()) and self.bits < 16
+        return deep or any(header.profile for header in self._headers.values())
 
     def split(self, part: Part) -> Split:
         """Return the train or test part, whose images are named by file."""
@@ -113,7 +121,8 @@ def read_header(path: Path) -> Header:
         deep = image.mode.startswith(("I", "F"))
         grey = deep or image.mode in ("1", "L", "LA", "La")
         largest = int(_levels(image).max()) if deep else 0
-        return Header(grey, getattr(image, "n_frames", 1), _profile_name(image), largest)
+        frames, transparent = getattr(image, "n_frames", 1), image.has_transparency_data
+        return Header(grey, frames, transparent, _profile_name(image), largest)
 
 
 def decode(path: Path, channels: int, bits: int = 16) -> Pixels:
@@ -140,12 +149,24 @@ def bits_of(headers: Iterable[Header]) -> int:
     return next(bits for bits in _DEPTHS if largest < 2**bits)
 
 
-def describe_changes(headers: dict[Path, Header], top: Path) -> list[str]:
-    """Say what of image files is left out or converted, a line for each kind."""
+def describe_changes(headers: dict[Path, Header], top: Path, channels: int) -> list[str]:
+    """Say what of image files is left out or converted, a line for each kind.
+
+    Args:
+        headers: of the files.
+        top: the folder of all of them.
+        channels: to which they are decoded.
+    """
     profiles = sorted({header.profile for header in headers.values() if header.profile})
     kinds = {
         "with several pages or frames, of which the first is taken": [
             path for path, header in headers.items() if header.frames > 1
+        ],
+        "with transparency, put on white": [
+            path for path, header in headers.items() if header.transparent
+        ],
+        "grey among colour images, so written in colour": [
+            path for path, header in headers.items() if header.grey and channels == 3
         ],
         **{
             f"with the colour profile {profile}, converted to sRGB": [
@@ -234,6 +255,11 @@ def open_folder(path: Path) -> ImageFiles:
             leads out of the folder.
     """
     folders = {part: path / part for part in PARTS}
+    if not path.is_dir():
+        raise UserError(
+            f"{path}: no such folder; check the path (if the images of a run have moved, add "
+            "--data folder:PATH)"
+        )
     classes = _class_names(path)
     samples: dict[Part, list[tuple[Path, int]]] = {}
     whole = Inventory()
@@ -245,15 +271,9 @@ def open_folder(path: Path) -> ImageFiles:
                 raise UserError(f"{folder / name}: contains no image; add at least one")
             samples[part] += [(file, label) for file in found.images]
             whole.add(found)
-        whole.leave_out("in no class folder", _beside(folder, classes))
-    whole.leave_out("outside train/ and test/", _beside(path, PARTS))
+        whole.add(list_others(folder, classes, f"images in no class folder of {part}/; move them"))
+    whole.add(list_others(path, PARTS, "images outside train/ and test/; move them"))
     return ImageFiles(classes, folders, samples, path, whole.left_out)
-
-
-def _beside(folder: Path, taken: Iterable[str]) -> list[Path]:
-    """List the files in `folder` that are in none of the folders `taken`."""
-    others = sorted(entry for entry in folder.iterdir() if entry.name not in taken)
-    return [file for entry in others for file in files_below(entry)]
 
 
 def _class_names(path: Path) -> list[str]:
@@ -262,7 +282,10 @@ def _class_names(path: Path) -> list[str]:
     for part in PARTS:
         folder = path / part
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; put images into {part}/<class>/")
+            raise UserError(
+                f"{folder}: no such folder; put images into {part}/<class>/, and name the folder "
+                "of train/ and test/"
+            )
         names[part] = {
             entry.name
             for entry in folder.iterdir()

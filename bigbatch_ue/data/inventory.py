@@ -92,6 +92,23 @@ def take_inventory(top: Path, *, inside: Path) -> Inventory:
     return found
 
 
+def list_others(folder: Path, taken: Iterable[str], reason: str) -> Inventory:
+    """List the files in `folder` that are in none of the folders `taken`, images first.
+
+    Args:
+        folder: links in it are not followed.
+        taken: names of folders in it.
+        reason: why images there are left out; other files have a reason of their own.
+    """
+    others = Inventory(left_out={reason: []})
+    for entry in sorted(entry for entry in folder.iterdir() if entry.name not in taken):
+        hidden = entry.is_dir() and is_hidden_folder(entry.name)
+        for file in files_below(entry):
+            own = _IN_HIDDEN if hidden else _reason(file.name)
+            others.leave_out(own or reason, [file])
+    return others
+
+
 def files_below(top: Path) -> list[Path]:
     """List all files below a folder, or the file itself; links are not followed."""
     if not top.is_dir() or top.is_symlink():

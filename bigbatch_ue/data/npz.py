@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ class Npz:
     """An npz file with MedMNIST's keys; its images are streamed, never all in memory."""
 
     path: Path
+    decoded_otherwise: ClassVar[bool] = False
 
     @cached_property
     def classes(self) -> list[str]:

@@ -51,6 +51,10 @@ class Source(Protocol):
     def changes(self) -> list[str]:
         """Say what of its images is left out or converted, a line for each kind."""
 
+    @property
+    def decoded_otherwise(self) -> bool:
+        """Whether earlier versions decoded an image in another way."""
+
     def split(self, part: Part) -> Split:
         """Return the train or test part."""
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
@@ -110,7 +110,7 @@ def apply_protector(
                     yield original, decode(path, channels)
 
         visibility = measure_visibility(pairs())
-        changes = describe_changes(headers, Path(os.path.commonpath([*headers])))
+        changes = describe_changes(headers, _top_of(headers), channels)
         report = ApplyReport(out, dict(sorted(counts.items())), left_out, changes, visibility)
         content = {key: value for key, value in asdict(report).items() if key != "folder"}
         write_json(folder / MANIFEST, content)
@@ -124,6 +124,11 @@ def _choose(
     resized = np.stack([resize(original, protector.settings.size) for original in originals])
     labels = np.array([image.label for image in images])
     return [int(cluster) for cluster in protector.choose(resized, labels)]
+
+
+def _top_of(files: Iterable[Path]) -> Path:
+    """Return the folder of all files."""
+    return Path(os.path.commonpath([file.parent for file in files]))
 
 
 def _require_grey(protector: Protector, headers: dict[Path, Header]) -> None:

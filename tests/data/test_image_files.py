@@ -104,6 +104,16 @@ def test_negative_values_are_refused_for_the_true_reason(tmp_path: Path) -> None
         decode(path, 1)
 
 
+def test_transparent_and_grey_images_among_others_are_counted(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    save(tmp_path / "train" / "a" / "0.png", Image.new("L", (6, 5)))
+    save(tmp_path / "test" / "b" / "0.png", Image.new("RGBA", (6, 5)))
+    assert opened(f"folder:{tmp_path}", tmp_path).changes() == [
+        "1 with transparency, put on white, such as test/b/0.png",
+        "1 grey among colour images, so written in colour, such as train/a/0.png",
+    ]
+
+
 def test_pages_and_frames_beyond_the_first_are_counted(tmp_path: Path) -> None:
     make_folder(tmp_path)
     pages = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
@@ -134,9 +144,10 @@ def test_colours_of_another_profile_are_converted(tmp_path: Path, mode: str) -> 
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     save(tmp_path / "train" / "b" / "0.png", grey, icc_profile=srgb)
     source = opened(f"folder:{tmp_path}", tmp_path)
-    (change,) = source.changes()
+    (change,) = [change for change in source.changes() if "profile" in change]
     assert change.startswith("1 with the colour profile sXGB")
     assert change.endswith("converted to sRGB, such as train/a/0.png")
+    assert source.decoded_otherwise
     converted, _, same, _ = images(source)
     assert converted[:, 0, 0].min() > 120, "a linear 100 is a lighter grey in sRGB"
     assert same[:, 0, 0].tolist() == [100, 100, 100]
@@ -199,6 +210,10 @@ def test_invalid_folders_are_named(tmp_path: Path) -> None:
             opened(f"folder:{tmp_path}", tmp_path)
         return str(caught.value)
 
+    with pytest.raises(UserError, match=r"nowhere: no such folder; .* add --data folder:PATH"):
+        opened(f"folder:{tmp_path / 'nowhere'}", tmp_path)
+    with pytest.raises(UserError, match=rf"a place needs its kind; write folder:{tmp_path}"):
+        opened(str(tmp_path), tmp_path)
     assert f"{tmp_path}/train: no such folder" in message()
     (tmp_path / "train").mkdir()
     assert f"{tmp_path}/train: contains no class folder" in message()
