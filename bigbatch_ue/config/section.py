@@ -16,6 +16,10 @@ STRENGTHS = {"low": 4 / 255, "medium": 8 / 255, "high": 16 / 255}
 
 def _strength(value: Any) -> Any:
     """Turn a strength in words, or a fraction such as 8/255, into a number; leave numbers."""
+    if isinstance(value, int | float) and 1 < value <= 255:
+        raise PydanticCustomError(
+            "strength", "must be at most 1, which is white; write 16/255 for 16 of 255 levels"
+        )
     if not isinstance(value, str):
         return value
     if value in STRENGTHS:
@@ -29,15 +33,7 @@ def _strength(value: Any) -> Any:
         ) from None
 
 
-def _at_most_white(value: float) -> float:
-    if value > 1:
-        raise PydanticCustomError(
-            "strength", "must be at most 1, which is white; write 16/255 for 16 of 255 levels"
-        )
-    return value
-
-
-Bound = Annotated[float, Field(gt=0), BeforeValidator(_strength), AfterValidator(_at_most_white)]
+Bound = Annotated[float, Field(gt=0, le=1), BeforeValidator(_strength)]
 """Largest change of a pixel value."""
 InputSize = Literal["data", "own"] | Annotated[int, Field(ge=8, le=4096)]
 """Height and width of a network's input: those of the data, its own, or pixels."""

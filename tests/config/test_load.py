@@ -78,6 +78,10 @@ def test_overrides_come_last_and_are_coerced(tmp_path: Path) -> None:
         ),
         ("surrogate.args=3", "surrogate.args=3: must be a mapping, such as {key: value}"),
         ("data.name=a\0b", "data.name='a\\x00b': contains a control character; remove it"),
+        (
+            "generator.eps=16",
+            "generator.eps=16: must be at most 1, which is white; write 16/255 for 16 of 255",
+        ),
         ("evaluation.seeds=3", "evaluation.seeds=3: must be a list"),
         ("evaluation.seeds=[]", "evaluation.seeds=[]: must have at least 1 item"),
         ("batch=3", "batch=3: batch is a section; set one of its keys: effective, micro, "),
