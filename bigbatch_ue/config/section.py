@@ -18,7 +18,7 @@ def _strength(value: Any) -> Any:
     """Turn a strength in words, or a fraction such as 8/255, into a number; leave numbers."""
     if isinstance(value, int | float) and 1 < value <= 255:
         raise PydanticCustomError(
-            "strength", "must be at most 1, which is white; write 16/255 for 16 of 255 levels"
+            "strength", "must be at most 1, which is white; write 16/255 for 16 of 255"
         )
     if not isinstance(value, str):
         return value
