@@ -1,5 +1,6 @@
 """Collect the runs of `run.sh` into results.csv, one row for each trained target."""
 
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -22,7 +23,7 @@ def main() -> None:
         table.insert(0, "set", run.parent.name)
         table.insert(1, "variant", run.name.rsplit("-s", 1)[0])
         table["nmi"] = agreement.nmi if agreement else None
-        table["noise_scale"] = noise.get("value")
+        table["noise_scale"] = noise.get("value", math.nan)
         tables.append(table)
     keys = ["set", "variant", *SHOWN]
     results = pd.concat(tables).drop_duplicates(keys).sort_values(keys)
