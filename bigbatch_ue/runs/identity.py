@@ -1,6 +1,6 @@
 """What a run is known by: its settings, and the images it was trained on."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.files.formats import digest
@@ -20,7 +20,11 @@ class DataIdentity(NamedTuple):
     fingerprint: str
 
 
+def answer(config: Config, data: DataIdentity) -> dict[str, Any]:
+    """Return the settings that decide a result, with the place of images if it identifies them."""
+    return config.answer(with_place=data.name is not None)
+
+
 def answer_digest(config: Config, data: DataIdentity) -> str:
     """Return the digest of everything that decides the result of a run."""
-    with_place = data.name is not None
-    return digest([config.answer(with_place=with_place), data.fingerprint])
+    return digest([answer(config, data), data.fingerprint])
