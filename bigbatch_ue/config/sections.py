@@ -30,7 +30,9 @@ class DataConfig(Section):
         28, description="Height and width of the training images, in pixels; at least 8."
     )
     limit: Positive | None = Field(
-        None, description="Number of training images to use, the first ones; `null` uses all."
+        None,
+        description="Number of training images to use: a random share, the same of each class, and "
+        "the same in every run; `null` uses all.",
     )
     root: UserPath = Field(
         Path("data"),

@@ -57,7 +57,8 @@ class Digits:
         own = np.sort(parts[PARTS.index(part)])
         images = np.round(digits.images[own, None] * (255 / 16)).astype(np.uint8)
         labels = digits.target[own].astype(np.int64)
-        return Split(labels, [f"{index:05d}" for index in own], lambda: iter(images))
+        names = [f"{index:05d}" for index in own]
+        return Split(labels, names, lambda indices: (images[index] for index in indices))
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,15 @@
 A set is decoded into `<root>/decoded/<slug>-<size>-<stamp>/`, whole or not at all. The stamp is
 made of the names, sizes and modification times of the source files, so that a changed source is
 decoded again. What a run knows its images by is made of their contents instead, so that a copy is
-the same data set.
+the same data set. A share of the train images (`data.limit`) has a file of its own in the entry.
 """
 
 import hashlib
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,24 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bigbatch_ue.config.schema import Config
 from bigbatch_ue.config.sections import DataConfig
 from bigbatch_ue.data.datasets import open_source
+from bigbatch_ue.data.share import stratified_share
 from bigbatch_ue.data.source import PARTS, Labels, Part, Pixels, Source, to_hwc
-from bigbatch_ue.files.atomic import atomic_folder
+from bigbatch_ue.files.atomic import atomic_file, atomic_folder
 from bigbatch_ue.files.formats import digest, read_json, write_json
 from bigbatch_ue.files.locks import locked
 from bigbatch_ue.files.paths import expand_path, hide_home, require_file
-from bigbatch_ue.runs.identity import DataIdentity
+from bigbatch_ue.runs.folder import Run
+from bigbatch_ue.runs.identity import DataIdentity, answer_digest
 from bigbatch_ue.runtime.console import note, progress_bar
 from bigbatch_ue.runtime.errors import UserError
 
 META = "meta.json"
 _DECODER, _FORMER_DECODER = 2, 1
 """Version of the decoder, to be raised when the same files give other pixels; and the first one."""
+_DAMAGES = (UserError, FileNotFoundError, EOFError, ValueError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -42,18 +47,22 @@ class ImageSet:
         images: uint8 [N, C, H, W], a read-only memory map.
         labels: int64 [N].
         names: N names.
+        positions: int64 [N], ascending indices into the part of the source.
     """
 
     images: Pixels
     labels: Labels
     names: list[str]
+    positions: Labels
 
     def __len__(self) -> int:
         return len(self.names)
 
     def first(self, count: int) -> "ImageSet":
         """Return the first `count` images, or all if there are fewer, without a copy."""
-        return ImageSet(self.images[:count], self.labels[:count], self.names[:count])
+        return ImageSet(
+            self.images[:count], self.labels[:count], self.names[:count], self.positions[:count]
+        )
 
 
 @dataclass(frozen=True)
@@ -64,18 +73,44 @@ class DataSet:
         name: `data.name` with the home folder as `~`, since it goes into files that may be
             published.
         identity: differs if the contents of files, size, decoder or limit differ.
-        former: its identity in earlier versions: by place and modification times.
         classes: name of each label.
         train: the train images, at most `data.limit`.
         test: the test images.
+        available: number of train images without a limit.
+        former: the data set as earlier versions made it, if they could: known by place and
+            modification times, and with the first images instead of a share of each class.
     """
 
     name: str
     identity: DataIdentity
-    former: DataIdentity
     classes: list[str]
     train: ImageSet
     test: ImageSet
+    available: int
+    former: "DataSet | None" = None
+
+    @property
+    def identities(self) -> list[DataIdentity]:
+        """The identity of this data set, then that of the one that earlier versions made."""
+        return [self.identity, *(self.former.identities if self.former else [])]
+
+    def as_trained_on(self, config: Config, run: Run) -> "DataSet":
+        """Return the version of this data set that a run of `config` knows.
+
+        Raises:
+            UserError: none; the images have changed.
+        """
+        if answer_digest(config, self.identity) == run.answer:
+            return self
+        if self.former is None:
+            raise UserError(f"{run.folder}: {self.name} has changed since this run; train again")
+        return self.former.as_trained_on(config, run)
+
+    @property
+    def beyond_limit(self) -> list[str]:
+        """How many train images `data.limit` leaves out; nothing if none."""
+        count = self.available - len(self.train)
+        return [f"{count:,} train images beyond data.limit={len(self.train)}"] if count else []
 
 
 def prepare_dataset(data: DataConfig, *, download: bool = False) -> DataSet:
@@ -102,10 +137,11 @@ def prepare_dataset(data: DataConfig, *, download: bool = False) -> DataSet:
         with locked(lock):
             if not entry.is_dir():
                 _decode(source, data, entry)
-    found, changes = _load(entry, data, digest([_FORMER_DECODER, facts]))
+    found, changes = _load(entry, data, digest([_FORMER_DECODER, facts]), lock)
     _refuse_if_strict(data, changes)
-    if left_out or changes or data.name.startswith("folder:"):
-        _say(_inventory(data, source, [*left_out, *changes]))
+    files = [*left_out, *found.beyond_limit, *changes]
+    if files or data.name.startswith("folder:"):
+        _say(_inventory(data, found, files))
     return found
 
 
@@ -117,10 +153,9 @@ def _refuse_if_strict(data: DataConfig, files: list[str]) -> None:
         )
 
 
-def _inventory(data: DataConfig, source: Source, files: list[str]) -> str:
+def _inventory(data: DataConfig, found: DataSet, files: list[str]) -> str:
     """Say how many images are taken, and what is left out or changed."""
-    train, test = (f"{len(source.split(part).names):,} {part}" for part in PARTS)
-    taken = f"{data.name}: {train} and {test} images"
+    taken = f"{data.name}: {len(found.train):,} train and {len(found.test):,} test images"
     return "\n  ".join([f"{taken}; left out or changed:", *files]) if files else taken
 
 
@@ -206,63 +241,98 @@ def _siblings(entry: Path) -> list[Path]:
 
 
 def _decode_part(source: Source, part: Part, data: DataConfig, folder: Path) -> list[str]:
-    """Write the images and labels of one part, and return its names.
-
-    Images are appended to a plain file: a full disk then raises OSError, whereas writing to a
-    memory map would end the process by a signal.
-    """
+    """Write the images and labels of one part, and return its names."""
     split = source.split(part)
     count = len(split.names)
     if count == 0:
         raise UserError(f"{data.name}: the {part} set contains no image; add at least one")
-    header = {
-        "descr": "|u1",
-        "fortran_order": False,
-        "shape": (count, source.channels, data.size, data.size),
-    }
+    shape = (count, source.channels, data.size, data.size)
     description = f"decoding {data.name}: {part}"
-    with (
-        (folder / f"{part}_images.npy").open("wb") as file,
-        progress_bar(transient=True) as progress,
-    ):
-        np.lib.format.write_array_header_1_0(file, header)
-        for image in progress.track(split.images(), total=count, description=description):
-            file.write(resize(image, data.size).tobytes())
+    with progress_bar(transient=True) as progress:
+        images = progress.track(split.images(), total=count, description=description)
+        resized = (resize(image, data.size) for image in images)
+        _write_images(folder / f"{part}_images.npy", resized, shape)
     np.save(folder / f"{part}_labels.npy", split.labels, allow_pickle=False)
     return split.names
 
 
-def _load(entry: Path, data: DataConfig, former_stamp: str) -> tuple[DataSet, list[str]]:
+def _write_images(path: Path, images: Iterable[Pixels], shape: tuple[int, ...]) -> None:
+    """Write an array of images, uint8 `shape`.
+
+    They are appended to a plain file: a full disk then raises OSError, whereas writing to a memory
+    map would end the process by a signal.
+    """
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for image in images:
+            file.write(image.tobytes())
+
+
+def _load(
+    entry: Path, data: DataConfig, former_stamp: str, lock: Path
+) -> tuple[DataSet, list[str]]:
     """Load an entry, and what its decoding changed."""
     try:
         meta = read_json(entry / META, dict)
         content, changes = str(meta["content"]), [str(change) for change in meta["changes"]]
         decoded_otherwise = bool(meta["decoded_otherwise"])
         classes = [str(name) for name in meta["classes"]]
-        train, test = (_load_part(entry, part, meta, data.size) for part in PARTS)
-    except (UserError, FileNotFoundError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{entry}: damaged ({error}); delete that folder") from None
-    share = [data.size]
-    if data.limit is not None and data.limit < len(train):
-        train = train.first(data.limit)
-        share.append(data.limit)
+        whole, test = (_load_part(entry, part, meta, data.size) for part in PARTS)
+    except _DAMAGES as error:
+        raise _damaged(entry, error) from None
+    identity, former_identity = [content, data.size], [former_stamp, data.size]
+    train = first = whole
+    if data.limit is not None and data.limit < len(whole):
+        train, first = _take_share(whole, data.limit, entry, lock), whole.first(data.limit)
+        identity.append(hashlib.sha256(train.positions.tobytes()).hexdigest())
+        former_identity.append(data.limit)
     name = hide_home(data.name)
-    identity = DataIdentity(data.name if data.has_name else None, digest([content, *share]))
-    former = DataIdentity(name, digest([former_stamp, *share]))
+    known_as = DataIdentity(data.name if data.has_name else None, digest(identity))
+    found = DataSet(name, known_as, classes, train, test, available=len(whole))
     if decoded_otherwise:  # no earlier version trained on these pixels
-        former = identity
-    return DataSet(name, identity, former, classes, train, test), changes
+        return found, changes
+    former = replace(found, identity=DataIdentity(name, digest(former_identity)), train=first)
+    return replace(found, former=former), changes
+
+
+def _take_share(whole: ImageSet, count: int, entry: Path, lock: Path) -> ImageSet:
+    """Return a stratified share of `whole`, in a file of its own that all ranks share."""
+    positions = stratified_share(whole.labels, count)
+    path, shape = entry / f"train_images-{count}.npy", (count, *whole.images.shape[1:])
+    if not path.exists():
+        with locked(lock):
+            if not path.exists():
+                with atomic_file(path) as file:
+                    _write_images(file, (whole.images[index] for index in positions), shape)
+    try:
+        images = _load_images(path, shape)
+    except _DAMAGES as error:
+        raise _damaged(entry, error) from None
+    names = [whole.names[index] for index in positions]
+    return ImageSet(images, whole.labels[positions], names, positions)
+
+
+def _damaged(entry: Path, error: Exception) -> UserError:
+    return UserError(f"{entry}: damaged ({error}); delete that folder")
 
 
 def _load_part(entry: Path, part: Part, meta: dict[str, Any], size: int) -> ImageSet:
-    images = np.load(require_file(entry / f"{part}_images.npy"), mmap_mode="r", allow_pickle=False)
-    labels = np.load(require_file(entry / f"{part}_labels.npy"), allow_pickle=False)
     names = [str(name) for name in meta["names"][part]]
-    expected = [(len(names), channels, size, size) for channels in (1, 3)]
-    if images.dtype != np.uint8 or images.shape not in expected:
-        raise ValueError(f"{part}_images.npy is {images.dtype} {list(images.shape)}")
+    images = _load_images(
+        entry / f"{part}_images.npy", *((len(names), channels, size, size) for channels in (1, 3))
+    )
+    labels = np.load(require_file(entry / f"{part}_labels.npy"), allow_pickle=False)
     if labels.dtype != np.int64 or labels.shape != (len(names),):
         raise ValueError(f"{part}_labels.npy is {labels.dtype} {list(labels.shape)}")
     if not ((labels >= 0) & (labels < len(meta["classes"]))).all():
         raise ValueError(f"{part}_labels.npy has labels beyond the classes of meta.json")
-    return ImageSet(images, labels, names)
+    return ImageSet(images, labels, names, np.arange(len(names)))
+
+
+def _load_images(path: Path, *shapes: tuple[int, ...]) -> Pixels:
+    """Map an array of images, uint8 of one of `shapes`."""
+    images: Pixels = np.load(require_file(path), mmap_mode="r", allow_pickle=False)
+    if images.dtype != np.uint8 or images.shape not in shapes:
+        raise ValueError(f"{path.name} is {images.dtype} {list(images.shape)}")
+    return images

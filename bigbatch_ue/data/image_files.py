@@ -102,10 +102,10 @@ class ImageFiles:
         labels = np.array([label for _, label in samples], np.int64)
         names = [path.relative_to(folder).as_posix() for path, _ in samples]
 
-        def images() -> Iterator[Pixels]:
-            return (decode(path, self.channels, self.bits) for path, _ in samples)
+        def decode_at(indices: Iterable[int]) -> Iterator[Pixels]:
+            return (decode(samples[index][0], self.channels, self.bits) for index in indices)
 
-        return Split(labels, names, images)
+        return Split(labels, names, decode_at)
 
 
 # -- one file ------------------------------------------------------------------------------------

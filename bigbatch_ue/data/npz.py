@@ -1,10 +1,11 @@
 """Images in an npz file. The header of each array is checked before any memory is allocated."""
 
 import math
+import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -72,7 +73,7 @@ class Npz:
         labels = self._labels(part)
         digits = max(5, len(str(len(labels) - 1)))
         names = [f"{index:0{digits}d}" for index in range(len(labels))]
-        return Split(labels, names, lambda: self.images(part))
+        return Split(labels, names, lambda indices: self.images(part, indices))
 
     def shape(self, part: Part) -> tuple[int, ...]:
         """Return [N, h, w, C] of an image array, after a check of all but its pixels."""
@@ -111,8 +112,8 @@ class Npz:
             raise UserError(f"{self.path}: {key!r} contains {labels.max()}, which is too large")
         return labels.astype(np.int64)
 
-    def images(self, part: Part) -> Iterator[Pixels]:
-        """Yield the images of a part, as a `Split` does; its labels are not read."""
+    def images(self, part: Part, indices: Iterable[int]) -> Iterator[Pixels]:
+        """Yield the images of a part at ascending indices; its labels are not read."""
         key, (count, *shape) = f"{part}_images", self.shape(part)
         with _open_array(self.path, key) as (stream, size):
             _, fortran_order, _ = _read_header(stream, size)
@@ -120,10 +121,14 @@ class Npz:
                 with TemporaryFile() as file:
                     shutil.copyfileobj(stream, file)
                     whole = np.memmap(file, np.uint8, "r", shape=(count, *shape), order="F")
-                    yield from map(np.asarray, whole.transpose(0, 3, 1, 2))
+                    images = whole.transpose(0, 3, 1, 2)
+                    yield from (np.asarray(images[index]) for index in indices)
                 return
-            for _ in range(count):
-                pixels = stream.read(int(np.prod(shape)))
+            length, position = math.prod(shape), 0
+            for index in indices:
+                if index > position:
+                    stream.seek((int(index) - position) * length, os.SEEK_CUR)
+                pixels, position = stream.read(length), int(index) + 1
                 yield np.frombuffer(pixels, np.uint8).reshape(shape).transpose(2, 0, 1)
 
 

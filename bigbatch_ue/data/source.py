@@ -1,6 +1,6 @@
 """The protocol of a source of images: its files, and its images in their original size."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -22,13 +22,17 @@ class Split:
     Attributes:
         labels: int64 [N].
         names: N different names.
-        images: decodes the images, and yields N arrays uint8 [C, h, w] of the original sizes, which
-            must not be written to.
+        decode: decodes the images at ascending indices, and yields for each an array uint8
+            [C, h, w] of the original size, which must not be written to.
     """
 
     labels: Labels
     names: list[str]
-    images: Callable[[], Iterator[Pixels]]
+    decode: Callable[[Iterable[int]], Iterator[Pixels]]
+
+    def images(self) -> Iterator[Pixels]:
+        """Decode all images; see `decode`."""
+        return self.decode(range(len(self.names)))
 
 
 class Source(Protocol):

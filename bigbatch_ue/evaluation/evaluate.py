@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,6 @@ from bigbatch_ue.files.locks import locked
 from bigbatch_ue.networks.surrogate import extract_features, surrogate_of_run
 from bigbatch_ue.protection.perturbations import Perturbations, load_perturbations
 from bigbatch_ue.runs.folder import Run, RunFiles, load_run
-from bigbatch_ue.runs.identity import answer_digest
 from bigbatch_ue.runs.result import read_result
 from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.runtime.errors import UserError
@@ -106,7 +104,7 @@ def evaluate_external(
     accelerator = start_accelerator()
     try:
         data = prepare_dataset(config.data, download=download)
-        perturbed = load_external_images(location, data, config.data)
+        perturbed = load_external_images(location, data)
         change = (perturbed.astype(np.float32) - data.train.images) / np.float32(255)
         subject = Subject(
             name=ArmName.PROTECTED,
@@ -158,9 +156,7 @@ def run_evaluation(
 
 def _subject_of_run(config: Config, run: Run, accelerator: Accelerator, download: bool) -> Subject:
     """Load the data set and perturbations of a run; train its control run if it is missing."""
-    data = prepare_dataset(config.data, download=download)
-    if run.answer == answer_digest(config, data.former):  # its arms know the data by that, too
-        data = replace(data, identity=data.former)
+    data = prepare_dataset(config.data, download=download).as_trained_on(config, run)
     perturbations = load_perturbations(config, run, data)
     result = read_result(run.result)
 
@@ -199,7 +195,7 @@ def _random_surrogate_control(
     lock = locked(output.with_suffix(".lock")) if accelerator.is_main_process else nullcontext()
     with lock:
         if not RunFiles(output).finished:
-            train_on(accelerator, config, resume=True)
+            train_on(accelerator, config, data, resume=True)
             accelerator.free_memory()
     config, control = load_run(output)
     return load_perturbations(config, control, data)

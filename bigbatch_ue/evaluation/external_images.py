@@ -2,12 +2,10 @@
 
 import zipfile
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from bigbatch_ue.config.sections import DataConfig
 from bigbatch_ue.data.decoded import DataSet, resize
 from bigbatch_ue.data.image_files import ImageFiles
 from bigbatch_ue.data.inventory import find_images
@@ -19,7 +17,7 @@ from bigbatch_ue.runtime.console import progress_bar
 from bigbatch_ue.runtime.errors import UserError
 
 
-def load_external_images(location: str, clean: DataSet, config: DataConfig) -> Pixels:
+def load_external_images(location: str, clean: DataSet) -> Pixels:
     """Load the perturbed version of each image of `clean.train`.
 
     Args:
@@ -27,8 +25,7 @@ def load_external_images(location: str, clean: DataSet, config: DataConfig) -> P
             are those of the clean images, or those that `bigbatch-ue protect` writes, with any
             suffix. Or `npz:PATH` or only PATH, with `train_images` in the order of the clean ones,
             as in MedMNIST's files, and perhaps `train_labels`.
-        clean: the original, from `prepare_dataset(config)`.
-        config: with a `limit`, there may be more perturbed images than clean ones.
+        clean: the original; with a limit, there may be perturbed images beyond it.
 
     Returns:
         uint8 [N, C, H, W] in memory, in the order and at the size of `clean.train`.
@@ -38,9 +35,8 @@ def load_external_images(location: str, clean: DataSet, config: DataConfig) -> P
             another order or not perturbed.
     """
     path = _resolve(location)
-    limited = config.limit is not None
     read = _read_folder if path.is_dir() else _read_npz
-    images = read(path, clean, limited)
+    images = read(path, clean)
     originals = clean.train.images
     count, channels, _, size = originals.shape
     perturbed = np.empty(originals.shape, np.uint8)
@@ -81,7 +77,7 @@ def _resolve(location: str) -> Path:
     return path
 
 
-def _read_folder(path: Path, clean: DataSet, limited: bool) -> Iterator[Pixels]:
+def _read_folder(path: Path, clean: DataSet) -> Iterator[Pixels]:
     """Return the images of a folder in the order of the clean images."""
     top = path / "train" if (path / "train").is_dir() else path
     names = png_names(clean.train.names, clean.train.labels, clean.classes)
@@ -92,7 +88,7 @@ def _read_folder(path: Path, clean: DataSet, limited: bool) -> Iterator[Pixels]:
             f"{top}: {len(missing):,} of {len(names):,} train images are missing, such as "
             f"{missing[0]}; give each perturbed image the class folder and name of its original"
         )
-    if extra and not limited:
+    if extra and not clean.beyond_limit:
         first = extra[0].relative_to(top).as_posix()
         count = f"{len(extra):,} of {len(extra) + len(files):,} images"
         raise UserError(f"{top}: {count} have no clean original, such as {first}; remove them")
@@ -136,23 +132,25 @@ def _without_suffix(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _read_npz(path: Path, clean: DataSet, limited: bool) -> Iterator[Pixels]:
-    """Return as many train images of an npz file as there are clean ones."""
-    count, source = len(clean.train), Npz(path)
-    available, *_ = source.shape("train")
-    if available < count or (available > count and not limited):
+def _read_npz(path: Path, clean: DataSet) -> Iterator[Pixels]:
+    """Return the train images of an npz file, or those within the limit of the clean set."""
+    taken, source = len(clean.train), Npz(path)
+    count, *_ = source.shape("train")
+    if count not in (taken, clean.available):
+        within = f" ({taken:,} within data.limit)" if clean.beyond_limit else ""
         raise UserError(
-            f"{path}: contains {available:,} train images, but the clean set {count:,}; "
-            "give one for each clean image"
+            f"{path}: contains {count:,} train images, but the clean set "
+            f"{clean.available:,}{within}; give one for each clean image"
         )
+    indices = clean.train.positions if count == clean.available else np.arange(count)
     if _has_labels(path):
-        labels = source.split("train").labels[:count]
+        labels = source.split("train").labels[indices]
         if not np.array_equal(labels, clean.train.labels):
             raise UserError(
                 f"{path}: 'train_labels' differ from the clean ones, so the order differs; "
                 "put the images in the order of the clean ones"
             )
-    return islice(source.images("train"), count)
+    return source.images("train", indices)
 
 
 def _has_labels(path: Path) -> bool:

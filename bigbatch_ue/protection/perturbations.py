@@ -16,7 +16,6 @@ from bigbatch_ue.data.source import Pixels
 from bigbatch_ue.files.formats import digest
 from bigbatch_ue.files.tensor_files import read_tensors, require_tensors
 from bigbatch_ue.runs.folder import Run
-from bigbatch_ue.runs.identity import answer_digest
 from bigbatch_ue.runtime.errors import UserError
 
 _CHUNK = 1024
@@ -49,9 +48,7 @@ def load_perturbations(config: Config, run: Run, data: DataSet) -> Perturbations
         UserError: a file is missing, torn or of another run or kind; or the data set is no longer
             the one that the run was trained on.
     """
-    known = {answer_digest(config, identity) for identity in (data.identity, data.former)}
-    if run.answer not in known:
-        raise UserError(f"{run.folder}: {data.name} has changed since this run; train again")
+    data = data.as_trained_on(config, run)
     tensors, metadata = read_tensors(run.perturbations)
     require_tensors(run.perturbations, tensors, perturbations=(4, torch.float32))
     delta, eps = tensors["perturbations"], config.generator.eps

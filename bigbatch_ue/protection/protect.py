@@ -85,7 +85,7 @@ def protect(
     out = out or run.protected
     _require_apart(out, source)
     form = form or ("png" if isinstance(source, ImageFiles) else "npz")
-    data = prepare_dataset(config.data, download=download)
+    data = prepare_dataset(config.data, download=download).as_trained_on(config, run)
     perturbations = load_perturbations(config, run, data)
     inputs = digest([_FORMAT, run.answer, perturbations.fingerprint(), form, at])
     if os.path.lexists(out):
@@ -99,13 +99,14 @@ def protect(
             writer.write(folder, track(protected, description="protecting"))
             pairs = zip(originals.images("train"), writer.read(folder), strict=True)
             visibility = measure_visibility(track(pairs, description="measuring"))
+            left_out = [*source.left_out(), *data.beyond_limit]
             manifest = {
                 "dataset": data.name,
                 "answer": run.answer,
                 "eps": perturbations.eps,
                 "inputs": inputs,
                 "files": hash_files(folder),
-                "source": {"left_out": source.left_out(), "changes": source.changes()},
+                "source": {"left_out": left_out, "changes": source.changes()},
                 "report": {"form": form, "at": at, "visibility": asdict(visibility)},
             }
             write_json(folder / MANIFEST, manifest)

@@ -195,7 +195,7 @@ class Protector:
             UserError: the run is not finished, or its data set has changed.
         """
         config, run = load_run(folder, place)
-        data = prepare_dataset(config.data, download=download)
+        data = prepare_dataset(config.data, download=download).as_trained_on(config, run)
         perturbations = load_perturbations(config, run, data)
         by, size = config.clusters.by, config.data.size
         settings = ProtectorSettings(

@@ -6,7 +6,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, Protocol
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bigbatch_ue.data.decoded import DataSet
+from bigbatch_ue.data.decoded import DataSet, ImageSet
 from bigbatch_ue.data.image_files import decode
 from bigbatch_ue.data.npz import Npz
 from bigbatch_ue.data.source import Part, Pixels, Source, to_hwc
@@ -36,10 +36,10 @@ class Originals:
 
     def images(self, part: Part) -> Iterator[Pixels]:
         """Return an iterator over the images of `part`, uint8 [C, h, w]."""
-        images = getattr(self.data, part).images
+        taken: ImageSet = getattr(self.data, part)
         if self.size == "training":
-            return iter(images)
-        return islice(self.source.split(part).images(), len(images))
+            return iter(taken.images)
+        return self.source.split(part).decode(taken.positions)
 
 
 class Writer(Protocol):

@@ -1,6 +1,6 @@
 """One run, one folder: configuration, metrics, checkpoints, result."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,15 +133,12 @@ class Run(RunFiles):
             yield
 
 
-def open_run(
-    config: Config, data: DataIdentity, *, former: DataIdentity | None = None, resume: bool
-) -> Run:
+def open_run(config: Config, identities: Sequence[DataIdentity], *, resume: bool) -> Run:
     """Open the run of `config` on `data`: new, unfinished or finished.
 
     Args:
         config: the settings of the run.
-        data: the identity of its images.
-        former: their identity in earlier versions, by which an older run knows them.
+        identities: of its images: the current one, then those by which an older run knows them.
         resume: whether an unfinished run may be continued.
 
     Raises:
@@ -149,7 +146,8 @@ def open_run(
             one and `resume` is not set.
     """
     folder = config.run_folder
-    run = Run(folder, answer_digest(config, data))
+    answers = [answer_digest(config, data) for data in identities]
+    run = Run(folder, answers[0])
     if not run.config.exists():
         return run
     before = load_config(file=run.config)
@@ -159,10 +157,8 @@ def open_run(
             f"{folder}: contains a run with other settings ({', '.join(changed)}); "
             "choose another folder with output=..., or remove this one"
         )
-    known = read_json(run.state, dict).get("answer")
-    if former is not None and known == answer_digest(config, former):
-        run = Run(folder, known)
-    if known != run.answer:
+    run = Run(folder, str(read_json(run.state, dict).get("answer")))
+    if run.answer not in answers:
         raise UserError(
             f"{folder}: its data set has changed; choose another folder with output=..."
         )

@@ -21,6 +21,7 @@ class Purpose(IntEnum):
     CONTROL = 7
     LABELS = 8
     DISTORTIONS = 9
+    SHARE = 10
 
 
 def draw(seed: int, purpose: Purpose, index: int = 0, subindex: int = 0) -> np.random.Generator:

@@ -146,7 +146,7 @@ def _with_folder(config: Config, data: DataSet, output: Path) -> Config:
     """
     later = {"target": config.target.answer(), "evaluation": config.evaluation.answer()}
     cells, size, budget = output / "cells", config.batch.effective, config.budget.kind
-    for data_id in (data.former, data.identity):
+    for data_id in reversed(data.identities):
         key = digest([answer(config, data_id), later, data_id.fingerprint])
         folder = cells / f"{config.data.shown_as}-b{size}-s{config.seed}-{budget}-{key}"
         folder = next(cells.glob(f"*-{key}"), folder)

@@ -12,7 +12,7 @@ from bigbatch_ue import __version__
 from bigbatch_ue.batching.plan import BatchPlan
 from bigbatch_ue.clustering.grouping import resolve_clusters
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.data.decoded import prepare_dataset
+from bigbatch_ue.data.decoded import DataSet, prepare_dataset
 from bigbatch_ue.files.tensor_files import write_tensors
 from bigbatch_ue.networks.frozen import allow_tf32, compute_mode
 from bigbatch_ue.runs.checkpoints import Checkpoint, delete_checkpoints, load_checkpoint
@@ -61,7 +61,8 @@ def train(
     group = join_rank_group(config.compute.cluster_groups)
     accelerator, stop = start_accelerator(), StopRequest(time_limit)
     try:
-        return train_on(accelerator, config, group, resume=resume, download=download, stop=stop)
+        data = prepare_dataset(config.data, download=download)
+        return train_on(accelerator, config, data, group, resume=resume, stop=stop)
     finally:
         accelerator.end_training()
 
@@ -69,16 +70,16 @@ def train(
 def train_on(
     accelerator: Accelerator,
     config: Config,
+    data: DataSet,
     group: RankGroup = SINGLE_GROUP,
     *,
     resume: bool = False,
-    download: bool = False,
     stop: StopRequest | None = None,
 ) -> Run:
     """Train the clusters of one rank group on an engine that has been started; see `train`."""
-    data = prepare_dataset(config.data, download=download)
     config = resolve_clusters(config, data.train.labels)
-    run = open_run(config, data.identity, former=data.former, resume=resume)
+    run = open_run(config, data.identities, resume=resume)
+    data = data.as_trained_on(config, run)
     accelerator.wait_for_everyone()
     group.barrier()
     if run.finished:

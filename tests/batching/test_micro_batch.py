@@ -89,7 +89,7 @@ def test_what_fits_is_found_and_a_later_shortage_halves_it_again(tmp_path: Path)
     accelerator = start_accelerator()
     config = tiny(tmp_path, "batch.micro=auto", "batch.effective=60", "batch.extend=views")
     data = prepare_dataset(config.data)
-    job = prepare_job(config, open_run(config, data.identity, resume=False), data, accelerator)
+    job = prepare_job(config, open_run(config, data.identities, resume=False), data, accelerator)
     room = 50
 
     def loss(delta: torch.Tensor, micro: MicroBatch) -> torch.Tensor:
@@ -101,10 +101,10 @@ def test_what_fits_is_found_and_a_later_shortage_halves_it_again(tmp_path: Path)
     assert scarce.plan.largest_micro == 45
     engine, expected = start_engine(scarce, accelerator), start_engine(job, accelerator)
     room = 10
-    taken = take_step(scarce, engine, 0, lr=0.1)
+    taken = take_step(scarce, engine, 0, lr=0.01)
     plan = taken.plan
     assert plan.largest_micro <= 10 < 2 * plan.largest_micro + 1
-    assert torch.allclose(taken.losses, take_step(job, expected, 0, lr=0.1).losses, rtol=1e-5)
+    assert torch.allclose(taken.losses, take_step(job, expected, 0, lr=0.01).losses, rtol=1e-5)
     ours, theirs = engine.current_perturbations(), expected.current_perturbations()
     assert (ours - theirs).norm() < 1e-4 * theirs.norm()
     assert initial_micro_batch(config, KIB, CPU) == plan.micro

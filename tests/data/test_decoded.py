@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bigbatch_ue.config.schema import Config
 from bigbatch_ue.config.sections import DataConfig
 from bigbatch_ue.data.decoded import DataSet, prepare_dataset, resize
-from bigbatch_ue.runs.identity import DataIdentity
+from bigbatch_ue.runs.folder import Run
+from bigbatch_ue.runs.identity import DataIdentity, answer_digest
 from bigbatch_ue.runtime.errors import UserError
 from tests.conftest import MakeNpz
 from tests.helpers.images import make_images
@@ -123,7 +125,7 @@ def test_times_decide_what_is_decoded_again_and_contents_what_a_set_is(
     touched = prepared(path, tmp_path)
     assert "decoding again" in capsys.readouterr().err
     assert touched.identity == first.identity
-    assert touched.former != first.former
+    assert touched.identities[1] != first.identities[1]
 
 
 def test_a_copy_elsewhere_is_the_same_data_set(tmp_path: Path) -> None:
@@ -149,18 +151,39 @@ def test_sets_of_the_same_file_name_stay_apart(make_npz: MakeNpz, tmp_path: Path
     assert len(entries(tmp_path)) == 2
 
 
-def test_limit_is_a_view_of_the_first_train_images(make_npz: MakeNpz, tmp_path: Path) -> None:
+def test_limit_takes_a_share_of_each_class(
+    make_npz: MakeNpz, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = make_npz()
     whole = prepared(path, tmp_path)
+    assert whole.beyond_limit == []
     part = prepared(path, tmp_path, limit=5)
-    np.testing.assert_array_equal(part.train.images, whole.train.images[:5])
-    assert (len(part.train), len(part.train.labels), len(part.test)) == (5, 5, 6)
+    assert "5 train and 6 test images" in (said := capsys.readouterr().err)
+    assert "7 train images beyond data.limit=5" in said
+    positions = part.train.positions
+    np.testing.assert_array_equal(part.train.images, whole.train.images[positions])
+    np.testing.assert_array_equal(part.train.labels, whole.train.labels[positions])
+    assert part.train.names == [whole.train.names[index] for index in positions]
+    assert len(part.test) == len(whole.test)
     assert isinstance(part.train.images, np.memmap)
     assert part.identity != whole.identity
     assert prepared(path, tmp_path, limit=4).identity != part.identity
     more = prepared(path, tmp_path, limit=13)
     assert (len(more.train), more.identity) == (12, whole.identity)
     assert len(entries(tmp_path)) == 1
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_the_first_images(
+    make_npz: MakeNpz, tmp_path: Path
+) -> None:
+    path, config = make_npz(), Config()
+    whole, part = (prepared(path, tmp_path, limit=limit) for limit in (None, 5))
+    now, former = (Run(tmp_path, answer_digest(config, known)) for known in part.identities)
+    assert part.as_trained_on(config, now) is part
+    first = part.as_trained_on(config, former).train
+    np.testing.assert_array_equal(first.images, whole.train.images[:5])
+    with pytest.raises(UserError, match="has changed since this run; train again"):
+        part.as_trained_on(config, Run(tmp_path, "another"))
 
 
 def rank(barrier: Barrier, path: Path, root: Path, result: "Queue[tuple[int, int]]") -> None:
@@ -231,6 +254,7 @@ def test_vanished_image_is_named(tmp_path: Path) -> None:
         lambda entry: (entry / "meta.json").write_text("[]"),
         lambda entry: (entry / "meta.json").unlink(),
         lambda entry: (entry / "train_images.npy").write_bytes(b""),
+        lambda entry: os.truncate(entry / "train_images-5.npy", 200),
         lambda entry: os.truncate(entry / "train_images.npy", 500),
         lambda entry: (entry / "test_images.npy").unlink(),
         lambda entry: np.save(entry / "test_images.npy", np.zeros((6, 1, 9, 10), np.uint8)),
@@ -240,13 +264,13 @@ def test_vanished_image_is_named(tmp_path: Path) -> None:
 )
 def test_damaged_entry(make_npz: MakeNpz, tmp_path: Path, damage: Callable[[Path], None]) -> None:
     path = make_npz()
-    prepared(path, tmp_path)
+    prepared(path, tmp_path, limit=5)
     (entry,) = entries(tmp_path)
     damage(entry)
     with pytest.raises(UserError, match=rf"{entry}: damaged .*; delete that folder"):
-        prepared(path, tmp_path)
+        prepared(path, tmp_path, limit=5)
     shutil.rmtree(entry)
-    prepared(path, tmp_path)
+    prepared(path, tmp_path, limit=5)
 
 
 def test_killed_run_is_swept_up(

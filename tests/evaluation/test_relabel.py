@@ -17,14 +17,14 @@ PLACES = np.array([0.0, 0.1, 5.0, 5.1, 9.0])
 
 
 def images(count: int) -> ImageSet:
-    labels = np.arange(count) % 5
-    return ImageSet(np.zeros((count, 1, 4, 4), np.uint8), labels, [str(i) for i in range(count)])
+    positions, names = np.arange(count), [str(index) for index in range(count)]
+    return ImageSet(np.zeros((count, 1, 4, 4), np.uint8), positions % 5, names, positions)
 
 
 @pytest.fixture
 def data() -> DataSet:
     identity = DataIdentity("animals", "f")
-    return DataSet("animals", identity, identity, CLASSES, images(20), images(10))
+    return DataSet("animals", identity, CLASSES, images(20), images(10), available=20)
 
 
 def features() -> NDArray[np.float64]:

@@ -60,7 +60,7 @@ def make_run(folder: Path, *overrides: str, scale: float = 1.0, seed: int = 0) -
         ]
     )
     data = prepare_dataset(config.data)
-    run = open_run(config, data.identity, resume=False)
+    run = open_run(config, data.identities, resume=False)
     create_run(run, config, data.identity)
     count, *shape = data.train.images.shape
     random = np.random.default_rng(seed)

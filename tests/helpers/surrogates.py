@@ -24,10 +24,10 @@ def digits(classes: int = 10) -> DataSet:
     return DataSet(
         "digits",
         identity,
-        identity,
         [str(digit) for digit in range(classes)],
-        ImageSet(images[:200], labels[:200], names[:200]),
-        ImageSet(images[200:300], labels[200:300], names[200:]),
+        ImageSet(images[:200], labels[:200], names[:200], np.arange(200)),
+        ImageSet(images[200:300], labels[200:300], names[200:], np.arange(100)),
+        available=200,
     )
 
 

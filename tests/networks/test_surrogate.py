@@ -171,9 +171,9 @@ def test_an_imagenet_network_tells_photographs_apart_only_at_its_own_size(tmp_pa
     tiles = photographs.reshape(2, 4, 100, 4, 100, 3).swapaxes(2, 3).reshape(32, 100, 100, 3)
     small = np.stack([resize(tile.transpose(2, 0, 1), 64) for tile in tiles])
     labels = np.repeat(np.arange(2), 16)
-    images = ImageSet(small, labels, [str(index) for index in range(32)])
+    images = ImageSet(small, labels, [str(index) for index in range(32)], np.arange(32))
     identity = DataIdentity("photographs", "f" * 12)
-    data = DataSet("photographs", identity, identity, ["temple", "flower"], images, images)
+    data = DataSet("photographs", identity, ["temple", "flower"], images, images, available=32)
     separation = {}
     for size in ("data", "own"):
         model = prepared(

@@ -130,7 +130,7 @@ def digests() -> dict[str, Any]:
         "of a mapping": digest({"b": [1, None, 0.5, True], "a": "\u00e4"}),
         "data": dict(data_sets()),
         "decoded": decoded(),
-        "run": open_run(digits, data.identity, resume=False).answer,
+        "run": open_run(digits, data.identities, resume=False).answer,
         "surrogate": surrogates(digits, data),
         "micro-batch": micro_batches(digits),
         "tensors": tensor_header(),
@@ -229,7 +229,7 @@ def of_perturbations() -> dict[str, Any]:
     place = {"output": "runs/made", "data": {"name": "npz:set.npz", "size": 8}}
     config = load_config("small", settings=[TINY, place, clusters, {"data": {"limit": None}}])
     data = prepare_dataset(config.data)
-    run = open_run(config, data.identity, resume=False)
+    run = open_run(config, data.identities, resume=False)
     create_run(run, config, data.identity)
     assignment = torch.arange(len(data.train)) % CLASSES
     Clusters(assignment, torch.zeros(CLASSES, 2), torch.tensor([1, 2, 0])).save(run.clusters, {})

@@ -25,30 +25,30 @@ def test_one_process_at_a_time_trains_a_run(tmp_path: Path) -> None:
 
 def test_unfinished_runs_need_resume_and_finished_ones_are_only_opened(tmp_path: Path) -> None:
     config = load_config("digits", overrides=[f"output={tmp_path / 'run'}"])
-    run = open_run(config, DATA, resume=False)
+    run = open_run(config, [DATA], resume=False)
     create_run(run, config, DATA)
     with pytest.raises(UserError, match="add --resume"):
-        open_run(config, DATA, resume=False)
+        open_run(config, [DATA], resume=False)
     with pytest.raises(UserError, match="not finished"):
         load_run(run.folder)
-    assert open_run(config, DATA, resume=True) == run
+    assert open_run(config, [DATA], resume=True) == run
     run.result.write_text("{}")
-    assert open_run(config, DATA, resume=False).finished
+    assert open_run(config, [DATA], resume=False).finished
     assert load_run(run.folder) == (config, run)
 
 
 def test_decomposition_may_change_but_settings_and_data_may_not(tmp_path: Path) -> None:
     place = f"output={tmp_path / 'run'}"
     config = load_config("digits", overrides=[place])
-    create_run(open_run(config, DATA, resume=False), config, DATA)
+    create_run(open_run(config, [DATA], resume=False), config, DATA)
     decomposed = load_config(
         "digits", overrides=[place, "batch.micro=3", "batch.accumulation=engine"]
     )
-    open_run(decomposed, DATA, resume=True)
+    open_run(decomposed, [DATA], resume=True)
     with pytest.raises(UserError, match=r"seed: 0 -> 1"):
-        open_run(load_config("digits", overrides=[place, "seed=1"]), DATA, resume=True)
+        open_run(load_config("digits", overrides=[place, "seed=1"]), [DATA], resume=True)
     with pytest.raises(UserError, match="data set has changed"):
-        open_run(config, DataIdentity("digits", "other"), resume=True)
+        open_run(config, [DataIdentity("digits", "other")], resume=True)
 
 
 def test_a_run_of_an_earlier_version_is_recognised_by_place_and_times(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_run_of_an_earlier_version_is_recognised_by_place_and_times(tmp_path: 
     now = DataIdentity(None, "content")
     old = Run(tmp_path / "run", answer_digest(config, former))
     create_run(old, config, former)
-    assert open_run(config, now, former=former, resume=True) == old
+    assert open_run(config, [now, former], resume=True) == old
     moved = load_config("small", overrides=[settings[0], "data.name=folder:/copied"])
     with pytest.raises(UserError, match="data set has changed"):
-        open_run(moved, now, former=former, resume=True)
+        open_run(moved, [now, former], resume=True)

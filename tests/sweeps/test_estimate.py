@@ -13,8 +13,12 @@ from bigbatch_ue.sweeps.spec import load_sweep
 from tests.helpers.sweeps import write
 
 
-def test_time_grows_with_the_batch_and_shared_work_counts_once(tmp_path: Path) -> None:
+def test_time_grows_with_the_batch_and_shared_work_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     everything = sweep_cells(load_sweep(write(tmp_path, batches=[4, 4096], seeds=[0])))
+    measured = measure_rates(everything[0].config, everything[0].data)
+    monkeypatch.setattr("bigbatch_ue.sweeps.estimate.measure_rates", lambda *_: measured)
     seconds = estimate(everything)
     small, large = (seconds[cell.name] for cell in everything)
     assert [plan_cell(cell).images_per_step for cell in everything] == [12, 12288]

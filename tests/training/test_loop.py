@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bigbatch_ue.cli.commands import main
+from bigbatch_ue.data.decoded import prepare_dataset
 from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runtime.accelerator import start_accelerator
@@ -84,5 +85,5 @@ def test_checkpoints_come_after_minutes_too(folder: Path) -> None:
         return reason(ahead)
 
     stop.reason = look  # type: ignore[method-assign]
-    train_on(start_accelerator(), often, stop=stop)
+    train_on(start_accelerator(), often, prepare_dataset(often.data), stop=stop)
     assert seen == [0, 1, 2]
