@@ -29,7 +29,8 @@ def check_run(run: RunFiles, config: Config, result: TrainingResult) -> list[int
     """
     state = read_json(run.state, dict)
     names = (None, config.data.name)  # earlier versions knew a user's files by their place
-    known = {answer_digest(config, DataIdentity(name, str(state.get("data")))) for name in names}
+    weights, fingerprint = state.get("weights"), str(state.get("data"))
+    known = {answer_digest(config, DataIdentity(name, fingerprint), weights) for name in names}
     if state.get("answer") not in known:
         raise UserError("config.yaml or the data set has changed since training")
     answer = {"answer": state["answer"]}

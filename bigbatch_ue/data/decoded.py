@@ -100,7 +100,7 @@ class DataSet:
         Raises:
             UserError: none; the images have changed.
         """
-        if answer_digest(config, self.identity) == run.answer:
+        if answer_digest(config, self.identity, run.weights) == run.answer:
             return self
         if self.former is None:
             raise UserError(f"{run.folder}: {self.name} has changed since this run; train again")

@@ -18,8 +18,8 @@ from bigbatch_ue.data.source import Pixels
 from bigbatch_ue.evaluation.arms import RUN_ARMS, Arm, ArmSpec
 from bigbatch_ue.evaluation.relabel import relabel
 from bigbatch_ue.files.formats import digest
-from bigbatch_ue.files.paths import expand_path
 from bigbatch_ue.protection.perturbations import Perturbations, protected_images
+from bigbatch_ue.runs.identity import hash_weights
 from bigbatch_ue.runs.result import Agreement
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.randomness import Purpose, draw
@@ -99,8 +99,7 @@ class Subject:
     @cached_property
     def _weights_hash(self) -> str | None:
         """Hash of the file with the target's initial weights, if there is one."""
-        kind, _, file = self.config.target.weights.partition(":")
-        return _sha256(np.fromfile(expand_path(file), np.uint8)) if kind == "file" else None
+        return hash_weights(self.config.target.weights)
 
     @cached_property
     def _image_groups_key(self) -> list[Any]:
@@ -117,6 +116,7 @@ class Subject:
         }
         if self._weights_hash is not None:
             content["weights"] = self._weights_hash
+            content["target"]["weights"] = "file"
         if spec.labels != "own":
             labels = (labelled.train.labels, labelled.test.labels)
             content["labels"] = [len(labelled.classes), *map(_sha256, labels)]

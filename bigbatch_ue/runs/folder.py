@@ -13,7 +13,7 @@ from bigbatch_ue.config.schema import Config
 from bigbatch_ue.files.formats import read_json, write_json
 from bigbatch_ue.files.locks import locked
 from bigbatch_ue.files.yaml_files import format_yaml
-from bigbatch_ue.runs.identity import DataIdentity, answer_digest
+from bigbatch_ue.runs.identity import DataIdentity, answer, answer_digest, hash_weights
 from bigbatch_ue.runtime.errors import UserError
 
 
@@ -111,9 +111,16 @@ class RunFiles:
 
 @dataclass(frozen=True)
 class Run(RunFiles):
-    """A run: its folder, and the digest of everything that decides its result."""
+    """A run: its folder, and what decides its result.
+
+    Attributes:
+        answer: digest of everything that decides the result.
+        weights: SHA-256 of the surrogate's weights file, if it has one; earlier versions knew it
+            by its place alone.
+    """
 
     answer: str
+    weights: str | None = None
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -146,19 +153,21 @@ def open_run(config: Config, identities: Sequence[DataIdentity], *, resume: bool
             one and `resume` is not set.
     """
     folder = config.run_folder
-    answers = [answer_digest(config, data) for data in identities]
-    run = Run(folder, answers[0])
+    data, weights = identities[0], hash_weights(config.surrogate.weights)
+    run = Run(folder, answer_digest(config, data, weights), weights)
     if not run.config.exists():
         return run
-    before = load_config(file=run.config)
-    changed = sorted(_differences(before.answer(), config.answer()))
+    before, run = load_config(file=run.config), _read_run(run)
+    if run.weights is None:
+        weights = None
+    earlier, now = answer(before, data, run.weights), answer(config, data, weights)
+    changed = sorted(_differences(earlier, now))
     if changed:
         raise UserError(
             f"{folder}: contains a run with other settings ({', '.join(changed)}); "
             "choose another folder with output=..., or remove this one"
         )
-    run = Run(folder, str(read_json(run.state, dict).get("answer")))
-    if run.answer not in answers:
+    if run.answer not in {answer_digest(config, known, weights) for known in identities}:
         raise UserError(
             f"{folder}: its data set has changed; choose another folder with output=..."
         )
@@ -170,7 +179,8 @@ def open_run(config: Config, identities: Sequence[DataIdentity], *, resume: bool
 def create_run(run: Run, config: Config, data: DataIdentity) -> None:
     """Create the run's folder with the resolved configuration, unless it is there."""
     if not run.config.exists():
-        write_json(run.state, {"answer": run.answer, "data": data.fingerprint})
+        weights = {} if run.weights is None else {"weights": run.weights}
+        write_json(run.state, {"answer": run.answer, "data": data.fingerprint, **weights})
         config.save(run.config)
 
 
@@ -193,10 +203,16 @@ def load_run(folder: Path, place: str | None = None) -> tuple[Config, Run]:
     if place is not None:
         moved["data"] = {"name": place}
     config = load_config(file=files.config, settings=[moved])
-    run = Run(folder, str(read_json(files.state, dict).get("answer")))
+    run = _read_run(files)
     if not run.finished:
         raise UserError(f"{folder}: training is not finished; run train --resume")
     return config, run
+
+
+def _read_run(files: RunFiles) -> Run:
+    state = read_json(files.state, dict)
+    weights = state.get("weights")
+    return Run(files.folder, str(state.get("answer")), weights and str(weights))
 
 
 def _differences(before: Any, after: Any, key: str = "") -> Iterator[str]:

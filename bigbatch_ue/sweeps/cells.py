@@ -13,7 +13,7 @@ from bigbatch_ue.data.decoded import DataSet, prepare_dataset
 from bigbatch_ue.files.formats import digest, read_json
 from bigbatch_ue.files.paths import short_names
 from bigbatch_ue.runs.folder import RunFiles
-from bigbatch_ue.runs.identity import answer
+from bigbatch_ue.runs.identity import answer, hash_weights
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.sweeps.spec import SweepDataset, SweepSpec
 
@@ -146,8 +146,9 @@ def _with_folder(config: Config, data: DataSet, output: Path) -> Config:
     """
     later = {"target": config.target.answer(), "evaluation": config.evaluation.answer()}
     cells, size, budget = output / "cells", config.batch.effective, config.budget.kind
-    for data_id in reversed(data.identities):
-        key = digest([answer(config, data_id), later, data_id.fingerprint])
+    weights = hash_weights(config.surrogate.weights)
+    for known_by, data_id in product(dict.fromkeys([None, weights]), reversed(data.identities)):
+        key = digest([answer(config, data_id, known_by), later, data_id.fingerprint])
         folder = cells / f"{config.data.shown_as}-b{size}-s{config.seed}-{budget}-{key}"
         folder = next(cells.glob(f"*-{key}"), folder)
         if folder.exists():

@@ -62,3 +62,32 @@ def test_a_run_of_an_earlier_version_is_recognised_by_place_and_times(tmp_path: 
     moved = load_config("small", overrides=[settings[0], "data.name=folder:/copied"])
     with pytest.raises(UserError, match="data set has changed"):
         open_run(moved, [now, former], resume=True)
+
+
+def test_weights_are_known_by_their_bytes_not_by_their_place(tmp_path: Path) -> None:
+    def opened(place: str) -> Run:
+        settings = [f"output={tmp_path / 'run'}", f"surrogate.weights=file:{tmp_path / place}"]
+        config = load_config("digits", overrides=settings)
+        run = open_run(config, [DATA], resume=True)
+        create_run(run, config, DATA)
+        return run
+
+    (tmp_path / "net.pth").write_bytes(b"weights")
+    (tmp_path / "copy.pth").write_bytes(b"weights")
+    run = opened("net.pth")
+    assert opened("copy.pth") == run
+    (tmp_path / "net.pth").write_bytes(b"others")
+    with pytest.raises(UserError, match=r"surrogate.weights: a file with SHA-256 \w+ -> a file"):
+        opened("net.pth")
+    (tmp_path / "net.pth").unlink()
+    with pytest.raises(UserError, match=r"net\.pth: no such file"):
+        opened("net.pth")
+
+
+def test_a_run_of_an_earlier_version_knows_weights_by_their_place(tmp_path: Path) -> None:
+    (tmp_path / "net.pth").write_bytes(b"weights")
+    settings = [f"output={tmp_path / 'run'}", f"surrogate.weights=file:{tmp_path / 'net.pth'}"]
+    config = load_config("digits", overrides=settings)
+    old = Run(tmp_path / "run", answer_digest(config, DATA))
+    create_run(old, config, DATA)
+    assert open_run(config, [DATA], resume=True) == old
