@@ -44,7 +44,8 @@ def locked(path: Path, *, blocking: bool = True) -> Iterator[None]:
         except Timeout:
             hours = PATIENCE_SECONDS / 3600
             raise UserError(
-                f"{path}: {_holder(path)} has held it for {hours:g} hours; end that process"
+                f"{path}: {_holder(path)} has held it for {hours:g} hours; end that process, or "
+                "delete that file if its machine is gone"
             ) from None
     try:
         path.write_text(json.dumps({"host": socket.gethostname(), "process": os.getpid()}))

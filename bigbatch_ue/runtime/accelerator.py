@@ -20,6 +20,8 @@ from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.ranks import EngineName, check_launcher_variables, world_size
 
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
+_LAUNCHER = ("ACCELERATE_", "FSDP_", "MASTER_", "RANK", "LOCAL_RANK", "WORLD_SIZE")
+"""Beginnings of the variables by which launchers start Accelerate."""
 _MISMATCH = "launcher: it requests {}, but the engine is {}; check the launcher's configuration"
 
 
@@ -50,14 +52,21 @@ def start_accelerator() -> Accelerator:
         )
     if on_cpu and _requested("DEEPSPEED"):
         load_shared_memory_operator()
-    accelerator = Accelerator(
-        cpu=on_cpu and not _requested("DEEPSPEED"),
-        mixed_precision="no",
-        kwargs_handlers=handlers,
-        gradient_accumulation_plugin=GradientAccumulationPlugin(
-            num_steps=1, sync_with_dataloader=False
-        ),
-    )
+    try:
+        accelerator = Accelerator(
+            cpu=on_cpu and not _requested("DEEPSPEED"),
+            mixed_precision="no",
+            kwargs_handlers=handlers,
+            gradient_accumulation_plugin=GradientAccumulationPlugin(
+                num_steps=1, sync_with_dataloader=False
+            ),
+        )
+    except (ValueError, KeyError) as error:
+        names = [name for name in sorted(os.environ) if name.startswith(_LAUNCHER)]
+        raise UserError(
+            f"launcher: Accelerate cannot start ({error}); correct or unset the variables "
+            f"{', '.join(names)}, or start ranks with accelerate launch"
+        ) from None
     if on_cpu and _requested("FSDP") and accelerator.num_processes > 1:
         # Accelerate drops FSDP without a GPU; on its state, FSDP2 runs over gloo.
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()

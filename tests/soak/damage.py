@@ -171,6 +171,19 @@ class TableCell:
 
 
 @dataclass(frozen=True)
+class Environment:
+    """Variables of the environment set, or unset with None; whoever does so restores them."""
+
+    variables: tuple[tuple[str, str | None], ...]
+
+    def __call__(self, path: Path) -> None:
+        for name, value in self.variables:
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+@dataclass(frozen=True)
 class Nothing:
     """No damage: the command itself is odd."""
 

@@ -14,6 +14,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 from huggingface_hub import constants
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -30,6 +31,7 @@ from tests.soak.damage import (
     Copied,
     Cut,
     Damage,
+    Environment,
     Flipped,
     Inserted,
     Instead,
@@ -258,6 +260,38 @@ CELLS = st.builds(
     st.sampled_from(["", "98.5", "-1", "0", "no", "maybe", "NA", "nan", "inf", "1e999", "a,b"]),
 )
 
+NUMBERS = st.sampled_from([None, "", "0", "1", "2", "-1", "a", " 1", "1.0", "9" * 30, "\u0661"])
+SWITCHES = st.sampled_from([None, "", "true", "1", "yes", "x", "no", "fp8", "bf16"])
+FOLDERS_OF_USERS = st.sampled_from(
+    [None, "", "/", ".", "nowhere", "~", "/dev/null", "/root/\udcff"]
+)
+VARIABLES = st.one_of(
+    st.tuples(
+        _any(
+            "WORLD_SIZE | RANK | LOCAL_RANK | LOCAL_WORLD_SIZE | OMPI_COMM_WORLD_SIZE | PMI_SIZE | "
+            "OMPI_COMM_WORLD_RANK | SLURM_NTASKS | SLURM_PROCID | SLURM_ARRAY_TASK_ID | "
+            "MASTER_PORT | BIGBATCH_UE_GROUP | COLUMNS | OMP_NUM_THREADS | CUDA_VISIBLE_DEVICES"
+        ),
+        NUMBERS,
+    ),
+    st.tuples(
+        _any(
+            "ACCELERATE_USE_DEEPSPEED | ACCELERATE_USE_FSDP | ACCELERATE_MIXED_PRECISION | "
+            "ACCELERATE_USE_CPU | ACCELERATE_DYNAMO_BACKEND | NO_COLOR | FORCE_COLOR | TERM | "
+            "LANG | TZ | DS_ACCELERATOR | MASTER_ADDR | PYTHONWARNINGS"
+        ),
+        SWITCHES,
+    ),
+    st.tuples(
+        _any("HOME | USER | LOGNAME | XDG_CACHE_HOME | MPLCONFIGDIR | TMPDIR"), FOLDERS_OF_USERS
+    ),
+)
+ENVIRONMENTS = st.builds(
+    lambda variables, command: Case("config.yaml", Environment(tuple(variables)), command),
+    st.lists(VARIABLES, min_size=1, max_size=3, unique_by=lambda pair: pair[0]),
+    st.sampled_from([TRAIN, RESUME, PROTECT, EVALUATE, COLLECT]),
+)
+
 # -- damages by file -------------------------------------------------------------------------------
 
 
@@ -302,6 +336,7 @@ def cases(files: good.Found) -> st.SearchStrategy[Case]:
     return st.one_of(
         _of("config.yaml", PLAN, TRAIN, by=config),
         ODD_WORDS,
+        ENVIRONMENTS,
         _of("runs/analysis/table.csv", FIT, by=CELLS),
         _of("set.npz", TRAIN, PLAN, PROTECT, EVALUATE, by=NPZ),
         _of("theirs.npz", THEIRS, by=NPZ),
@@ -353,7 +388,7 @@ class Trial:
         place = self.folder / "case"
         good.copy(self.good, place)
         tempfile.tempdir = str(place)
-        with contextlib.chdir(place):
+        with contextlib.chdir(place), patch.dict(os.environ):
             case.damage(Path(case.file))
             before = _snapshot(place)
             with watched(place) as seen:
