@@ -209,7 +209,7 @@ def evaluate(
     """Train targets on clean, control and protected images; test them on clean ones."""
     from bigbatch_ue.evaluation.evaluate import evaluate as evaluate_run
     from bigbatch_ue.evaluation.evaluate import evaluate_external
-    from bigbatch_ue.evaluation.report.terminal import arms_table
+    from bigbatch_ue.evaluation.report.terminal import arms_table, verdicts
 
     given = list(arguments or ())
     listed = {"seeds": seeds, "arms": arms}
@@ -231,6 +231,8 @@ def evaluate(
         results = evaluate_external(resolved, protected, **options)
     if is_main_process():
         console.print(arms_table(results))
+        for line in verdicts(results):
+            console.print(line, soft_wrap=True)
 
 
 @app.command()

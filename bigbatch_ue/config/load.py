@@ -37,8 +37,8 @@ def load_config(
         settings: mappings, nested like a file.
 
     Raises:
-        UserError: an unknown preset or key, an unreadable file or an invalid value; the message
-            names the key and what is allowed.
+        UserError: an unknown preset or key, an unreadable file or an invalid value, and the message
+            names the key and what is allowed; or an override of the budget that is not in use.
     """
     if preset is not None and file is not None:
         raise UserError("preset and config file: give one of them, not both")
@@ -49,7 +49,15 @@ def load_config(
         content = read_settings(file)
     for layer in settings:
         content = _merge(content, layer)
-    return resolve(Config, content, overrides, file)
+    overrides = list(overrides)
+    config = resolve(Config, content, overrides, file)
+    idle = "epochs" if config.budget.kind == "steps" else "steps"
+    if any(override.startswith(f"budget.{idle}=") for override in overrides):
+        raise UserError(
+            f"budget.{idle}: has no effect with budget.kind={config.budget.kind}; "
+            f"add budget.kind={idle}"
+        )
+    return config
 
 
 def revise_evaluation(

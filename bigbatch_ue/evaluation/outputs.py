@@ -58,6 +58,7 @@ def write_outputs(
         settings = config.model_dump_json(include={"seed", "data", "target", "evaluation"})
         about |= {
             "dataset": config.data.shown_as,
+            "classes": data.classes,
             "agreement": asdict(subject.agreement) if subject.agreement else None,
             "settings": json.loads(hide_home(settings)),
             "versions": {"bigbatch_ue": __version__, "torch": torch.__version__},

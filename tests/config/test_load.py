@@ -191,3 +191,12 @@ def test_an_evaluation_changes_no_setting_of_its_run() -> None:
         "batch.effective=3: belongs to the run, so that an evaluation cannot change it; "
         "set only target.*, evaluation.* and data.root"
     )
+
+
+@pytest.mark.parametrize(("kind", "idle"), [("epochs", "steps"), ("steps", "epochs")])
+def test_a_budget_that_would_have_no_effect_is_refused(kind: str, idle: str) -> None:
+    words = [f"budget.kind={kind}", f"budget.{idle}=7"]
+    message = f"budget.{idle}: has no effect with budget.kind={kind}; add budget.kind={idle}"
+    with pytest.raises(UserError, match=message):
+        load_config(overrides=words)
+    load_config(settings=[{"budget": {"kind": kind, idle: 7}}])

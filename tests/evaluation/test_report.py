@@ -14,7 +14,7 @@ from rich.console import Console
 
 from bigbatch_ue.evaluation.arms import Arm, load_arms, save_arms
 from bigbatch_ue.evaluation.report.page import write_report
-from bigbatch_ue.evaluation.report.terminal import arms_table
+from bigbatch_ue.evaluation.report.terminal import arms_table, verdicts
 from bigbatch_ue.runtime.errors import UserError
 from tests.helpers.records import an_arm, clean, own
 
@@ -318,6 +318,14 @@ def printed(arms: list[Arm]) -> str:
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
     return " ".join(text.split())
+
+
+def test_the_terminal_says_in_words_what_the_table_shows() -> None:
+    lines = verdicts(an_evaluation())
+    assert lines[0] == "protected: 20.2 % instead of 95.2 %; guessing gets 10.0 %"
+    gained = "random noise: the learned perturbations protect better (+69.0 points [69.0 to 69.0])"
+    assert f"protected, against {gained}" in lines
+    assert verdicts([arm for arm in an_evaluation() if arm.arm == "clean"]) == []
 
 
 def test_table_is_readable_in_80_columns() -> None:

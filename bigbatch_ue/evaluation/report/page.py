@@ -42,6 +42,7 @@ class EvaluationMetadata(BaseModel):
     settings: dict[str, Any]
     versions: dict[str, str]
     agreement: Agreement | None = None
+    classes: list[str] = []
 
 
 @dataclass(frozen=True)

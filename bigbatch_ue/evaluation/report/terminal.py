@@ -5,8 +5,15 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
+from bigbatch_ue.config.names import ArmName
 from bigbatch_ue.evaluation.arms import Arm
-from bigbatch_ue.evaluation.report.groups import SeedGroup, distinct, group_by, seed_groups
+from bigbatch_ue.evaluation.report.groups import (
+    SeedGroup,
+    TargetResults,
+    distinct,
+    group_by,
+    seed_groups,
+)
 from bigbatch_ue.evaluation.report.page import accuracy_interval
 from bigbatch_ue.reporting.words import percent
 
@@ -45,6 +52,30 @@ def arms_table(arms: Sequence[Arm]) -> Table:
         for group in same:
             table.add_row(*_cells(group, countermeasure=has_countermeasures, batch=has_batches))
     return table
+
+
+def verdicts(arms: Sequence[Arm]) -> list[str]:
+    """Say in a line each what the perturbations do to a network, and whether controls do the same.
+
+    The lines are about the largest share of protected images, without a countermeasure.
+    """
+    lines = []
+    sections = group_by(distinct(arms), lambda arm: f"{arm.dataset}, {arm.target}")
+    for title, same in sections.items():
+        results = TargetResults(title, seed_groups(same))
+        prefix = f"{title}: " if len(sections) > 1 else ""
+        clean = results.control(ArmName.CLEAN)
+        for group in results.headline:
+            name = results.with_batch(group.name, group)
+            instead = f" instead of {percent(clean.final.mean)} %" if clean else ""
+            lines.append(
+                f"{prefix}{name}: {percent(group.final.mean)} %{instead}; guessing gets "
+                f"{percent(group.chance)} %"
+            )
+            lines += [
+                f"{prefix}{name}, against {line}" for line in map(str, results.comparisons(group))
+            ]
+    return lines
 
 
 def _cells(group: SeedGroup, *, countermeasure: bool, batch: bool) -> list[str]:
