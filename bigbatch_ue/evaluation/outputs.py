@@ -59,6 +59,7 @@ def write_outputs(
         about |= {
             "dataset": config.data.shown_as,
             "classes": data.classes,
+            "images": data.identity.fingerprint,
             "agreement": asdict(subject.agreement) if subject.agreement else None,
             "settings": json.loads(hide_home(settings)),
             "versions": {"bigbatch_ue": __version__, "torch": torch.__version__},

@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bigbatch_ue.runtime.errors import printable
 from bigbatch_ue.runtime.ranks import is_main_process
 
 _WIDEST = 10_000
@@ -12,7 +13,7 @@ def note(text: str, *, warning: bool = False, any_process: bool = False) -> None
     """Print `text` on standard error.
 
     Args:
-        text: one or more lines, printed as they are.
+        text: one or more lines; control characters, as in names of files, are escaped.
         warning: print it in yellow on a terminal.
         any_process: print it whichever process this is, not only on the main process.
     """
@@ -20,7 +21,7 @@ def note(text: str, *, warning: bool = False, any_process: bool = False) -> None
     console = Console(
         stderr=True, quiet=quiet, soft_wrap=True, markup=False, emoji=False, highlight=False
     )
-    console.print(text, style="yellow" if warning else None)
+    console.print(printable(text), style="yellow" if warning else None)
 
 
 def whole_lines(console: Console) -> Console:

@@ -27,9 +27,12 @@ def user_message(error: Exception) -> str | None:
 
 
 def _one_line(text: str) -> str:
-    """Return `text` on one line, with control characters escaped."""
-    line = " ".join(text.split())
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return printable(" ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """Escape the control characters of `text`, but for the ends of lines."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def is_lost_rank(error: BaseException) -> bool:

@@ -303,6 +303,27 @@ def test_about_of_another_kind_is_a_user_error(make_folder: MakeFolder) -> None:
         write_report([folder], folder)
 
 
+def test_different_images_of_one_name_are_not_pooled(make_folder: MakeFolder) -> None:
+    def evaluated(folder: str, place: str, images: str = "") -> Path:
+        about = {"images": images, "settings": {"data": {"name": f"folder:{place}"}}}
+        return make_folder(list(an_evaluation(1, dataset="images")), folder, **about)
+
+    def sections(*folders: Path) -> list[str]:
+        page = write_report(folders, folders[0].parent / "report")
+        arms = load_arms(page.parent / "results.json")
+        return list(dict.fromkeys(arm.dataset for arm in arms))
+
+    first = evaluated("a", "clinic_a/images", "1a")
+    assert sections(first, evaluated("b", "clinic_b/images", "2b")) == [
+        "clinic_a-images",
+        "clinic_b-images",
+    ]
+    assert sections(first, evaluated("c", "clinic_a/images", "3c")) == ["images-1a", "images-3c"]
+    copied = evaluated("d", "scratch/images", "1a")
+    earlier = evaluated("e", "clinic_a/images")
+    assert sections(first, copied, earlier) == ["images"]
+
+
 def test_results_of_one_of_several_folders_are_not_overwritten(make_folder: MakeFolder) -> None:
     folders = [make_folder([own()], name) for name in "ab"]
     with pytest.raises(UserError, match="overwritten"):

@@ -12,6 +12,13 @@ def test_notes_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr() == ("", f"{text}\nwarning: few images\n")
 
 
+def test_control_characters_of_file_names_do_not_reach_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    note("left out:\n  \x1b[31m.txt, a\x07\udcff")
+    assert capsys.readouterr().err == "left out:\n  \\x1b[31m.txt, a\\x07\\udcff\n"
+
+
 def test_only_the_main_process_prints_notes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

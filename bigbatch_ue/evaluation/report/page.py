@@ -1,7 +1,7 @@
 """The report of evaluations: one self-contained page."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from bigbatch_ue.evaluation.arms import Arm, load_arms, save_arms
 from bigbatch_ue.evaluation.report.charts import learning_curves, partial_protection
 from bigbatch_ue.evaluation.report.groups import TargetResults, distinct, group_by, seed_groups
 from bigbatch_ue.files.formats import first_problem, read_json
-from bigbatch_ue.files.paths import require_file
+from bigbatch_ue.files.paths import require_file, short_names
 from bigbatch_ue.protection.visibility import Visibility
 from bigbatch_ue.reporting.page import page_environment, write_page
 from bigbatch_ue.reporting.statistics import Summary
@@ -31,7 +31,11 @@ _MAX_CLASSES = 20
 
 
 class EvaluationMetadata(BaseModel):
-    """Contents of `about.json`: metadata of one evaluation."""
+    """Contents of `about.json`: metadata of one evaluation.
+
+    Evaluations of earlier versions know neither the names of the classes, nor the digest of the
+    images.
+    """
 
     dataset: str
     command: str
@@ -43,6 +47,12 @@ class EvaluationMetadata(BaseModel):
     versions: dict[str, str]
     agreement: Agreement | None = None
     classes: list[str] = []
+    images: str = ""
+
+    @property
+    def place(self) -> str:
+        """The setting `data.name`."""
+        return str(self.settings.get("data", {}).get("name", self.dataset))
 
 
 @dataclass(frozen=True)
@@ -128,10 +138,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
             "choose another output folder"
         )
     contents = [read_folder(folder) for folder in dict.fromkeys(paths)]
-    sections = [
-        DatasetSection(name, same, distinct(arm for folder in same for arm in folder.arms))
-        for name, same in group_by(contents, lambda folder: folder.about.dataset).items()
-    ]
+    sections = list(_sections(contents))
     if not inside:
         save_arms(out / RESULTS, [arm for section in sections for arm in section.arms])
     environment = page_environment(
@@ -149,6 +156,26 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     page = out / PAGE
     write_page(page, environment, content)
     return page
+
+
+def _sections(folders: Sequence[EvaluationFolder]) -> Iterator[DatasetSection]:
+    """Group evaluations by their images; different images get different names."""
+    known = {folder.about.place: folder.about.images for folder in folders if folder.about.images}
+
+    def images_of(folder: EvaluationFolder) -> str:
+        about = folder.about
+        return about.images or known.get(about.place, about.place)
+
+    for name, alike in group_by(folders, lambda folder: folder.about.dataset).items():
+        sets = group_by(alike, images_of)
+        names = [name]
+        if len(sets) > 1:
+            names = short_names([same[0].about.place for same in sets.values()])
+        if len(set(names)) < len(sets):
+            names = [f"{name}-{images}" for images in sets]
+        for own, same in zip(names, sets.values(), strict=True):
+            arms = distinct(replace(arm, dataset=own) for each in same for arm in each.arms)
+            yield DatasetSection(own, same, arms)
 
 
 def read_folder(folder: Path) -> EvaluationFolder:
