@@ -109,9 +109,9 @@ def train(
     ] = None,
 ) -> None:
     """Train the perturbations of one data set at one effective batch."""
+    resolved = load_config(preset, config, overrides or ())  # a typing mistake needs no torch
     from bigbatch_ue.training.train import train as run_training
 
-    resolved = load_config(preset, config, overrides or ())
     run = run_training(resolved, resume=resume, download=download, time_limit=time_limit)
     if is_main_process():
         console.print(f"perturbations: {run.perturbations}", soft_wrap=True)

@@ -55,7 +55,9 @@ class ApplyReport:
     visibility: Visibility
 
     def __str__(self) -> str:
-        images = f"{self.visibility.images:,} images in {len(self.clusters)} cluster(s)"
+        count = len(self.clusters)
+        clusters = "1 cluster" if count == 1 else f"{count} clusters"
+        images = f"{self.visibility.images:,} images in {clusters}"
         lines = [f"{self.folder}: {images}; {self.visibility}"]
         if self.left_out:
             shown = ", ".join(self.left_out[:_SHOWN])

@@ -173,8 +173,10 @@ def write_result(
 def describe_plan(plan: BatchPlan, config: Config) -> str:
     """Describe `plan` in a few lines of text."""
     part = plan.rank_slice(plan.world_size - 1)
+    least, most = min(plan.per_generator), max(plan.per_generator)
+    batch = str(most) if least == most else f"{least} to {most}"
     return (
-        f"effective batch {plan.effective} x {len(plan.per_generator)} generators "
+        f"effective batch {batch} x {len(plan.per_generator)} generators "
         f"= {plan.images_per_step} images per step\n"
         f"  {plan.world_size} rank(s) x {part.stop - part.start} images "
         f"= {plan.micro_batches} micro-batch(es) of up to {plan.largest_micro}; "
