@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 from bigbatch_ue.config.names import GradientPath
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.formats import first_problem
+from bigbatch_ue.files.paths import require_file
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.ranks import EngineName
 
@@ -104,7 +105,7 @@ def read_records(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
     for path in dict.fromkeys(folder.resolve() / RECORDS for folder in folders):
         if not path.exists():
             raise UserError(f"{path}: not found; `bigbatch-ue bench` writes it")
-        *lines, last = path.read_bytes().split(b"\n")
+        *lines, last = require_file(path).read_bytes().split(b"\n")
         if last and not _is_json(last):
             notes.append(f"{path}, line {len(lines) + 1}: incomplete, skipped")
             last = b""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from analysis.table.columns import COLUMNS, OPTIONAL, checked
 from bigbatch_ue.files.atomic import atomic_file
+from bigbatch_ue.files.paths import require_file
 from bigbatch_ue.runtime.errors import UserError
 
 Floats = NDArray[np.float64]
@@ -151,6 +152,8 @@ def read_table(path: Path) -> pd.DataFrame:
         UserError: the file is missing, is not a table, lacks a column, a value has the wrong type
             or is out of range, or two records of one target disagree.
     """
+    if path.exists():
+        require_file(path)
     try:
         if path.suffix == ".parquet":
             table = pd.read_parquet(path)

@@ -1,6 +1,6 @@
 """From a preset or file, nested settings and `key=value` words to a validated configuration."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from copy import deepcopy
 from importlib import resources
 from pathlib import Path
@@ -51,13 +51,18 @@ def load_config(
         content = _merge(content, layer)
     overrides = list(overrides)
     config = resolve(Config, content, overrides, file)
+    _refuse_idle_budget(config, {override.partition("=")[0] for override in overrides})
+    return config
+
+
+def _refuse_idle_budget(config: Config, given: Container[str]) -> None:
+    """Stop if a budget is among the `given` keys, but the preset or file uses the other kind."""
     idle = "epochs" if config.budget.kind == "steps" else "steps"
-    if any(override.startswith(f"budget.{idle}=") for override in overrides):
+    if f"budget.{idle}" in given and "budget.kind" not in given:
         raise UserError(
             f"budget.{idle}: has no effect with budget.kind={config.budget.kind}; "
             f"add budget.kind={idle}"
         )
-    return config
 
 
 def revise_evaluation(

@@ -16,7 +16,7 @@ from bigbatch_ue.data.image_files import ImageFiles, open_folder
 from bigbatch_ue.data.npz import Npz
 from bigbatch_ue.data.source import PARTS, Part, Source, Split
 from bigbatch_ue.files.atomic import atomic_file, atomic_folder
-from bigbatch_ue.files.paths import expand_path
+from bigbatch_ue.files.paths import expand_path, require_file
 from bigbatch_ue.runtime.errors import UserError
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
@@ -89,7 +89,7 @@ class MedMnist(Npz):
 
     @cached_property
     def _md5(self) -> str:
-        with self.path.open("rb") as file:
+        with require_file(self.path).open("rb") as file:
             return hashlib.file_digest(file, "md5").hexdigest()
 
 

@@ -27,7 +27,7 @@ from bigbatch_ue.protection.perturbations import (
     to_eight_bit,
 )
 from bigbatch_ue.protection.visibility import Visibility, measure_visibility
-from bigbatch_ue.protection.writers import WRITERS, FileFormat, ImageSize, Originals
+from bigbatch_ue.protection.writers import WRITERS, FileFormat, ImageSize, Originals, Writer
 from bigbatch_ue.runs.folder import load_run
 from bigbatch_ue.runtime.console import note, progress_bar
 from bigbatch_ue.runtime.errors import UserError
@@ -91,14 +91,9 @@ def protect(
     if os.path.lexists(out):
         return _existing_report(out, inputs)
     originals = Originals(source, data, at)
-    writer = WRITERS[form](originals)
     try:
-        with atomic_folder(out) as folder, progress_bar() as progress:
-            track = partial(progress.track, total=len(data.train))
-            protected = _protect_images(originals, perturbations)
-            writer.write(folder, track(protected, description="protecting"))
-            pairs = zip(originals.images("train"), writer.read(folder), strict=True)
-            visibility = measure_visibility(track(pairs, description="measuring"))
+        with atomic_folder(out) as folder:
+            visibility = _write_and_measure(WRITERS[form](originals), perturbations, folder)
             left_out = [*source.left_out(), *data.beyond_limit]
             manifest = {
                 "dataset": data.name,
@@ -137,6 +132,17 @@ def hash_files(folder: Path) -> str:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         combined.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
     return combined.hexdigest()
+
+
+def _write_and_measure(writer: Writer, perturbations: Perturbations, folder: Path) -> Visibility:
+    """Write the protected images, and measure the change on the files as read back."""
+    originals = writer.originals
+    with progress_bar() as progress:
+        track = partial(progress.track, total=len(perturbations.assignment))
+        protected = _protect_images(originals, perturbations)
+        writer.write(folder, track(protected, description="protecting"))
+        pairs = zip(originals.images("train"), writer.read(folder), strict=True)
+        return measure_visibility(track(pairs, description="measuring"))
 
 
 def _protect_images(originals: Originals, perturbations: Perturbations) -> Iterator[Pixels]:

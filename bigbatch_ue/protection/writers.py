@@ -47,6 +47,10 @@ class Writer(Protocol):
 
     def __init__(self, originals: Originals) -> None: ...
 
+    @property
+    def originals(self) -> Originals:
+        """The clean images of the data set."""
+
     def write(self, folder: Path, protected: Iterable[Pixels]) -> None:
         """Write the protected train images, uint8 [C, h, w], below `folder`."""
 

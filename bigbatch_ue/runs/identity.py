@@ -1,6 +1,8 @@
 """What a run is known by: its settings, the images it was trained on, and a file of weights."""
 
 import hashlib
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from bigbatch_ue.config.schema import Config
@@ -31,7 +33,13 @@ def hash_weights(weights: str) -> str | None:
     kind, _, place = weights.partition(":")
     if kind != "file":
         return None
-    with require_file(expand_path(place)).open("rb") as file:
+    path = require_file(expand_path(place))
+    return _hash_file(path, path.stat().st_mtime_ns)
+
+
+@lru_cache
+def _hash_file(path: Path, _changed: int) -> str:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

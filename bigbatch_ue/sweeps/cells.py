@@ -1,6 +1,6 @@
 """The cells of a sweep: one run each, its folder and its outcome."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -77,6 +77,7 @@ class Cell:
             ) from None
 
 
+_CELLS = "cells"
 _ARMS = ["clean", "random_noise", "uc"]
 
 
@@ -88,11 +89,18 @@ def sweep_cells(sweep: SweepSpec, *, download: bool = False) -> list[Cell]:
     """
     cells: dict[str, Cell] = {}
     datasets = _with_different_names(sweep)
+    made = {_key_of(folder): folder for folder in (sweep.output / _CELLS).glob("*-*")}
     for seed in sweep.seeds:
         for dataset in datasets:
-            for cell in _cells_of(sweep, dataset, seed, download):
+            for config, data in _settings_of(sweep, dataset, seed, download):
+                folder = _folder_of(config, data, sweep.output, made)
+                cell = Cell(config.model_copy(update={"output": folder}), data)
                 cells.setdefault(cell.name, cell)
     return list(cells.values())
+
+
+def _key_of(folder: Path) -> str:
+    return folder.name.rpartition("-")[2]
 
 
 def _with_different_names(sweep: SweepSpec) -> list[SweepDataset]:
@@ -111,8 +119,10 @@ def _with_different_names(sweep: SweepSpec) -> list[SweepDataset]:
     return named
 
 
-def _cells_of(sweep: SweepSpec, dataset: SweepDataset, seed: int, download: bool) -> Iterator[Cell]:
-    """Make the cells of one data set and seed."""
+def _settings_of(
+    sweep: SweepSpec, dataset: SweepDataset, seed: int, download: bool
+) -> Iterator[tuple[Config, DataSet]]:
+    """Make the settings of each cell of one data set and seed."""
     for scope in sweep.scopes:
         base = base_config(sweep, dataset, seed, scope)
         data = prepare_dataset(base.data, download=download)
@@ -124,7 +134,7 @@ def _cells_of(sweep: SweepSpec, dataset: SweepDataset, seed: int, download: bool
                 "budget": base.budget.model_copy(update={"kind": budget}),
                 "optimizer": base.optimizer.model_copy(update={"lr_rule": rule}),
             }
-            yield Cell(_with_folder(base.model_copy(update=varied), data, sweep.output), data)
+            yield base.model_copy(update=varied), data
 
 
 def base_config(sweep: SweepSpec, dataset: SweepDataset, seed: int, scope: str) -> Config:
@@ -138,19 +148,18 @@ def base_config(sweep: SweepSpec, dataset: SweepDataset, seed: int, scope: str) 
     return load_config(dataset.preset, dataset.config, settings=settings)
 
 
-def _with_folder(config: Config, data: DataSet, output: Path) -> Config:
-    """Give `config` a folder, named after everything that decides the outcome of the cell.
+def _folder_of(config: Config, data: DataSet, output: Path, made: Mapping[str, Path]) -> Path:
+    """Return the folder of a cell, named after everything that decides its outcome.
 
-    It is the one that is there with that key, whatever the images were called, and wherever they
-    were.
+    It is the one of `made` with that key, whatever the images were called, and wherever they were.
     """
     later = {"target": config.target.answer(), "evaluation": config.evaluation.answer()}
-    cells, size, budget = output / "cells", config.batch.effective, config.budget.kind
     weights = hash_weights(config.surrogate.weights)
-    for known_by, data_id in product(dict.fromkeys([None, weights]), reversed(data.identities)):
-        key = digest([answer(config, data_id, known_by), later, data_id.fingerprint])
-        folder = cells / f"{config.data.shown_as}-b{size}-s{config.seed}-{budget}-{key}"
-        folder = next(cells.glob(f"*-{key}"), folder)
-        if folder.exists():
-            break
-    return config.model_copy(update={"output": folder})
+    keys = [
+        digest([answer(config, known, weights_known), later, known.fingerprint])
+        for weights_known in dict.fromkeys([weights, None])
+        for known in data.identities
+    ]
+    size, budget = config.batch.effective, config.budget.kind
+    name = f"{config.data.shown_as}-b{size}-s{config.seed}-{budget}-{keys[0]}"
+    return next((made[key] for key in reversed(keys) if key in made), output / _CELLS / name)

@@ -195,8 +195,9 @@ def test_an_evaluation_changes_no_setting_of_its_run() -> None:
 
 @pytest.mark.parametrize(("kind", "idle"), [("epochs", "steps"), ("steps", "epochs")])
 def test_a_budget_that_would_have_no_effect_is_refused(kind: str, idle: str) -> None:
-    words = [f"budget.kind={kind}", f"budget.{idle}=7"]
+    settings = [{"budget": {"kind": kind}}]
     message = f"budget.{idle}: has no effect with budget.kind={kind}; add budget.kind={idle}"
     with pytest.raises(UserError, match=message):
-        load_config(overrides=words)
+        load_config(settings=settings, overrides=[f"budget.{idle}=7"])
     load_config(settings=[{"budget": {"kind": kind, idle: 7}}])
+    load_config(overrides=[f"budget.{idle}=7", f"budget.kind={kind}"])

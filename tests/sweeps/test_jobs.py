@@ -151,7 +151,7 @@ def test_a_failed_cell_is_recorded_and_does_not_stop_the_rest(
     states = [outcome.state for _, outcome in done if outcome]
     assert states == ["failed", "finished"]
     failed = next(outcome for _, outcome in done if outcome and not outcome.finished)
-    assert failed.reason == "/nowhere.pt: No such file or directory"
+    assert failed.reason == "/nowhere.pt: no such file; check the path"
     rows = collect([tmp_path / "sweep"]).table
     assert rows["failed"].tolist().count(True) == 1
     assert "/nowhere.pt" in rows[rows["failed"]]["reason"].item()

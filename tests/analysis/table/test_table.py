@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,12 @@ def test_usual_spellings_of_a_boolean_are_read(
     text: str, failed: bool, table: pd.DataFrame, tmp_path: Path
 ) -> None:
     assert read_table(changed(table, tmp_path, 0, "failed", text))["failed"][0] == failed
+
+
+def test_a_pipe_in_place_of_a_table_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "table.csv")
+    with pytest.raises(UserError, match=r"table\.csv: not a file"):
+        read_table(tmp_path / "table.csv")
 
 
 def test_a_name_that_looks_like_a_missing_value_is_a_name(
