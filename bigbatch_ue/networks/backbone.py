@@ -19,6 +19,8 @@ Stem = Literal["auto", "small", "standard"]
 SMALL_SIZE = 64
 SMALL_PATCH = 4
 STEM_POOLS = ("maxpool", "stem.pool", "features.pool0")
+_LARGEST_ARG = 65_536
+"""Largest number of layers or channels: timm builds layer by layer, without an end for 10^18."""
 _FORBIDDEN_ARGS = {
     "cache_dir",
     "checkpoint_path",
@@ -167,6 +169,11 @@ def create_network(spec: NetworkSpec, classes: int, *, hub: bool = False) -> nn.
     forbidden = sorted(_FORBIDDEN_ARGS & spec.args.keys())
     if forbidden:
         raise UserError(f"{name}: args.{forbidden[0]} is not allowed; set `weights` instead")
+    for key, value in spec.args.items():
+        if _largest(value) > _LARGEST_ARG:
+            raise UserError(
+                f"{name}: args.{key} is {value}; use at most {_LARGEST_ARG:,} layers or channels"
+            )
     try:
         net: nn.Module = timm.create_model(
             name, in_chans=spec.channels, num_classes=classes, **spec.args
@@ -177,6 +184,13 @@ def create_network(spec: NetworkSpec, classes: int, *, hub: bool = False) -> nn.
             f"{name}: timm cannot build it{given} ({first_line(error)}); change args"
         ) from None
     return net
+
+
+def _largest(value: Any) -> float:
+    """Return the largest number in `value`, which may be nested lists; 0 if there is none."""
+    if isinstance(value, list | tuple):
+        return max(map(_largest, value), default=0)
+    return value if isinstance(value, int | float) else 0
 
 
 def _input_args(spec: NetworkSpec) -> dict[str, int]:

@@ -88,6 +88,11 @@ def test_arguments_that_do_not_fit_are_an_error(args: dict[str, Any]) -> None:
         built(args=args)
 
 
+def test_a_number_of_layers_that_nobody_can_build_is_refused_at_once() -> None:
+    with pytest.raises(UserError, match=r"resnet18: args\.layers is .*; use at most 65,536"):
+        built(args={"layers": [1, 10**18, 1, 1]})
+
+
 def test_vision_transformer_is_made_for_the_images_size() -> None:
     small = built("vit_tiny_patch16_224", size=32, args={"depth": 1})
     assert convolution(small, "patch_embed.proj").kernel_size == (4, 4)
