@@ -90,10 +90,11 @@ def protect(
     inputs = digest([_FORMAT, run.answer, perturbations.fingerprint(), form, at])
     if os.path.lexists(out):
         return _existing_report(out, inputs)
-    originals = Originals(source, data, at)
+    writer = WRITERS[form](Originals(source, data, at))
+    changes = [*source.changes(), *_names_with_old_suffix(writer)]
     try:
         with atomic_folder(out) as folder:
-            visibility = _write_and_measure(WRITERS[form](originals), perturbations, folder)
+            visibility = _write_and_measure(writer, perturbations, folder)
             left_out = [*source.left_out(), *data.beyond_limit]
             manifest = {
                 "dataset": data.name,
@@ -101,7 +102,7 @@ def protect(
                 "eps": perturbations.eps,
                 "inputs": inputs,
                 "files": hash_files(folder),
-                "source": {"left_out": left_out, "changes": source.changes()},
+                "source": {"left_out": left_out, "changes": changes},
                 "report": {"form": form, "at": at, "visibility": asdict(visibility)},
             }
             write_json(folder / MANIFEST, manifest)
@@ -132,6 +133,16 @@ def hash_files(folder: Path) -> str:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         combined.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
     return combined.hexdigest()
+
+
+def _names_with_old_suffix(writer: Writer) -> list[str]:
+    """Say which images keep their old suffix before the new one, for the manifest and the user."""
+    names = writer.with_old_suffix()
+    if not names:
+        return []
+    line = f"{len(names)} images keep their old suffix, such as {names[0]}.png"
+    note(f"{line}: another image has the same name without it")
+    return [line]
 
 
 def _write_and_measure(writer: Writer, perturbations: Perturbations, folder: Path) -> Visibility:

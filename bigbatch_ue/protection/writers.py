@@ -51,6 +51,9 @@ class Writer(Protocol):
     def originals(self) -> Originals:
         """The clean images of the data set."""
 
+    def with_old_suffix(self) -> list[str]:
+        """List the images that keep their old suffix before the new one, `x.jpg.png`."""
+
     def write(self, folder: Path, protected: Iterable[Pixels]) -> None:
         """Write the protected train images, uint8 [C, h, w], below `folder`."""
 
@@ -63,6 +66,13 @@ class PngWriter:
     """The train images as `train/<class>/<name>.png`."""
 
     originals: Originals
+
+    def with_old_suffix(self) -> list[str]:
+        """List the images whose names differ from those of others in the suffix alone."""
+        data = self.originals.data
+        written = map(PurePosixPath, png_names(data.train.names, data.train.labels, data.classes))
+        pairs = zip(data.train.names, written, strict=True)
+        return [name for name, path in pairs if path.stem == Path(name).name != Path(name).stem]
 
     def write(self, folder: Path, protected: Iterable[Pixels]) -> None:
         """Write the protected train images below `folder`."""
@@ -85,6 +95,10 @@ class NpzWriter:
     """One npz file with MedMNIST's keys; all but the train images stay as they are."""
 
     originals: Originals
+
+    def with_old_suffix(self) -> list[str]:
+        """Return nothing: the images have no names."""
+        return []
 
     def write(self, folder: Path, protected: Iterable[Pixels]) -> None:
         """Write the protected train images, and everything else of the data set."""

@@ -98,7 +98,9 @@ def test_digits_at_training_size_are_what_the_target_sees(tmp_path: Path, form: 
     assert report.visibility == measure_visibility(zip(data.train.images, expected, strict=True))
 
 
-def test_same_names_with_other_suffixes_both_survive(tmp_path: Path) -> None:
+def test_same_names_with_other_suffixes_both_survive(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = make_images(tmp_path / "source", [(8, 8)], mode="L")
     Image.new("L", (8, 8), 90).save(source / "train" / "cat" / "image0.bmp")
     run = make_run(tmp_path, f"data.name=folder:{source}", "data.size=8")
@@ -106,6 +108,10 @@ def test_same_names_with_other_suffixes_both_survive(tmp_path: Path) -> None:
     written = [p.relative_to(run / "protected").as_posix() for p in run.rglob("*.png")]
     cat, dog = "train/cat/image0", "train/dog/image0"
     assert sorted(written) == [f"{cat}.bmp.png", f"{cat}.png.png", f"{dog}.png"]
+    said = "2 images keep their old suffix, such as cat/image0.bmp.png"
+    assert f"{said}: another image has the same name without it" in capsys.readouterr().err
+    manifest = json.loads((run / "protected" / "protected.json").read_text())
+    assert manifest["source"]["changes"] == [said]
     grey = Image.open(run / "protected" / f"{cat}.bmp.png")
     assert grey.mode == "L"
     assert np.abs(np.asarray(grey).astype(int) - 90).max() <= 16
