@@ -212,8 +212,7 @@ def _content(source: Source) -> str:
 
 def _decode(source: Source, data: DataConfig, entry: Path) -> None:
     """Write `entry`; remove entries of an older source, and leftovers of killed processes."""
-    older = _siblings(entry)
-    if any(not folder.name.startswith(".") for folder in older):
+    if any(not folder.name.startswith(".") for folder in _others(entry)):
         note(f"{data.name}: source or decoder changed; decoding again", any_process=True)
     with atomic_folder(entry) as folder:
         names = {part: _decode_part(source, part, data, folder) for part in PARTS}
@@ -226,17 +225,17 @@ def _decode(source: Source, data: DataConfig, entry: Path) -> None:
             "names": names,
         }
         write_json(folder / META, meta)
-    for folder in older:
+    for folder in _others(entry):
         shutil.rmtree(folder)
 
 
-def _siblings(entry: Path) -> list[Path]:
-    """List the folders of the same set and size as `entry`; unfinished ones begin with a dot."""
+def _others(entry: Path) -> list[Path]:
+    """List the other folders of the set and size of `entry`; unfinished ones begin with a dot."""
     prefix = entry.name[: -len(digest(None))]
     return [
         path
         for path in entry.parent.iterdir()
-        if path.name.removeprefix(".").startswith(prefix) and path.is_dir()
+        if path.name.removeprefix(".").startswith(prefix) and path != entry and path.is_dir()
     ]
 
 

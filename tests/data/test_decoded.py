@@ -273,13 +273,15 @@ def test_damaged_entry(make_npz: MakeNpz, tmp_path: Path, damage: Callable[[Path
     prepared(path, tmp_path, limit=5)
 
 
+@pytest.mark.parametrize("seconds_ago", [0, 3600])
 def test_killed_run_is_swept_up(
-    make_npz: MakeNpz, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_npz: MakeNpz, tmp_path: Path, capsys: pytest.CaptureFixture[str], seconds_ago: int
 ) -> None:
     path = make_npz()
     prepared(path, tmp_path)
     (entry,) = entries(tmp_path)
-    entry.rename(entry.with_name(f".{entry.name}.k1ll3d"))
+    left = entry.rename(entry.with_name(f".{entry.name}.k1ll3d"))
+    os.utime(left, (time.time() - seconds_ago,) * 2)
     capsys.readouterr()
     prepared(path, tmp_path)
     assert entries(tmp_path) == [entry]
