@@ -102,6 +102,9 @@ def checked(table: pd.DataFrame) -> pd.DataFrame:
         for name in _NEEDED:
             if not row.failed and math.isnan(getattr(row, name)):
                 raise ValueError(_problem(line, name, given, "must be known unless the run failed"))
+        if row.final_accuracy > row.peak_accuracy:
+            what = f"must be at most peak_accuracy={row.peak_accuracy:g}"
+            raise ValueError(_problem(line, "final_accuracy", given, what))
         rows.append(row.model_dump())
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 

@@ -20,6 +20,8 @@ CRITICAL_COLUMNS = ("critical_batch", "critical_batch_low", "critical_batch_high
 
 CURVE_COLUMNS = ("dataset", "arm", "budget", "lr_rule", "scope", "settings")
 """Columns whose values all runs of a curve share."""
+_SHARED = ("chance", "test_images", "full_batch", "tail_epochs")
+"""Numbers that all successful runs of a curve share."""
 TARGET_COLUMNS = (*CURVE_COLUMNS, "effective_batch", "seed", "target_seed")
 """Columns whose values identify a record."""
 
@@ -165,6 +167,9 @@ def read_table(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: no such file; run `collect` first") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: not a readable table ({error})") from None
+    repeated = [name for name in COLUMNS if f"{name}.1" in table]  # as pandas renames the second
+    if repeated:
+        raise UserError(f"{path}: column {repeated[0]} is there twice; keep one")
     missing = [name for name in COLUMNS if name not in table and name not in OPTIONAL]
     if missing:
         raise UserError(f"{path}: missing column(s): {', '.join(missing)}")
@@ -172,7 +177,21 @@ def read_table(path: Path) -> pd.DataFrame:
         table = checked(table[[name for name in COLUMNS if name in table]])
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+    _require_agreement(table, path)
     return _once(table, path)
+
+
+def _require_agreement(table: pd.DataFrame, path: Path) -> None:
+    """Stop if what all records of a curve share differs between two of them."""
+    for _, rows in table[~table["failed"]].groupby(list(CURVE_COLUMNS)):
+        for name in _SHARED:
+            usual = rows[name].mode()[0]
+            odd = rows[rows[name] != usual]
+            if not odd.empty:
+                raise UserError(
+                    f"{path}: line {odd.index[0] + 2}, {name}={odd[name].iloc[0]:g}: must be "
+                    f"{usual:g}, as in the other records of its curve"
+                )
 
 
 def _once(table: pd.DataFrame, path: Path) -> pd.DataFrame:

@@ -33,11 +33,20 @@ def _strength(value: Any) -> Any:
         ) from None
 
 
+def _not_empty(value: Any) -> Any:
+    """Refuse the empty path that an unset variable of a shell leaves: it is the current folder."""
+    if value == "":
+        raise PydanticCustomError("empty_path", "must name a path; `.` is the current folder")
+    return value
+
+
 Bound = Annotated[float, Field(gt=0, le=1), BeforeValidator(_strength)]
 """Largest change of a pixel value."""
 InputSize = Literal["data", "own"] | Annotated[int, Field(ge=8, le=4096)]
 """Height and width of a network's input: those of the data, its own, or pixels."""
-UserPath = Annotated[Path, AfterValidator(lambda path: expand_path(str(path)))]
+UserPath = Annotated[
+    Path, BeforeValidator(_not_empty), AfterValidator(lambda path: expand_path(str(path)))
+]
 """A path as users write it: `~` is the home folder."""
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

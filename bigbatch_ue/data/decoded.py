@@ -107,6 +107,15 @@ class DataSet:
         return self.former.as_trained_on(config, run)
 
     @property
+    def classes_without_train_image(self) -> list[str]:
+        """How many classes no train image has, in a line; nothing if none."""
+        absent = np.setdiff1d(np.arange(len(self.classes)), self.train.labels)
+        if not len(absent):
+            return []
+        names = f"{len(absent)} of {len(self.classes)} classes have no train image"
+        return [f"{names}, such as {self.classes[absent[0]]}"]
+
+    @property
     def beyond_limit(self) -> list[str]:
         """How many train images `data.limit` leaves out; nothing if none."""
         count = self.available - len(self.train)
@@ -138,6 +147,7 @@ def prepare_dataset(data: DataConfig, *, download: bool = False) -> DataSet:
             if not entry.is_dir():
                 _decode(source, data, entry)
     found, changes = _load(entry, data, digest([_FORMER_DECODER, facts]), lock)
+    changes += found.classes_without_train_image
     _refuse_if_strict(data, changes)
     files = [*left_out, *found.beyond_limit, *changes]
     if files or data.name.startswith("folder:"):
@@ -283,6 +293,12 @@ def _load(
     identity, former_identity = [content, data.size], [former_stamp, data.size]
     train = first = whole
     if data.limit is not None and data.limit < len(whole):
+        present = len(np.unique(whole.labels))
+        if data.limit < present:
+            raise UserError(
+                f"data.limit={data.limit}: too few for an image of each of {present} classes; "
+                f"use at least {present}"
+            )
         train, first = _take_share(whole, data.limit, entry, lock), whole.first(data.limit)
         identity.append(hashlib.sha256(train.positions.tobytes()).hexdigest())
         former_identity.append(data.limit)

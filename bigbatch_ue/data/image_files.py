@@ -25,6 +25,10 @@ from bigbatch_ue.runtime.errors import UserError
 
 _DEPTHS = (8, 10, 12, 14, 16)
 """Bits of a grey value that cameras and scanners write into 16-bit files."""
+_DARK = 64
+"""Upper byte that 14 of 16 bits do not reach."""
+_PHOTOMETRIC = 262
+"""TIFF's tag PhotometricInterpretation: at 0, the value 0 is white."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,10 @@ class Header:
         frames: its number of pages or frames.
         transparent: whether some of it may be transparent.
         profile: name of its colour profile, if that is not sRGB.
-        largest: its largest value, if it has more than 8 bits; else 0.
+        largest: its largest value, if it is grey and has more than 8 bits; else 0.
+        upper: largest value of the upper 8 of 16 bits, if it has colours or transparency; else 0.
+        inverted: whether it has more than 8 bits, of which 0 is white.
+        cmyk: whether its colours are CMYK, without a profile.
     """
 
     grey: bool
@@ -44,6 +51,9 @@ class Header:
     transparent: bool
     profile: str | None
     largest: int
+    upper: int = 0
+    inverted: bool = False
+    cmyk: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,15 @@ class ImageFiles:
 
     @cached_property
     def _headers(self) -> dict[Path, Header]:
-        return {path: read_header(path) for path in self.files()}
+        headers = {path: read_header(path) for path in self.files()}
+        upper = max((header.upper for header in headers.values()), default=0)
+        if 0 < upper < _DARK:
+            raise UserError(
+                f"{next(path for path, header in headers.items() if header.upper)}: images with "
+                f"colours use {8 + upper.bit_length()} of 16 bits, and would be nearly black; save "
+                "them with 8 bits a colour"
+            )
+        return headers
 
     def files(self) -> list[Path]:
         """Return the images of the train part, then of the test part."""
@@ -93,6 +111,8 @@ class ImageFiles:
     @property
     def decoded_otherwise(self) -> bool:
         """Whether earlier versions decoded an image in another way."""
+        if any(header.inverted for header in self._headers.values()):
+            return True
         deep = any(header.largest for header in self._headers.values()) and self.bits < 16
         return deep or any(header.profile for header in self._headers.values())
 
@@ -120,9 +140,13 @@ def read_header(path: Path) -> Header:
     with _open_image(path) as image:
         deep = image.mode.startswith(("I", "F"))
         grey = deep or image.mode in ("1", "L", "LA", "La")
-        largest = int(_levels(image).max()) if deep else 0
         frames, transparent = getattr(image, "n_frames", 1), image.has_transparency_data
-        return Header(grey, frames, transparent, _profile_name(image), largest)
+        profile, inverted = _profile_name(image), deep and _zero_is_white(image)
+        wide = not deep and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+        largest = int(_levels(image).max()) if deep else 0
+        upper = int(np.asarray(image).max()) if wide else 0
+        cmyk = image.mode == "CMYK" and profile is None
+        return Header(grey, frames, transparent, profile, largest, upper, inverted, cmyk)
 
 
 def decode(path: Path, channels: int, bits: int = 16) -> Pixels:
@@ -135,7 +159,8 @@ def decode(path: Path, channels: int, bits: int = 16) -> Pixels:
         UserError: not a complete image, or suspiciously many pixels.
     """
     with _open_image(path) as image:
-        image = _to_srgb(_to_eight_bits(ImageOps.exif_transpose(image), bits))
+        inverted = _zero_is_white(image)
+        image = _to_srgb(_to_eight_bits(ImageOps.exif_transpose(image), bits, inverted))
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -174,6 +199,12 @@ def describe_changes(headers: dict[Path, Header], top: Path, channels: int) -> l
             ]
             for profile in profiles
         },
+        "in CMYK without a colour profile, converted to RGB": [
+            path for path, header in headers.items() if header.cmyk
+        ],
+        "with 16 bits a colour, of which the upper 8 are taken": [
+            path for path, header in headers.items() if header.upper
+        ],
         f"with {bits_of(headers.values())} bits a value, scaled to 8": [
             path for path, header in headers.items() if header.largest > 255
         ],
@@ -206,11 +237,16 @@ def _levels(image: Image.Image) -> Pixels:
     return levels
 
 
-def _to_eight_bits(image: Image.Image, bits: int) -> Image.Image:
+def _zero_is_white(image: Image.Image) -> bool:
+    """Whether a TIFF file stores a negative; Pillow turns those of up to 8 bits."""
+    return image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
+
+
+def _to_eight_bits(image: Image.Image, bits: int, inverted: bool) -> Image.Image:
     if not image.mode.startswith(("I", "F")):
         return image
-    scaled = np.rint(_levels(image) * (255 / (2**bits - 1))).clip(0, 255)
-    return Image.fromarray(scaled.astype(np.uint8))
+    scaled = np.rint(_levels(image) * (255 / (2**bits - 1))).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(255 - scaled if inverted else scaled)
 
 
 def _profile_name(image: Image.Image) -> str | None:

@@ -85,7 +85,10 @@ def take_inventory(top: Path, *, inside: Path) -> Inventory:
         found.images += images
         for path in (*images, *(Path(parent, name) for name in folders)):
             if CONTROL_CHARACTERS.search(str(path)):
-                raise UserError(f"{path}: its name contains a control character; rename it")
+                raise UserError(
+                    f"{path}: its name contains a control character, or bytes that are not UTF-8; "
+                    "rename it"
+                )
             if path.is_symlink():
                 _require_within(path, root)
     found.images.sort(key=lambda path: (str(path.parent), path.name))
@@ -145,7 +148,7 @@ def _reason(name: str) -> str | None:
     suffix = Path(name).suffix
     if not suffix:
         return "without a suffix"
-    if _format_of(suffix.lower()) in safe_formats():
+    if _format_of(suffix.lower()) in (*safe_formats(), "MPO"):  # which Pillow reads as JPEG
         return None
     if suffix.lower() in _HEIF:
         return f"{suffix}, read after pip install 'bigbatch-ue[heic]'"

@@ -161,6 +161,7 @@ def _subject_of_run(config: Config, run: Run, accelerator: Accelerator, download
     result = read_result(run.result)
 
     def features() -> NDArray[np.float32]:
+        run.require_weights(config)
         surrogate = surrogate_of_run(config, data, accelerator.device)
         return extract_features(surrogate, data.train.images, accelerator.device).numpy()
 

@@ -211,6 +211,7 @@ class Protector:
             labels[perturbations.assignment] = data.train.labels
         surrogate = None
         if by != Grouping.LABELS:
+            run.require_weights(config)
             surrogate = surrogate_of_run(config, data, torch.device("cpu"))
             network = {
                 "model": config.surrogate.model,

@@ -122,6 +122,18 @@ class Run(RunFiles):
     answer: str
     weights: str | None = None
 
+    def require_weights(self, config: Config) -> None:
+        """Check that the surrogate's weights are those that the run was trained with.
+
+        Raises:
+            UserError: the file of weights has changed, is missing or cannot be read.
+        """
+        if self.weights is not None and hash_weights(config.surrogate.weights) != self.weights:
+            raise UserError(
+                f"{config.surrogate.weights}: has changed since {self.folder} was trained; "
+                "put the former file there, or train again"
+            )
+
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold an exclusive lock on the run.

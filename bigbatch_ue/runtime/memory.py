@@ -5,6 +5,7 @@ import gc
 import re
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -42,8 +43,9 @@ def reset_peak_memory(device: torch.device) -> None:
     """Reset the peak that `peak_memory` returns, where the system can."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif _RESET.exists():
-        _RESET.write_text("5")
+    else:
+        with suppress(OSError):  # other systems, and processes that may not look at themselves
+            _RESET.write_text("5")
 
 
 def peak_memory(device: torch.device) -> float:

@@ -41,6 +41,8 @@ def check_launcher_variables() -> None:
     sizes = {name: _number(name, 1) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
     for name, size in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE")):
         rank, count = _number(name, 0), sizes[size]
+        if rank and count is None and size == "WORLD_SIZE":
+            raise UserError(f"{name}={rank}: {size} must be set too; {_START}")
         if rank is not None and count is not None and rank >= count:
             raise UserError(f"{name}={rank}: must be less than {size}={count}; {_START}")
     if (sizes["WORLD_SIZE"] or 1) > 1:

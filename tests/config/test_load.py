@@ -201,3 +201,9 @@ def test_a_budget_that_would_have_no_effect_is_refused(kind: str, idle: str) -> 
         load_config(settings=settings, overrides=[f"budget.{idle}=7"])
     load_config(settings=[{"budget": {"kind": kind, idle: 7}}])
     load_config(overrides=[f"budget.{idle}=7", f"budget.kind={kind}"])
+
+
+@pytest.mark.parametrize("key", ["output", "data.root"])
+def test_an_empty_path_is_not_the_current_folder(key: str) -> None:
+    with pytest.raises(UserError, match=rf"{key}=.*: must name a path"):
+        load_config(overrides=[f"{key}="])

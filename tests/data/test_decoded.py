@@ -173,6 +173,21 @@ def test_limit_takes_a_share_of_each_class(
     assert len(entries(tmp_path)) == 1
 
 
+def test_a_limit_below_one_image_of_each_class_is_refused(
+    make_npz: MakeNpz, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"data\.limit=2: too few .* of 3 classes; use at least 3"):
+        prepared(make_npz(), tmp_path, limit=2)
+
+
+def test_classes_without_a_train_image_are_said(
+    make_npz: MakeNpz, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = 1 + np.arange(12, dtype=np.uint8)[:, None] % 2
+    prepared(make_npz(train_labels=labels), tmp_path)
+    assert "1 of 3 classes have no train image, such as 0" in capsys.readouterr().err
+
+
 def test_a_run_of_an_earlier_version_goes_on_with_the_first_images(
     make_npz: MakeNpz, tmp_path: Path
 ) -> None:

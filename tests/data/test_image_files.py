@@ -1,7 +1,10 @@
 """Image files: decoding of every mode, and folders of classes."""
 
 import shutil
+import struct
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,6 +99,55 @@ def test_the_bits_in_use_keep_their_range(tmp_path: Path, largest: int, bits: in
     assert [image[0, 1, 1] for image in images(source)] == [round(middle)] * 2
     expected = [f"4 with {bits} bits a value, scaled to 8, such as train/a/1.png"]
     assert source.changes() == (expected if bits > 8 else [])
+
+
+def save_colours(path: Path, largest: int) -> Path:
+    """A PNG of 16 bits a colour, which Pillow reads but does not write."""
+    values = np.linspace(0, largest, 6 * 6 * 3).round().astype(">u2").reshape(6, -1)
+    lines = b"".join(b"\0" + line.tobytes() for line in values)
+    header = struct.pack(">IIBBBBB", 6, 6, 16, 2, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    chunks = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    return path
+
+
+def test_colours_of_16_bits_are_said_or_refused_if_they_would_be_black(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    path = save_colours(tmp_path / "train" / "a" / "0.png", 65535)
+    expected = ["1 with 16 bits a colour, of which the upper 8 are taken, such as train/a/0.png"]
+    assert opened(f"folder:{tmp_path}", tmp_path).changes() == expected
+    assert decode(path, 3).max() == 255
+    save_colours(path, 4095)
+    with pytest.raises(UserError, match=r"0\.png: images with colours use 12 of 16 bits"):
+        images(opened(f"folder:{tmp_path}", tmp_path))
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [(np.uint8, 255), (np.uint16, 4095)])
+def test_a_negative_is_shown_as_a_positive(tmp_path: Path, dtype: Any, largest: int) -> None:
+    stored = Image.fromarray(np.array([[0, largest]], dtype))
+    path = save(tmp_path / "x.tif", stored, tiffinfo={262: 0})
+    assert Image.open(path).tag_v2[262] == 0  # type: ignore[attr-defined]
+    shown = decode(path, 1, bits=12).tolist()
+    assert shown == (
+        [[[255, 0]]] if dtype == np.uint16 else [np.asarray(Image.open(path)).tolist()]
+    )
+
+
+def test_cmyk_without_a_profile_is_said(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    save(tmp_path / "train" / "a" / "0.tif", Image.new("CMYK", (6, 5)))
+    expected = ["1 in CMYK without a colour profile, converted to RGB, such as train/a/0.tif"]
+    assert opened(f"folder:{tmp_path}", tmp_path).changes() == expected
+
+
+def test_pictures_of_two_lenses_are_images(tmp_path: Path) -> None:
+    save(tmp_path / "x.mpo", PHOTO, "MPO", save_all=True, append_images=[PHOTO])
+    assert [path.name for path in find_images(tmp_path, inside=tmp_path)] == ["x.mpo"]
+    assert decode(tmp_path / "x.mpo", 3).shape == (3, 30, 40)
 
 
 def test_negative_values_are_refused_for_the_true_reason(tmp_path: Path) -> None:

@@ -304,6 +304,12 @@ def test_about_of_another_kind_is_a_user_error(make_folder: MakeFolder) -> None:
         write_report([folder], folder)
 
 
+def test_a_run_stands_for_its_evaluation(make_folder: MakeFolder) -> None:
+    folder = make_folder(list(an_evaluation(1)), "run/evaluation")
+    page = write_report([folder.parent], folder.parent.parent / "report")
+    assert "A network (resnet18) trained on" in Page(page).text
+
+
 def test_different_images_of_one_name_are_not_pooled(make_folder: MakeFolder) -> None:
     def evaluated(folder: str, place: str, images: str = "") -> Path:
         about = {"images": images, "settings": {"data": {"name": f"folder:{place}"}}}

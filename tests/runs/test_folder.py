@@ -79,6 +79,8 @@ def test_weights_are_known_by_their_bytes_not_by_their_place(tmp_path: Path) -> 
     (tmp_path / "net.pth").write_bytes(b"others")
     with pytest.raises(UserError, match=r"surrogate.weights: a file with SHA-256 \w+ -> a file"):
         opened("net.pth")
+    with pytest.raises(UserError, match=r"net\.pth: has changed since .* was trained; put"):
+        run.require_weights(load_config(file=run.config))
     (tmp_path / "net.pth").unlink()
     with pytest.raises(UserError, match=r"net\.pth: no such file"):
         opened("net.pth")

@@ -30,6 +30,7 @@ def test_without_a_launcher_there_is_one_rank(monkeypatch: pytest.MonkeyPatch) -
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE='0': must be a number from 1 on"),
         ({"WORLD_SIZE": "4"}, "WORLD_SIZE=4: RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT must be"),
         ({"LOCAL_RANK": "-1"}, "LOCAL_RANK='-1': must be a number from 0 on"),
+        ({"RANK": "1"}, "RANK=1: WORLD_SIZE must be set too; unset it"),
         ({"RANK": "one"}, "RANK='one': must be a number from 0 on"),
         ({**GOOD, "RANK": "2"}, "RANK=2: must be less than WORLD_SIZE=2"),
         ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE=4: MPI started this process"),

@@ -19,6 +19,7 @@ from bigbatch_ue.reporting.page import page_environment, write_page
 from bigbatch_ue.reporting.statistics import Summary
 from bigbatch_ue.reporting.style import figure_uri, picture_uri
 from bigbatch_ue.reporting.words import DASH, interval
+from bigbatch_ue.runs.folder import RunFiles
 from bigbatch_ue.runs.result import Agreement
 from bigbatch_ue.runtime.errors import UserError
 
@@ -118,7 +119,8 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     Folders of one data set, such as those of runs with different seeds, share one section.
 
     Args:
-        folders: evaluation folders, each with `results.json`, `about.json` and `differences.png`.
+        folders: evaluation folders, each with `results.json`, `about.json` and `differences.png`,
+            or runs that contain one.
         out: output folder; it may be the only one of `folders`, whose results stay as they are.
 
     Returns:
@@ -130,7 +132,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     """
     if not folders:
         raise UserError("report: no evaluation folders; name at least one")
-    paths = [folder.resolve() for folder in folders]
+    paths = [_evaluation_in(folder).resolve() for folder in folders]
     inside = out.resolve() in paths
     if inside and len(set(paths)) > 1:
         raise UserError(
@@ -156,6 +158,12 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     page = out / PAGE
     write_page(page, environment, content)
     return page
+
+
+def _evaluation_in(folder: Path) -> Path:
+    """Return the evaluation folder of a run, or else `folder`, which is one itself."""
+    own = RunFiles(folder).evaluation
+    return own if own.is_dir() and not (folder / ABOUT).exists() else folder
 
 
 def _sections(folders: Sequence[EvaluationFolder]) -> Iterator[DatasetSection]:

@@ -117,6 +117,34 @@ def test_usual_spellings_of_a_boolean_are_read(
     assert read_table(changed(table, tmp_path, 0, "failed", text))["failed"][0] == failed
 
 
+@pytest.mark.parametrize("column", ["chance", "test_images", "full_batch", "tail_epochs"])
+def test_what_the_records_of_a_curve_share_must_agree(
+    column: str, table: pd.DataFrame, tmp_path: Path
+) -> None:
+    changed, row = table.copy(), table.index[~table["failed"]][-1]
+    changed.loc[row, column] = 0.07 if column == "chance" else 7
+    changed.to_csv(tmp_path / "table.csv", index=False)
+    with pytest.raises(
+        UserError, match=rf"line {row + 2}, {column}=.*: must be .*, as in the other"
+    ):
+        read_table(tmp_path / "table.csv")
+
+
+def test_a_final_accuracy_above_the_peak_is_refused(table: pd.DataFrame, tmp_path: Path) -> None:
+    changed = table.copy()
+    changed.loc[0, ["final_accuracy", "peak_accuracy"]] = 0.9, 0.8
+    changed.to_csv(tmp_path / "table.csv", index=False)
+    with pytest.raises(UserError, match=r"line 2, final_accuracy=.*: must be at most peak"):
+        read_table(tmp_path / "table.csv")
+
+
+def test_a_column_that_is_there_twice_is_refused(table: pd.DataFrame, tmp_path: Path) -> None:
+    twice = pd.concat([table, table[["seed"]]], axis=1)
+    twice.to_csv(tmp_path / "table.csv", index=False)
+    with pytest.raises(UserError, match="column seed is there twice; keep one"):
+        read_table(tmp_path / "table.csv")
+
+
 def test_a_pipe_in_place_of_a_table_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "table.csv")
     with pytest.raises(UserError, match=r"table\.csv: not a file"):
