@@ -111,4 +111,7 @@ def checked(table: pd.DataFrame) -> pd.DataFrame:
 
 def _problem(line: int, column: str, row: Mapping[Any, Any], what: str) -> str:
     what = re.sub("^Input should ", "must ", what)
+    what = re.sub("a valid boolean, .*", "true or false", what)
+    if re.fullmatch(r"-?\d*,\d+", str(row[column])):
+        what = "must have a decimal point, not a comma"
     return f"line {line}, {column}={row[column]!r}: {what}"

@@ -1,5 +1,6 @@
 """The tidy table of a sweep, and its curves."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +161,7 @@ def read_table(path: Path) -> pd.DataFrame:
         if path.suffix == ".parquet":
             table = pd.read_parquet(path)
         else:
+            _require_commas(path)
             table = pd.read_csv(path, dtype=str, keep_default_na=False)
             if not isinstance(table.index, pd.RangeIndex):
                 raise ValueError("a line has more values than there are columns")
@@ -179,6 +181,14 @@ def read_table(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: {error}") from None
     _require_agreement(table, path)
     return _once(table, path)
+
+
+def _require_commas(path: Path) -> None:
+    """Stop if the columns of a CSV file are separated by another character than the comma."""
+    names = pd.read_csv(path, nrows=0).columns
+    found = re.search("[;\t|]", names[0]) if len(names) == 1 else None
+    if found:
+        raise UserError(f"{path}: its columns are separated by {found[0]!r}; save it with commas")
 
 
 def _require_agreement(table: pd.DataFrame, path: Path) -> None:

@@ -162,9 +162,11 @@ def open_run(config: Config, identities: Sequence[DataIdentity], *, resume: bool
 
     Raises:
         UserError: the folder contains a run of another configuration or data set, or an unfinished
-            one and `resume` is not set.
+            one and `resume` is not set; or it is a file.
     """
     folder = config.run_folder
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is not a folder; choose another one with output=...")
     data, weights = identities[0], hash_weights(config.surrogate.weights)
     run = Run(folder, answer_digest(config, data, weights), weights)
     if not run.config.exists():

@@ -93,3 +93,10 @@ def test_a_run_of_an_earlier_version_knows_weights_by_their_place(tmp_path: Path
     old = Run(tmp_path / "run", answer_digest(config, DATA))
     create_run(old, config, DATA)
     assert open_run(config, [DATA], resume=True) == old
+
+
+def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("notes")
+    config = load_config("digits", overrides=[f"output={tmp_path / 'run'}"])
+    with pytest.raises(UserError, match=r"run: is not a folder; choose another one with output"):
+        open_run(config, [DATA], resume=False)

@@ -1,4 +1,5 @@
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,8 @@ def changed(table: pd.DataFrame, folder: Path, row: int, column: str, text: str)
         ("effective_batch", "2.5", "must be a valid integer"),
         ("seed", "", "must be a valid integer"),
         ("budget", "epoch", "must be 'epochs' or 'steps'"),
-        ("failed", "", "must be a valid boolean"),
-        ("failed", "maybe", "must be a valid boolean"),
+        ("failed", "", "must be true or false"),
+        ("failed", "maybe", "must be true or false"),
         ("dataset", "", "String should have at least 1 character"),
     ],
 )
@@ -142,6 +143,20 @@ def test_a_column_that_is_there_twice_is_refused(table: pd.DataFrame, tmp_path: 
     twice = pd.concat([table, table[["seed"]]], axis=1)
     twice.to_csv(tmp_path / "table.csv", index=False)
     with pytest.raises(UserError, match="column seed is there twice; keep one"):
+        read_table(tmp_path / "table.csv")
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_another_separator_is_named(separator: str, table: pd.DataFrame, tmp_path: Path) -> None:
+    table.to_csv(tmp_path / "table.csv", index=False, sep=separator, decimal=",")
+    message = f"its columns are separated by {separator!r}; save it with commas"
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_table(tmp_path / "table.csv")
+
+
+def test_a_decimal_comma_is_named(table: pd.DataFrame, tmp_path: Path) -> None:
+    table.to_csv(tmp_path / "table.csv", index=False, decimal=",")
+    with pytest.raises(UserError, match="must have a decimal point, not a comma"):
         read_table(tmp_path / "table.csv")
 
 
