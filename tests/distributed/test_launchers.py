@@ -18,7 +18,7 @@ from bigbatch_ue.sweeps.cells import sweep_cells
 from bigbatch_ue.sweeps.spec import load_sweep
 from bigbatch_ue.training.train import train
 from tests.helpers.ranks import ROOT, Launch, free_port, needs_compiler
-from tests.helpers.runs import STABLE, TINY, perturbations, tiny
+from tests.helpers.runs import TINY, perturbations, tiny
 from tests.helpers.sweeps import write_one_long_cell
 
 STUBS = Path(__file__).with_name("stubs")
@@ -26,6 +26,8 @@ MULTINODE = "launchers/multinode.sh"
 SLURM, SWEEP = "launchers/slurm/train.sbatch", "launchers/slurm/sweep.sbatch"
 LSF = "launchers/lsf/train.lsf"
 LONG = "budget.steps=40"
+SGD = ("optimizer.name=sgd", "optimizer.lr=0.05")
+"""Adam amplifies the rounding of another decomposition where a gradient is almost zero."""
 JOB = {"SLURM_JOB_ID": "123457", "SLURM_JOB_NODELIST": "a1,a2", "SLURM_GPUS_ON_NODE": "4"}
 MACHINE = {"MACHINES": "2", "MACHINE_RANK": "1", "MAIN_HOST": "a1", "RANKS_PER_MACHINE": "4"}
 FOREIGN = ("SLURM_", "LSB_", "JSM_", "OMPI_", "MACHINE", "MAIN_", "RANKS_", "ENGINE", "TIME_LIMIT")
@@ -75,16 +77,16 @@ def differ_by(folder: Path, alone: Path) -> float:
 
 def test_two_machines_train_the_run_of_one_process(tmp_path: Path) -> None:
     needs_compiler(Launch("zero2", 2, "zero2"))
-    alone = train(tiny(tmp_path, STABLE, name="alone"))
+    alone = train(tiny(tmp_path, *SGD, name="alone"))
     shared = {"MACHINES": "2", "MAIN_HOST": "127.0.0.1", "MAIN_PORT": free_port()}
     shared |= {"RANKS_PER_MACHINE": "1", "ENGINE": "zero2"}
-    command = (MULTINODE, *training(tmp_path, STABLE))
+    command = (MULTINODE, *training(tmp_path, *SGD))
     machines = [start(*command, **shared, MACHINE_RANK=str(rank)) for rank in range(2)]
     for code, _, err in [finish(machine) for machine in machines]:
         assert code == 0, err
     result = read_json(tmp_path / "run" / "result.json")
     assert (result["engine"], result["world_size"]) == ("zero2", 2)
-    assert differ_by(tmp_path / "run", alone.folder) < 1e-3
+    assert differ_by(tmp_path / "run", alone.folder) < 1e-4
 
 
 def test_slurm_requeues_a_job_until_it_has_taken_every_step(tmp_path: Path) -> None:

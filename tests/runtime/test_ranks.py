@@ -48,14 +48,10 @@ def test_variables_that_cannot_be_are_named_before_accelerate_sees_them(
         assert str(error.value).startswith(message)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("ACCELERATE_DYNAMO_BACKEND", "fast"), ("ACCELERATE_USE_CPU", "perhaps"), ("RANK", "0")],
-)
 def test_what_accelerate_refuses_is_one_line_with_the_variables(
-    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv(name, value)
-    monkeypatch.setenv("LOCAL_RANK", "0")
+    name = "ACCELERATE_DYNAMO_BACKEND"
+    monkeypatch.setenv(name, "fast")
     with pytest.raises(UserError, match=rf"^launcher: Accelerate cannot start .*\b{name}\b"):
         start_accelerator()
