@@ -280,9 +280,7 @@ def sweep(
 
 @app.command()
 def report(
-    folders: Annotated[
-        list[Path], typer.Argument(help="evaluation folders, such as runs/a/evaluation")
-    ],
+    folders: Annotated[list[Path], typer.Argument(help="evaluated runs, or evaluation folders")],
     out: Annotated[Path, typer.Option(help="output folder")],
 ) -> None:
     """Combine several evaluations in one page and one results.json."""
