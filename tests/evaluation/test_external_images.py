@@ -46,10 +46,10 @@ def test_what_protect_wrote_is_read_back_bit_for_bit(
     place = next(written.glob("*.npz"), written)
     np.testing.assert_array_equal(read(str(place), *settings), expected)
     if form == "npz" and source == "digits":
-        with pytest.raises(UserError, match=r"contains 40 .* set 1,437 \(3 within data.limit\)"):
-            read(f"npz:{place}", *settings, "data.limit=3")
+        with pytest.raises(UserError, match=r"contains 40 .* set 1,437 \(10 within data.limit\)"):
+            read(f"npz:{place}", *settings, "data.limit=10")
         return
-    settings.append("data.limit=3")
+    settings.append(f"data.limit={len(data.classes)}")
     names = prepare_dataset(load_config(overrides=settings).data).train.names
     few = read(f"{'npz' if form == 'npz' else 'folder'}:{place}", *settings)
     np.testing.assert_array_equal(few, expected[[data.train.names.index(name) for name in names]])
