@@ -13,7 +13,7 @@ from bigbatch_ue.data.npz import Npz
 from bigbatch_ue.data.source import Pixels
 from bigbatch_ue.files.paths import expand_path
 from bigbatch_ue.protection.writers import png_names
-from bigbatch_ue.runtime.console import progress_bar
+from bigbatch_ue.runtime.console import note, progress_bar
 from bigbatch_ue.runtime.errors import UserError
 
 
@@ -92,9 +92,15 @@ def _read_folder(path: Path, clean: DataSet) -> Iterator[Pixels]:
         first = extra[0].relative_to(top).as_posix()
         count = f"{len(extra):,} of {len(extra) + len(files):,} images"
         raise UserError(f"{top}: {count} have no clean original, such as {first}; remove them")
+    _say_left_out(top, len(extra))
     samples = [(files[index], int(label)) for index, label in enumerate(clean.train.labels)]
     source = ImageFiles(clean.classes, {"train": top}, {"train": samples, "test": []})
     return source.split("train").images()
+
+
+def _say_left_out(path: Path, count: int) -> None:
+    if count:
+        note(f"{path}: {count:,} images are not within data.limit, and left out")
 
 
 def _match_files(
@@ -142,6 +148,7 @@ def _read_npz(path: Path, clean: DataSet) -> Iterator[Pixels]:
             f"{path}: contains {count:,} train images, but the clean set "
             f"{clean.available:,}{within}; give one for each clean image"
         )
+    _say_left_out(path, count - taken)
     indices = clean.train.positions if count == clean.available else np.arange(count)
     if _has_labels(path):
         labels = source.split("train").labels[indices]

@@ -1,11 +1,20 @@
 """Errors the user can fix, and the loss of other ranks."""
 
+import errno
 import os
 import re
 
 EXIT_LOST_RANK = 76
 """Exit code of a rank that ends because another one ended."""
 _LOST_RANK_SIGNS = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting", "NCCL")
+
+_REMEDIES = {
+    errno.EACCES: "; ask its owner for access, or choose another place",
+    errno.ENOSPC: "; free some space, or choose another place",
+    errno.EROFS: "; choose another place",
+    errno.EEXIST: "; choose another place",
+    errno.ENOTDIR: "; choose another place",
+}
 
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters, and bytes of a file name that are not valid text."""
@@ -22,7 +31,8 @@ def user_message(error: Exception) -> str | None:
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "out of memory: use a smaller data.size, generator.width or batch.effective"
     if isinstance(error, OSError) and (error.filename or error.strerror):
-        return _one_line(f"{error.filename or 'output'}: {error.strerror}")
+        remedy = _REMEDIES.get(error.errno or 0, "")
+        return _one_line(f"{error.filename or 'output'}: {error.strerror}{remedy}")
     return None
 
 

@@ -30,7 +30,11 @@ def read(place: str, *overrides: str) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize("form", ["png", "npz"])
 @pytest.mark.parametrize("source", ["digits", "folder", "npz"])
 def test_what_protect_wrote_is_read_back_bit_for_bit(
-    tmp_path: Path, make_npz: MakeNpz, source: str, form: Any
+    tmp_path: Path,
+    make_npz: MakeNpz,
+    capsys: pytest.CaptureFixture[str],
+    source: str,
+    form: Any,
 ) -> None:
     name = {
         "digits": "digits",
@@ -51,8 +55,11 @@ def test_what_protect_wrote_is_read_back_bit_for_bit(
         return
     settings.append(f"data.limit={len(data.classes)}")
     names = prepare_dataset(load_config(overrides=settings).data).train.names
+    capsys.readouterr()
     few = read(f"{'npz' if form == 'npz' else 'folder'}:{place}", *settings)
     np.testing.assert_array_equal(few, expected[[data.train.names.index(name) for name in names]])
+    left = len(data.train) - len(names)
+    assert f"{left} images are not within data.limit, and left out" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Errors as the user sees them."""
 
+import errno
+
 import pytest
 
 from bigbatch_ue.runtime.errors import UserError, user_message
@@ -20,3 +22,10 @@ def test_too_little_memory_is_reported(error: Exception) -> None:
 def test_only_errors_the_user_can_fix_have_a_message() -> None:
     assert user_message(FileNotFoundError(2, "No such file", "x")) == "x: No such file"
     assert user_message(RuntimeError("a defect")) is None
+
+
+def test_what_the_system_refuses_comes_with_a_remedy() -> None:
+    denied = PermissionError(errno.EACCES, "Permission denied", "runs/x")
+    expected = "runs/x: Permission denied; ask its owner for access, or choose another place"
+    assert user_message(denied) == expected
+    assert (user_message(OSError(errno.ENOSPC, "No space left", "x")) or "").endswith("place")
