@@ -34,7 +34,7 @@ from bigbatch_ue.runtime.console import note, progress_bar
 from bigbatch_ue.runtime.errors import UserError
 
 META = "meta.json"
-_DECODER, _FORMER_DECODER = 2, 1
+_DECODER, _FORMER_DECODER = 3, 1
 """Version of the decoder, to be raised when the same files give other pixels; and the first one."""
 _DAMAGES = (UserError, FileNotFoundError, EOFError, ValueError, KeyError, TypeError)
 
