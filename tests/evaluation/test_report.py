@@ -273,6 +273,7 @@ def test_folders_of_one_data_set_are_pooled_and_share_their_controls(
 def test_effective_batches_and_targets_are_distinguished(make_folder: MakeFolder) -> None:
     arms = [
         clean(),
+        an_arm(0.9, arm="random_noise"),
         *(own(0.3, effective_batch=b) for b in (64, 1024)),
         own(0.4, target="vit_small"),
     ]
@@ -281,6 +282,7 @@ def test_effective_batches_and_targets_are_distinguished(make_folder: MakeFolder
     for words in ("(effective batch 64)", "(effective batch 1,024)", "A network (vit_small)"):
         assert words in page.text
     assert "protected, B 64" in page.text
+    assert "Protected, B 64, against the controls" in page.text
     assert "Accuracy on clean test images, vit_small" in page.text
 
 
