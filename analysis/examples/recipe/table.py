@@ -17,8 +17,10 @@ def main() -> None:
     tables = []
     for path in sorted(Path("runs/recipe").glob("*/*/evaluation/results.json")):
         run = path.parents[1]
-        result = read_result(run / "result.json")
-        agreement, noise = result.agreement, result.noise_scale["delta"] or {}
+        agreement, noise = None, {}
+        if (run / "result.json").exists():  # images from elsewhere have no run
+            result = read_result(run / "result.json")
+            agreement, noise = result.agreement, result.noise_scale["delta"] or {}
         table = pd.read_json(path)[SHOWN + MEASURED]
         table.insert(0, "set", run.parent.name)
         table.insert(1, "variant", run.name.rsplit("-s", 1)[0])
