@@ -23,9 +23,13 @@ from bigbatch_ue.data.share import stratified_share
 
 folder = Path(sys.argv[1])
 with np.load(folder / "blood8.npz", allow_pickle=False) as arrays:
-    fine = {key: arrays[key] for key in arrays if not key.startswith("val")}
-share = stratified_share(fine["train_labels"].ravel(), 2000)
-fine |= {key: fine[key][share] for key in ("train_images", "train_labels")}
+    share = stratified_share(arrays["train_labels"].ravel(), 2000)
+    fine = {
+        "train_images": arrays["train_images"][share],
+        "train_labels": arrays["train_labels"][share],
+        "test_images": arrays["test_images"],
+        "test_labels": arrays["test_labels"],
+    }
 coarse = {key: value // 2 if key.endswith("labels") else value for key, value in fine.items()}
 for name, content in (("blood8-2000", fine), ("blood4-2000", coarse)):
     if not (folder / f"{name}.npz").exists():

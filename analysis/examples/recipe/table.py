@@ -17,15 +17,15 @@ def main() -> None:
     tables = []
     for path in sorted(Path("runs/recipe").glob("*/*/evaluation/results.json")):
         run = path.parents[1]
-        agreement, noise = None, {}
+        nmi = noise_scale = math.nan
         if (run / "result.json").exists():  # images from elsewhere have no run
             result = read_result(run / "result.json")
-            agreement, noise = result.agreement, result.noise_scale["delta"] or {}
+            nmi = result.agreement.nmi if result.agreement else math.nan
+            noise_scale = (result.noise_scale["delta"] or {}).get("value", math.nan)
         table = pd.read_json(path)[SHOWN + MEASURED]
         table.insert(0, "set", run.parent.name)
         table.insert(1, "variant", run.name.rsplit("-s", 1)[0])
-        table["nmi"] = agreement.nmi if agreement else None
-        table["noise_scale"] = noise.get("value", math.nan)
+        table["nmi"], table["noise_scale"] = nmi, noise_scale
         tables.append(table)
     keys = ["set", "variant", *SHOWN]
     results = pd.concat(tables).drop_duplicates(keys).sort_values(keys)
