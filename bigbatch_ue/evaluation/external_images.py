@@ -11,6 +11,7 @@ from bigbatch_ue.data.image_files import ImageFiles
 from bigbatch_ue.data.inventory import find_images
 from bigbatch_ue.data.npz import Npz
 from bigbatch_ue.data.source import Pixels
+from bigbatch_ue.evaluation.resemblance import resembles_original
 from bigbatch_ue.files.paths import expand_path
 from bigbatch_ue.protection.writers import png_names
 from bigbatch_ue.runtime.console import note, progress_bar
@@ -32,7 +33,7 @@ def load_external_images(location: str, clean: DataSet) -> Pixels:
 
     Raises:
         UserError: images are missing, superfluous, duplicate, unreadable, of another kind, in
-            another order or not perturbed.
+            another order, not perturbed, or no versions of the clean ones.
     """
     path = _resolve(location)
     read = _read_folder if path.is_dir() else _read_npz
@@ -48,7 +49,20 @@ def load_external_images(location: str, clean: DataSet) -> Pixels:
         raise UserError(
             f"{path}: the images are identical to the clean ones; give the perturbed ones"
         )
+    _refuse_other_images(path, perturbed, clean)
     return perturbed
+
+
+def _refuse_other_images(path: Path, perturbed: Pixels, clean: DataSet) -> None:
+    """Refuse images most of which resemble another clean image more than their own original."""
+    resembling = resembles_original(perturbed, clean.train)
+    compared, other = len(resembling), np.count_nonzero(~resembling)
+    if other > compared / 2:
+        raise UserError(
+            f"{path}: {other} of {compared} compared images resemble another clean image of their "
+            "class more than their own, as in another order or another share of the set; put the "
+            "perturbed version of each clean image in its place"
+        )
 
 
 def _match_channels(image: Pixels, channels: int, path: Path) -> Pixels:
