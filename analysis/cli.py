@@ -15,6 +15,7 @@ from bigbatch_ue.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from analysis.findings.findings import Findings
+    from analysis.table.collect import Collection
 
 app = typer.Typer(
     add_completion=False,
@@ -68,7 +69,7 @@ def fit(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
     """Fit accuracy and instability against B; write findings.json and fits.csv; recommend a B."""
     from analysis.findings.outputs import write_findings
 
-    findings = _analyse(folder, margin, draws)
+    _, findings = _analyse(folder, margin, draws)
     write_findings(findings, folder)
     _print_sentences(findings)
 
@@ -78,19 +79,18 @@ def plot(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
     """Plot the curves of each data set, and of all together, as PNG and SVG."""
     from analysis.views.plot import plot as draw
 
-    for path in draw(_analyse(folder, margin, draws), folder / "plots"):
+    _, findings = _analyse(folder, margin, draws)
+    for path in draw(findings, folder / "plots"):
         console.print(str(path))
 
 
 @app.command()
 def tensorboard(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
     """Write scaling curves against B for `tensorboard --logdir`."""
-    from analysis.table.collect import read_collection
     from analysis.views.tensorboard import write_tensorboard
 
-    write_tensorboard(
-        read_collection(folder).table, _analyse(folder, margin, draws), folder / "tensorboard"
-    )
+    collection, findings = _analyse(folder, margin, draws)
+    write_tensorboard(collection.table, findings, folder / "tensorboard")
     console.print(f"next: tensorboard --logdir {folder / 'tensorboard'}")
 
 
@@ -98,11 +98,10 @@ def tensorboard(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> N
 def report(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
     """Write fits, plots, and a page that recommends a batch size (HTML and Markdown)."""
     from analysis.findings.outputs import write_findings
-    from analysis.table.collect import read_collection
     from analysis.views.plot import plot as draw
     from analysis.views.report import write_report
 
-    collection, findings = read_collection(folder), _analyse(folder, margin, draws)
+    collection, findings = _analyse(folder, margin, draws)
     write_findings(findings, folder)
     draw(findings, folder / "plots")
     page = write_report(collection, findings, folder)
@@ -145,14 +144,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run(app, arguments)
 
 
-def _analyse(folder: Path, margin: float, draws: int) -> "Findings":
+def _analyse(folder: Path, margin: float, draws: int) -> tuple["Collection", "Findings"]:
     from analysis.findings.findings import analyse
     from analysis.table.collect import read_collection
 
-    table = read_collection(folder).table
-    if table.empty:
+    collection = read_collection(folder)
+    if collection.table.empty:
         raise UserError(f"{folder / 'table.csv'}: the table has no rows")
-    return analyse(table, margin=margin, draws=draws)
+    return collection, analyse(collection.table, margin=margin, draws=draws)
 
 
 def _print_sentences(findings: "Findings") -> None:

@@ -115,7 +115,7 @@ def fit_instability(
 ) -> InstabilityFit:
     """Fit the variance function and find where runs are unstable.
 
-    Oscillation is pooled by size: mean s^2 of the n runs, weights n (tail_epochs - 1) / 2. The
+    Oscillation is pooled by size: mean s^2 of the n runs, weights n (tail_epochs - 2) / 2. The
     scale then includes how much runs of one size differ.
 
     Instability at both ends is an intersection-union test; its p-value is the largest of the
@@ -127,10 +127,11 @@ def fit_instability(
     Args:
         batches: int64 [k], effective batches, ascending.
         values: float64 [k, n], NaN where a run is missing. `seeds`: each run's final accuracy.
-            `oscillation`: each run's standard deviation (ddof 0) of accuracy over its last epochs.
+            `oscillation`: each run's standard deviation of accuracy around a line over its last
+            epochs.
         kind: kind of instability.
         floor: > 0, smallest variance that can be told from zero; smaller ones count as this.
-        tail_epochs: number of epochs of an `oscillation`; below 2 nothing is measured.
+        tail_epochs: number of epochs of an `oscillation`; below 3 nothing is measured.
     """
     runs, variance, weight = _variances(values, kind, tail_epochs)
     std = np.sqrt(variance)
@@ -180,11 +181,11 @@ def _variances(
     runs = present.sum(axis=1)
     total = np.where(present, values, 0).sum(axis=1)
     if kind == "oscillation":
-        if tail_epochs < 2:
+        if tail_epochs < 3:
             unknown = np.full(len(values), np.nan)
             return runs, unknown, unknown
-        squares = np.where(present, values**2, 0).sum(axis=1) * tail_epochs / (tail_epochs - 1)
-        return runs, _ratio(squares, runs), runs * (tail_epochs - 1) / 2
+        squares = np.where(present, values**2, 0).sum(axis=1)
+        return runs, _ratio(squares, runs), runs * (tail_epochs - 2) / 2
     deviations = np.where(present, values - _ratio(total, runs)[:, None], 0)
     return runs, _ratio((deviations**2).sum(axis=1), runs - 1), (runs - 1) / 2
 

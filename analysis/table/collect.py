@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.polynomial import Polynomial
 from pydantic import ValidationError
 from rich.progress import track
 
@@ -244,7 +245,7 @@ def _row(
         "final_accuracy": arm.final_accuracy,
         "peak_accuracy": arm.peak_accuracy,
         "tail_accuracy": arm.tail_mean,
-        "oscillation": arm.tail_std,
+        "detrended_oscillation": _detrended_oscillation(arm.accuracies),
         "clean_accuracy": _control_accuracy(ArmName.CLEAN, arm, arms),
         "noise_accuracy": _control_accuracy(ArmName.RANDOM_NOISE, arm, arms),
         "chance": 1 / len(arm.confusion),
@@ -286,6 +287,19 @@ def _identity(run: RunFiles, config: Config, arm: str) -> dict[str, Any]:
         "settings": digest(shared_settings(config)),
         "run": run.folder.name,
     }
+
+
+def _detrended_oscillation(accuracies: Sequence[float]) -> float:
+    """Return the standard deviation of the last quarter around its least-squares line.
+
+    It is sqrt(RSS / (n - 2)) for n epochs, as a line takes two degrees of freedom; NaN if n < 3.
+    """
+    count = last_quarter(len(accuracies))
+    if count < 3:
+        return math.nan
+    epochs, tail = np.arange(count), np.asarray(accuracies[-count:])
+    residuals = tail - Polynomial.fit(epochs, tail, 1)(epochs)
+    return math.sqrt(residuals @ residuals / (count - 2))
 
 
 def _critical_batch(result: TrainingResult) -> dict[str, float]:

@@ -58,7 +58,7 @@ class Row(BaseModel):
     final_accuracy: Fraction
     peak_accuracy: Fraction
     tail_accuracy: Fraction
-    oscillation: Fraction
+    detrended_oscillation: Fraction = math.nan
     clean_accuracy: Fraction
     noise_accuracy: Fraction
     chance: Fraction
@@ -81,7 +81,7 @@ COLUMNS = {name: _DTYPES.get(field.annotation, "str") for name, field in Row.mod
 """The pandas type of each column."""
 OPTIONAL = tuple(name for name, field in Row.model_fields.items() if not field.is_required())
 """Columns that older tables lack."""
-_NEEDED = ("final_accuracy", "oscillation", "chance")
+_NEEDED = ("final_accuracy", "chance")
 """Numbers that a run which has not failed must have."""
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from analysis.table.columns import COLUMNS, OPTIONAL, checked
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.paths import require_file
+from bigbatch_ue.runtime.console import note
 from bigbatch_ue.runtime.errors import UserError
 
 Floats = NDArray[np.float64]
@@ -68,7 +69,9 @@ class Curve:
         seeds: int64 [n], ascending.
         steps: int64 [k], optimizer steps of the generators.
         accuracy: float64 [k, n], after the last epoch.
-        oscillation: float64 [k, n], standard deviation over the last quarter of the epochs.
+        oscillation: float64 [k, n], standard deviation of a run's accuracies around their
+            least-squares line in the last quarter of the epochs, sqrt(RSS / (tail_epochs - 2)); NaN
+            below three epochs.
         critical: float64 [k, n], critical batch that the gradient noise of each run predicts, in
             images; inf where it is unbounded, NaN where it was not measured.
         failed: int64 [k], number of runs that failed or diverged.
@@ -148,8 +151,8 @@ def write_table(table: pd.DataFrame, folder: Path) -> None:
 def read_table(path: Path) -> pd.DataFrame:
     """Read a table, CSV or parquet, that `write_table` or another program has written.
 
-    Columns that an older table lacks, `OPTIONAL`, are NaN. A record that is there twice is kept
-    once.
+    Columns that an older table lacks, `OPTIONAL`, are NaN. Its oscillation, which includes a run's
+    trend, is left out with a note. A record that is there twice is kept once.
 
     Raises:
         UserError: the file is missing, is not a table, lacks a column, a value has the wrong type
@@ -175,6 +178,7 @@ def read_table(path: Path) -> pd.DataFrame:
     missing = [name for name in COLUMNS if name not in table and name not in OPTIONAL]
     if missing:
         raise UserError(f"{path}: missing column(s): {', '.join(missing)}")
+    _note_trend(table, path)
     try:
         table = checked(table[[name for name in COLUMNS if name in table]])
     except ValueError as error:
@@ -189,6 +193,16 @@ def _require_commas(path: Path) -> None:
     found = re.search("[;\t|]", names[0]) if len(names) == 1 else None
     if found:
         raise UserError(f"{path}: its columns are separated by {found[0]!r}; save it with commas")
+
+
+def _note_trend(table: pd.DataFrame, path: Path) -> None:
+    """Say that the oscillation of an older table is left out."""
+    if "oscillation" in table and "detrended_oscillation" not in table:
+        note(
+            f"{path}: the column oscillation is left out, because it includes the trend of a run; "
+            "`collect` measures it anew, as detrended_oscillation",
+            warning=True,
+        )
 
 
 def _require_agreement(table: pd.DataFrame, path: Path) -> None:
@@ -228,7 +242,7 @@ def curves(table: pd.DataFrame) -> Iterator[Curve]:
 
 def _curve(rows: pd.DataFrame) -> Curve:
     values = rows.assign(failed=rows["failed"].astype(np.int64))
-    for column in ("final_accuracy", "oscillation"):
+    for column in ("final_accuracy", "detrended_oscillation"):
         values[column] = values[column].mask(rows["failed"])
 
     def matrix(column: str) -> pd.DataFrame:
@@ -246,7 +260,7 @@ def _curve(rows: pd.DataFrame) -> Curve:
         seeds=accuracy.columns.to_numpy(np.int64),
         steps=by_size["optimizer_steps"].max().to_numpy(np.int64),
         accuracy=accuracy.to_numpy(np.float64),
-        oscillation=matrix("oscillation").to_numpy(np.float64),
+        oscillation=matrix("detrended_oscillation").to_numpy(np.float64),
         critical=matrix("critical_batch").to_numpy(np.float64),
         failed=runs.groupby("effective_batch")["failed"].sum().to_numpy(np.int64),
         full=int(rows["full_batch"].max()),

@@ -32,10 +32,11 @@ _TERMS = {
     ),
     "Instability": (
         "*Across seeds*: standard deviation of the final accuracy among runs that differ only in "
-        "their seed. *Oscillation*: standard deviation over the last quarter of the epochs of a "
-        "run. Both are in points. *Slope*: change of the log variance per doubling of B, ± its "
-        "standard error. *Calmest*: lowest point of a parabola in log₂ B, meaningful where the "
-        "valley is symmetric."
+        "their seed. *Oscillation*: standard deviation of the accuracies of one run around a "
+        "straight line through the last quarter of its epochs, so that a steady rise or fall does "
+        "not count; unknown where that is fewer than three epochs. Both are in points. *Slope*: "
+        "change of the log variance per doubling of B, ± its standard error. *Calmest*: lowest "
+        "point of a parabola in log₂ B, meaningful where the valley is symmetric."
     ),
     "Critical batch": (
         "Prediction from the noise of the generators' gradient (its noise scale in the space of "

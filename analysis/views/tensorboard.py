@@ -15,7 +15,7 @@ from bigbatch_ue.reporting.tensorboard import HparamsRow, Series, write_events
 from bigbatch_ue.reporting.words import slugs
 
 SETTINGS = ("dataset", "arm", "effective_batch", "seed", "budget", "lr_rule", "scope", "settings")
-METRICS = ("final_accuracy", "peak_accuracy", "oscillation")
+METRICS = ("final_accuracy", "peak_accuracy", "detrended_oscillation")
 
 
 def write_tensorboard(table: pd.DataFrame, findings: Findings, folder: Path) -> None:

@@ -75,7 +75,7 @@ class Arm:
         final_accuracy: test accuracy after the last epoch.
         peak_accuracy: test accuracy after the best epoch.
         tail_mean: mean test accuracy over the last quarter of the epochs.
-        tail_std: standard deviation over it (ddof 0): the oscillation within a run.
+        tail_std: standard deviation over it (ddof 0), a trend included.
         train_accuracy: accuracy on the arm's own train images and labels after the last epoch.
         balanced_accuracy: mean recall of the classes after the last epoch.
         auc: macro area under the one-against-rest ROC curves after the last epoch.

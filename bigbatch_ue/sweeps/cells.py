@@ -90,7 +90,7 @@ def sweep_cells(sweep: SweepSpec, *, download: bool = False) -> list[Cell]:
     cells: dict[str, Cell] = {}
     datasets = _with_different_names(sweep)
     made = {_key_of(folder): folder for folder in (sweep.output / _CELLS).glob("*-*")}
-    for seed in sweep.seeds:
+    for seed in sweep.seeds.run:
         for dataset in datasets:
             for config, data in _settings_of(sweep, dataset, seed, download):
                 folder = _folder_of(config, data, sweep.output, made)
@@ -106,7 +106,8 @@ def _key_of(folder: Path) -> str:
 def _with_different_names(sweep: SweepSpec) -> list[SweepDataset]:
     """Return the data sets of a sweep; those that would be shown under one name get a title."""
     images = [
-        base_config(sweep, each, sweep.seeds[0], sweep.scopes[0]).data for each in sweep.datasets
+        base_config(sweep, each, sweep.seeds.run[0], sweep.scopes[0]).data
+        for each in sweep.datasets
     ]
     places = [each.name for each in images]
     named = []
@@ -141,7 +142,7 @@ def base_config(sweep: SweepSpec, dataset: SweepDataset, seed: int, scope: str) 
     """Load the configuration that the cells of one data set, seed and scope have in common."""
     defaults = {
         "batch": {"extend": "views"},
-        "evaluation": {"arms": _ARMS, "fractions": [1.0], "seeds": [seed]},
+        "evaluation": {"arms": _ARMS, "fractions": [1.0], "seeds": sweep.seeds.targets_of(seed)},
     }
     own = {"seed": seed, "batch": {"scope": scope}}
     settings = (defaults, sweep.settings, dataset.settings, own)

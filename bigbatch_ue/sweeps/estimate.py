@@ -1,6 +1,6 @@
 """Estimated times of a sweep's cells, from a short measurement on this machine."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,18 +9,19 @@ from torch import Tensor, nn
 
 from bigbatch_ue.batching.plan import BatchPlan, even_sizes, make_plan
 from bigbatch_ue.benchmark.timing import fastest
-from bigbatch_ue.config.names import ArmName
+from bigbatch_ue.config.names import ArmName, Grouping
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet
+from bigbatch_ue.evaluation.arms import RUN_ARMS, ArmSpec, arm_specs
 from bigbatch_ue.evaluation.target import target_spec
 from bigbatch_ue.networks.backbone import NetworkSpec, build_network
 from bigbatch_ue.networks.frozen import FrozenNetwork, compute_mode
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.networks.surrogate import surrogate_spec, untrained_surrogate
-from bigbatch_ue.runs.identity import DataIdentity
 from bigbatch_ue.sweeps.cells import Cell
 
-_SHARED_ARMS = (ArmName.CLEAN, ArmName.RANDOM_NOISE)
+_WITHOUT_CLUSTERS = (ArmName.CLEAN, ArmName.CLASS_NOISE, ArmName.UNPROTECTED)
+"""Arms that depend on neither the perturbations nor the clusters of a run."""
 _REPEATS = 2
 
 
@@ -44,20 +45,33 @@ class Rates:
 def estimate(cells: Sequence[Cell]) -> dict[str, float]:
     """Estimate the seconds of each cell by its name, in the given order.
 
-    Work that several cells share (a trained surrogate, clean controls) counts for the first one.
+    Work that several cells share (a trained surrogate, the controls of a target seed) counts for
+    the first one.
     """
     rates: dict[str, Rates] = {}
-    shared: set[tuple[DataIdentity, int, str]] = set()
+    done: set[Hashable] = set()
     seconds = {}
     for cell in cells:
-        config, data = cell.config, cell.data
-        kind = config.model_dump_json(include={"data", "surrogate", "generator", "target"})
+        kind = cell.config.model_dump_json(include={"data", "surrogate", "generator", "target"})
         if kind not in rates:
-            rates[kind] = measure_rates(config, data)
-        first = (data.identity, config.seed, kind) not in shared
-        shared.add((data.identity, config.seed, kind))
-        seconds[cell.name] = _seconds(cell, rates[kind], first)
+            rates[kind] = measure_rates(cell.config, cell.data)
+        surrogate = (kind, cell.data.identity, cell.config.seed)
+        arms = {(kind, cell.data.identity, *arm) for arm in _arms(cell)}
+        new_arms = len(arms - done)
+        seconds[cell.name] = _seconds(cell, rates[kind], surrogate not in done, new_arms)
+        done |= {surrogate, *arms}
     return seconds
+
+
+def _arms(cell: Cell) -> Iterator[tuple[ArmSpec, Hashable]]:
+    """Yield the arms of a cell, each with what of the run it depends on besides its images."""
+    config = cell.config
+    clusters = None if config.clusters.by == Grouping.LABELS else config.seed
+    for spec in arm_specs(config.evaluation, ArmName.UC):
+        if spec.arm in RUN_ARMS:
+            yield spec, cell.name
+        else:
+            yield spec, None if spec.arm in _WITHOUT_CLUSTERS else clusters
 
 
 def plan_cell(cell: Cell) -> BatchPlan:
@@ -102,17 +116,13 @@ def _train_on(network: nn.Module, images: Tensor) -> None:
     torch.autograd.backward(F.cross_entropy(network(images), labels))
 
 
-def _seconds(cell: Cell, rates: Rates, first: bool) -> float:
-    """Add up the parts of a cell; `first` of those that share its surrogate and its controls."""
+def _seconds(cell: Cell, rates: Rates, new_surrogate: bool, new_arms: int) -> float:
+    """Add up the parts of a cell, without what an earlier cell did for it."""
     config, plan = cell.config, plan_cell(cell)
-    settings, images, tests = config.evaluation, len(cell.data.train), len(cell.data.test)
+    images, tests = len(cell.data.train), len(cell.data.test)
     # A forward pass takes about a third of a training step.
     target = config.target.fit.epochs * (images + tests / 3) * rates.target
-    own = [arm for arm in settings.arms if arm not in _SHARED_ARMS]
-    arms = len(own) * len(settings.fractions) + len(settings.countermeasures)
     seconds = plan.steps * (rates.bank + plan.images_per_step * rates.image)
-    if first:
-        arms += len(settings.arms) - len(own)
-        if config.surrogate.weights == "fit":
-            seconds += config.surrogate.fit.epochs * images * rates.surrogate
-    return seconds + len(settings.seeds) * arms * target
+    if new_surrogate and config.surrogate.weights == "fit":
+        seconds += config.surrogate.fit.epochs * images * rates.surrogate
+    return seconds + new_arms * target

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from bigbatch_ue.config.load import read_settings, resolve
 from bigbatch_ue.config.schema import Config
@@ -69,6 +70,56 @@ class BatchGrid(Section):
         return sorted(size for size in {*grid, last} if size <= last)
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def _counted(given: Any) -> Any:
+    """Turn a number of seeds into the seeds 0, 1, ...; leave lists."""
+    if type(given) is int and given > 0:
+        return tuple(range(given))
+    if isinstance(given, list | tuple):
+        return given
+    raise PydanticCustomError("seeds", "must be a positive number of seeds, or a list of them")
+
+
+SeedList = Annotated[
+    tuple[Seed, ...],
+    Field(min_length=1),
+    BeforeValidator(_counted, json_schema_input_type=Positive | tuple[Seed, ...]),
+]
+"""Seeds; users may give their number instead, counted from 0."""
+
+
+class Seeds(Section):
+    """Seeds of the runs and of their targets: a list, or `run` and `target`."""
+
+    run: SeedList = Field(
+        (0, 1, 2, 3, 4),
+        description="Seeds of surrogate, clusters and perturbations: a list, or their number, "
+        "counted from 0. A bare list is the same as `run`.",
+    )
+    target: SeedList | None = Field(
+        None,
+        description="Seeds of the targets, as `run`; every run is evaluated with each. `null`: one "
+        "target for each run, with the seed of the run.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _list(cls, given: Any) -> Any:
+        return {"run": given} if isinstance(given, list | tuple) else given
+
+    @model_validator(mode="after")
+    def _targets_differ(self) -> Self:
+        if self.target and len(set(self.target)) < len(self.target):
+            raise ValueError("seeds.target: contains a value twice; remove one of them")
+        return self
+
+    def targets_of(self, run: int) -> tuple[int, ...]:
+        """Return the seeds of the targets of a run, given the run's seed."""
+        return (run,) if self.target is None else self.target
+
+
 class SweepDataset(Section):
     """One data set of a sweep: a preset or a file, and further settings."""
 
@@ -96,10 +147,8 @@ class SweepSpec(Section):
         min_length=1, description="Data sets: names of presets, or mappings."
     )
     batches: BatchGrid = Field(description="Effective batches: a list, or a geometric grid.")
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
-        (0, 1, 2, 3, 4),
-        min_length=1,
-        description="Seeds of the runs; the target of a run has the same seed.",
+    seeds: Seeds = Field(
+        Seeds(), description="Seeds of the runs and of their targets: a list, or a mapping."
     )
     budgets: tuple[Literal["epochs", "steps"], ...] = Field(
         ("epochs", "steps"), min_length=1, description="Values of `budget.kind`."
@@ -122,8 +171,11 @@ class SweepSpec(Section):
 
     @model_validator(mode="after")
     def _settings_leave_the_varied_alone(self) -> Self:
+        varied = dict(_VARIED)
+        if self.seeds.target is not None:
+            varied["evaluation.seeds"] = "seeds.target"
         for settings in (self.settings, *(images.settings for images in self.datasets)):
-            for key, own in _VARIED.items():
+            for key, own in varied.items():
                 section, _, name = key.rpartition(".")
                 if name in (settings.get(section) or {} if section else settings):
                     raise ValueError(f"settings: {key} is varied by the sweep; use `{own}`")

@@ -54,6 +54,15 @@ def test_single_steps(cli: Cli, tmp_path: Path) -> None:
     assert f"tensorboard --logdir {tmp_path / 'tensorboard'}" in out
 
 
+@pytest.mark.parametrize("command", ["fit", "report", "tensorboard"])
+def test_an_older_table_is_noted_once(command: str, cli: Cli, tmp_path: Path) -> None:
+    table = a_table(("digits",), batches=(4, 16, 64), seeds=2)
+    write_table(table.rename(columns={"detrended_oscillation": "oscillation"}), tmp_path)
+    code, _, err = cli(command, tmp_path, "--draws", "100")
+    assert code == 0
+    assert err.count("the column oscillation is left out") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

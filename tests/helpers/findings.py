@@ -58,7 +58,9 @@ def a_table(
                             "final_accuracy": measured,
                             "peak_accuracy": measured + 0.1,
                             "tail_accuracy": measured,
-                            "oscillation": abs(random.normal(0.02, 0.006)) + 0.003 * (x - 5) ** 2,
+                            "detrended_oscillation": (
+                                abs(random.normal(0.02, 0.006)) + 0.003 * (x - 5) ** 2
+                            ),
                             "clean_accuracy": math.nan if failed else clean,
                             "noise_accuracy": math.nan if failed else noise,
                             "chance": chance,

@@ -412,6 +412,7 @@ def write_study(folder: Path) -> None:
     critical = {"critical_batch": 64.0, "critical_batch_low": 32.0, "critical_batch_high": 128.0}
     some = table.query("dataset == 'digits' and seed < 2 and effective_batch in [2, 8, 32, 128]")
     folder.mkdir(parents=True)
+    some = some.rename(columns={"oscillation": "detrended_oscillation"})
     some.assign(**critical).to_csv(folder / "table.csv", index=False)
 
 

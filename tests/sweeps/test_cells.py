@@ -12,7 +12,7 @@ from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.sweeps.cells import Cell, base_config, sweep_cells
 from bigbatch_ue.sweeps.spec import load_sweep
 from tests.helpers.images import make_images
-from tests.helpers.sweeps import write
+from tests.helpers.sweeps import TINY, write
 
 
 def test_cells_are_keyed_by_all_that_decides_their_answer(tmp_path: Path) -> None:
@@ -78,6 +78,28 @@ def test_cells_take_every_axis(tmp_path: Path) -> None:
     first = sweep_cells(sweep)[0].config
     assert first.evaluation.seeds == (0,)
     assert first.batch.extend == "views"
+
+
+def test_every_run_is_evaluated_with_every_target_seed(tmp_path: Path) -> None:
+    def evaluated(seeds: Any, **changed: Any) -> list[tuple[int, tuple[int, ...]]]:
+        cells = sweep_cells(load_sweep(write(tmp_path, batches=[4], seeds=seeds, **changed)))
+        return [(cell.config.seed, cell.config.evaluation.seeds) for cell in cells]
+
+    assert evaluated({"run": 2, "target": 3}) == [(0, (0, 1, 2)), (1, (0, 1, 2))]
+    assert evaluated({"run": [5, 3], "target": [8]}) == [(5, (8,)), (3, (8,))]
+    assert evaluated([5, 3]) == [(5, (5,)), (3, (3,))]
+    settings = {**TINY, "evaluation": {"seeds": [7, 9]}}
+    assert evaluated([5], settings=settings) == [(5, (7, 9))]
+
+
+def test_a_bare_list_and_its_mapping_name_the_same_folders(tmp_path: Path) -> None:
+    """tests/repository/golden.json has the names that older sweeps gave."""
+
+    def names(seeds: Any) -> list[str]:
+        return [cell.name for cell in sweep_cells(load_sweep(write(tmp_path, seeds=seeds)))]
+
+    assert names([0, 1]) == names({"run": 2}) == names({"run": [0, 1], "target": None})
+    assert not {*names([0, 1])} & {*names({"run": 2, "target": 2})}
 
 
 def test_a_damaged_outcome_is_named(tmp_path: Path) -> None:

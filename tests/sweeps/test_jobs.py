@@ -26,7 +26,7 @@ from bigbatch_ue.sweeps.spec import load_sweep
 from bigbatch_ue.sweeps.worker import Worker
 from tests.helpers.forked import SERVER, Program
 from tests.helpers.ranks import set_launcher_variables
-from tests.helpers.sweeps import write, write_one_long_cell
+from tests.helpers.sweeps import TINY, write, write_one_long_cell
 
 WALL = ("images_per_second", "peak_memory_mib")
 
@@ -162,6 +162,24 @@ def test_a_failed_cell_is_recorded_and_does_not_stop_the_rest(
     assert again is not None
     assert (again.reason, again.seconds != failed.seconds) == (failed.reason, True)
     assert "error: " in cell.files.log.read_text()
+
+
+def test_all_runs_share_the_controls_of_a_target_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bigbatch_ue.sweeps.worker.get_context", lambda _: SERVER)
+    settings = {**TINY, "data": {**TINY["data"], "root": str(tmp_path / "data")}}
+    settings["clusters"] = {"by": "labels"}
+    seeds = {"run": 2, "target": [5, 6]}
+    config = write(tmp_path, batches=[4], seeds=seeds, protect=False, settings=settings)
+    run_sweep(load_sweep(config))
+    found = table(config)
+    assert found[["seed", "target_seed"]].to_numpy().tolist() == [[0, 5], [0, 6], [1, 5], [1, 6]]
+    assert found["final_accuracy"].nunique() > 1
+    for control in ("clean_accuracy", "noise_accuracy"):
+        assert found.groupby("target_seed")[control].nunique().tolist() == [1, 1]
+    trained = list((tmp_path / "data" / "targets").glob("*.json"))
+    assert len(trained) == 4 + 2 + 2, "protected, clean and noise"
 
 
 def test_a_cell_that_another_job_has_claimed_is_left_to_it(

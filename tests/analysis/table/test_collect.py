@@ -39,7 +39,6 @@ def test_a_row_for_each_target_that_depends_on_the_batch(run: Path) -> None:
     )
     assert row["final_accuracy"] == own["final_accuracy"]
     assert row["peak_accuracy"] == max(own["accuracies"])
-    assert row["oscillation"] == pytest.approx(np.std(own["accuracies"][-2:]))
     assert row["tail_epochs"] == 2
     assert row["clean_accuracy"] == clean["final_accuracy"]
     assert row["noise_accuracy"] == noise["final_accuracy"]
@@ -66,6 +65,34 @@ def test_the_command_writes_what_is_read_back(
     assert "bigbatch_ue" in again.versions
     command = f"python -m analysis collect {run.parent} --out {folder}"
     assert again.commands == (*collection.commands, command)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "expected"),
+    [
+        ([0.9, 0.1] * 4 + [0.7, 0.4, 0.5, 0.6], 0),
+        ([0.9, 0.1] * 6 + [0.5, 0.6, 0.5, 0.6], math.sqrt(0.008 / 2)),
+        ([0.9, 0.1] * 6 + [0.8, 0.8, 0.6, 0.6], math.sqrt(0.008 / 2)),
+        ([0.9, 0.1] * 4 + [0.7, 0.3, 0.6, 0.3], math.sqrt(0.06)),
+        ([0.9, 0.1] * 4, math.nan),
+    ],
+    ids=["a line", "a zigzag", "the same zigzag, falling", "three epochs", "two epochs"],
+)
+def test_oscillation_is_the_spread_around_the_line_of_the_last_quarter(
+    accuracies: list[float],
+    expected: float,
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = run / "evaluation" / "results.json"
+    write_json(path, [arm | {"accuracies": accuracies} for arm in read_json(path)])
+    code, _, _ = cli_of(main, capsys)("collect", run.parent, "--out", tmp_path)
+    assert code == 0
+    table = read_collection(tmp_path).table
+    assert len(table) == 6
+    measured = table["detrended_oscillation"].to_numpy()
+    np.testing.assert_allclose(measured, expected, rtol=1e-12, atol=1e-15)
 
 
 def test_different_images_under_one_name_get_different_names(run: Path) -> None:

@@ -45,6 +45,30 @@ def test_an_older_table_has_no_prediction(name: str, table: pd.DataFrame, tmp_pa
         assert curve.predicted is None
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_the_oscillation_of_an_older_table_is_left_out_with_a_note(
+    name: str, table: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_table(table.rename(columns={"detrended_oscillation": "oscillation"}), tmp_path)
+    again = read_table(tmp_path / name)
+    assert capsys.readouterr().err.splitlines() == [
+        f"{tmp_path / name}: the column oscillation is left out, because it includes the trend of "
+        "a run; `collect` measures it anew, as detrended_oscillation"
+    ]
+    assert again["detrended_oscillation"].isna().all()
+    for curve in curves(again):
+        assert curve.oscillation.shape == curve.accuracy.shape
+        assert np.isnan(curve.oscillation).all()
+
+
+def test_a_table_of_today_is_read_without_a_note(
+    table: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_table(table, tmp_path)
+    read_table(tmp_path / "table.csv")
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
