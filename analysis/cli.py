@@ -65,7 +65,7 @@ def collect(
 
 
 @app.command()
-def fit(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
+def fit(folder: Folder, margin: Margin = 0.05, draws: Draws = 1000) -> None:
     """Fit accuracy and instability against B; write findings.json and fits.csv; recommend a B."""
     from analysis.findings.outputs import write_findings
 
@@ -75,7 +75,7 @@ def fit(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
 
 
 @app.command()
-def plot(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
+def plot(folder: Folder, margin: Margin = 0.05, draws: Draws = 1000) -> None:
     """Plot the curves of each data set, and of all together, as PNG and SVG."""
     from analysis.views.plot import plot as draw
 
@@ -85,7 +85,7 @@ def plot(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
 
 
 @app.command()
-def tensorboard(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
+def tensorboard(folder: Folder, margin: Margin = 0.05, draws: Draws = 1000) -> None:
     """Write scaling curves against B for `tensorboard --logdir`."""
     from analysis.views.tensorboard import write_tensorboard
 
@@ -95,7 +95,7 @@ def tensorboard(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> N
 
 
 @app.command()
-def report(folder: Folder, margin: Margin = 0.02, draws: Draws = 1000) -> None:
+def report(folder: Folder, margin: Margin = 0.05, draws: Draws = 1000) -> None:
     """Write fits, plots, and a page that recommends a batch size (HTML and Markdown)."""
     from analysis.findings.outputs import write_findings
     from analysis.views.plot import plot as draw

@@ -7,10 +7,11 @@ from typing import TypeVar
 
 import pandas as pd
 
+from analysis.fits.components import Components, fit_components
 from analysis.fits.confound import Separation, separate
 from analysis.fits.instability import InstabilityFit, Kind, fit_instability
-from analysis.fits.mean import MeanFit, fit_mean
-from analysis.table.table import Curve, curves
+from analysis.fits.mean import MARGIN, MeanFit, fit_mean
+from analysis.table.table import CURVE_COLUMNS, Curve, curves
 from bigbatch_ue.config.names import ArmName
 from bigbatch_ue.evaluation.arms import ARM_NAMES
 from bigbatch_ue.runtime.errors import UserError
@@ -29,6 +30,7 @@ class Finding:
         mean: fit of the mean accuracy; None if `problem` prevented it.
         seeds: fit of the standard deviation across seeds; None likewise.
         oscillation: fit of the oscillation within runs; None likewise.
+        components: parts of the variance between targets; None if there are too few runs.
         problem: why a fit is missing, for the user; empty if none is.
     """
 
@@ -36,6 +38,7 @@ class Finding:
     mean: MeanFit | None
     seeds: InstabilityFit | None
     oscillation: InstabilityFit | None
+    components: Components | None = None
     problem: str = ""
 
     def instability(self, kind: Kind) -> InstabilityFit | None:
@@ -84,7 +87,7 @@ class Findings:
         return pairs
 
 
-def analyse(table: pd.DataFrame, *, draws: int = 1000, margin: float = 0.02) -> Findings:
+def analyse(table: pd.DataFrame, *, draws: int = 1000, margin: float = MARGIN) -> Findings:
     """Fit every curve of a table; a fit that is impossible is reported as a problem.
 
     Args:
@@ -92,7 +95,10 @@ def analyse(table: pd.DataFrame, *, draws: int = 1000, margin: float = 0.02) -> 
         draws: number of bootstrap draws.
         margin: difference in accuracy up to which sizes are as good as the best.
     """
-    findings = Findings(tuple(_fit_curve(curve, draws, margin) for curve in curves(table)))
+    rows = dict(list(table.groupby(list(CURVE_COLUMNS))))
+    findings = Findings(
+        tuple(_fit_curve(curve, rows[curve.key], draws, margin) for curve in curves(table))
+    )
     problems: list[str] = []
     separations = [
         _attempt(partial(separate, epochs.curve, steps.curve), problems)
@@ -108,7 +114,7 @@ def budgets(findings: Iterable[Finding]) -> list[str]:
     return sorted({finding.curve.budget for finding in findings})
 
 
-def _fit_curve(curve: Curve, draws: int, margin: float) -> Finding:
+def _fit_curve(curve: Curve, rows: pd.DataFrame, draws: int, margin: float) -> Finding:
     problems: list[str] = []
     floor = 1 / (12 * max(curve.test_images, 1) ** 2)  # variance of rounding to whole images
     batches, accuracy, tail = curve.batches, curve.accuracy, curve.tail_epochs
@@ -116,7 +122,9 @@ def _fit_curve(curve: Curve, draws: int, margin: float) -> Finding:
     mean = _attempt(partial(fit_mean, batches, accuracy, draws=draws, margin=margin), problems)
     seeds = _attempt(partial(unstable, accuracy, "seeds"), problems)
     oscillation = _attempt(partial(unstable, curve.oscillation, "oscillation"), problems)
-    return Finding(curve, mean, seeds, oscillation, "; ".join(dict.fromkeys(problems)))
+    components = _attempt(partial(fit_components, rows), [])
+    problem = "; ".join(dict.fromkeys(problems))
+    return Finding(curve, mean, seeds, oscillation, components, problem)
 
 
 def _attempt(fit: Callable[[], _Fit], problems: list[str]) -> _Fit | None:

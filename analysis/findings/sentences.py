@@ -61,21 +61,31 @@ def _advice(finding: Finding) -> str:
     ends = interval(*mean.best_interval, 0, between=", ")
     reached = f"{percent(mean.best, 0)} % [{ends}] of clean test images{instead}"
     if mean.best_interval[1] >= curve.clean - mean.margin:
+        is_shown = mean.best_interval[0] >= curve.clean - mean.margin
+        verdict = "not protected" if is_shown else "protection is not shown"
         return (
-            f"{where}: not protected at any batch size tried. At best, a network still recognises "
+            f"{where}: {verdict} at any batch size tried. At best, a network still recognises "
             f"{reached}."
         )
     noise = ""
     if mean.best_interval[1] >= curve.noise - mean.margin:
         noise = f" Random noise alone protects as well ({percent(curve.noise, 0)} %)."
-    if mean.optimum is None or mean.interval is None:
-        return (
-            f"{where}: no effect of B is shown ({p_value(mean.flat_p)}); use whichever B is "
-            f"fastest. A network recognises {reached}.{noise}"
-        )
+    if mean.optimum is None:
+        return f"{where}: {_without_effect(mean)}. A network then recognises {reached}.{noise}"
     return (
         f"{where}: {_best_batch(mean, curve)}. A network then recognises {reached}. "
         f"{_plateau(mean)}{noise}"
+    )
+
+
+def _without_effect(mean: MeanFit) -> str:
+    if mean.verdict == "equivalent":
+        points = f"{100 * mean.margin:g} points"
+        return f"the sizes tried differ by less than {points}; use whichever B is fastest"
+    return (
+        f"whether B matters cannot be told ({p_value(mean.flat_p)}; sizes may differ by up to "
+        f"{percent(mean.difference, 0)} points). Train with B = {mean.lowest:,}, where the "
+        "expected accuracy is lowest, or buy more seeds"
     )
 
 
@@ -98,8 +108,8 @@ def _plateau(mean: MeanFit) -> str:
     low, high = mean.plateau
     points = f"within {100 * mean.margin:g} points of that"
     if low == high:
-        return f"Of the sizes tried, only {low:,} is {points}."
-    return f"Any B from {low:,} to {high:,} is {points}."
+        return f"By the fitted curve, only {low:,} of the sizes tried is {points}."
+    return f"By the fitted curve, any B from {low:,} to {high:,} is {points}."
 
 
 def _failures(curve: Curve) -> str:

@@ -15,7 +15,10 @@ from analysis.fits.noise_model import Noise, Runs, estimate_noise, successful_ru
 from analysis.fits.resampling import resample_level, resample_runs, shuffle_residuals
 from analysis.table.table import Floats
 
-Verdict = Literal["flat", "optimum", "at least", "at most"]
+Verdict = Literal["equivalent", "cannot tell", "optimum", "at least", "at most"]
+
+MARGIN = 0.05
+"""Difference in accuracy that does not matter."""
 
 _POINTS = 200
 
@@ -45,14 +48,18 @@ class MeanFit:
 
     Attributes:
         families: all fitted families, the best by AICc first.
-        verdict: `flat`: no effect of B is shown. `optimum`: the best B lies inside the range of
-            sizes. `at least`, `at most`: protection is best at the upper or lower edge, so the best
-            B is at least or at most `optimum`.
+        verdict: `equivalent`: sizes are shown to differ by less than `margin`. `cannot tell`:
+            neither that nor an effect of B is shown. With an effect of B, `optimum`: the best B
+            lies inside the range of sizes; `at least`, `at most`: protection is best at the upper
+            or lower edge, so the best B is at least or at most `optimum`.
         flat_p: p-value of the test of flatness.
-        optimum: B of lowest mean accuracy; None if flat.
-        interval: 95 % bootstrap interval of `optimum`; None if flat. An interval that reaches an
+        difference: largest difference between two sizes that the data allow: the 95 % upper bound
+            of each pair, one-sided (two one-sided tests: Berger, 1982).
+        lowest: size where the expected accuracy is lowest, over bootstrap draws and families.
+        optimum: B of lowest mean accuracy; None if no effect of B is shown.
+        interval: 95 % bootstrap interval of `optimum`; None likewise. An interval that reaches an
             edge does not exclude sizes beyond it.
-        best: fitted mean accuracy at `optimum`; the mean of all runs if flat.
+        best: fitted mean accuracy at `optimum`; the mean of all runs if there is none.
         best_interval: 95 % interval of `best`.
         plateau: smallest and largest of the sizes around the best one whose fitted accuracy is
             within `margin` of `best`.
@@ -66,6 +73,8 @@ class MeanFit:
     families: tuple[FamilyFit, ...]
     verdict: Verdict
     flat_p: float
+    difference: float
+    lowest: int
     optimum: float | None
     interval: tuple[float, float] | None
     best: float
@@ -83,21 +92,21 @@ def fit_mean(
     accuracy: Floats,
     *,
     draws: int = 1000,
-    margin: float = 0.02,
+    margin: float = MARGIN,
     seed: int = 0,
 ) -> MeanFit:
     """Fit every family to a curve, test it for flatness, and bound its optimum by bootstrap.
 
     An additive effect of each seed that occurs at several sizes is removed; the level stays the
-    mean over seeds. Families are compared by AICc. The curve is `flat` unless a permutation test
-    rejects that. Intervals are percentiles over bootstrap draws, in each of which the family is
-    selected again.
+    mean over seeds. Families are compared by AICc. The curve is flat if no two sizes
+    can differ by `margin`, or if a permutation test does not reject it. Intervals are percentiles
+    over bootstrap draws, in each of which the family is selected again.
 
     Args:
         batches: int64 [k], ascending.
         accuracy: float64 [k, n] in [0, 1]; NaN where a run is missing or has failed.
         draws: number of bootstrap draws, and of permutations.
-        margin: margin of the plateau, in accuracy.
+        margin: difference in accuracy that does not matter.
         seed: seed of the random draws.
 
     Raises:
@@ -115,9 +124,10 @@ def fit_mean(
     real = compare(runs.accuracy[None])
     shuffled = compare(shuffle_residuals(runs, noise, draws, random))
     flat_p = float(1 + np.sum(shuffled.gain >= real.gain - 1e-9)) / (1 + draws)
-    drawn = compare(resample_runs(runs, noise, draws, random))
+    resampled = resample_runs(runs, noise, draws, random)
     shifts = resample_level(runs, noise, draws, random)
-    return _assemble_fit(runs, noise, real, drawn, shifts, flat_p, margin)
+    difference = _largest_difference(noise.to_means @ runs.accuracy, resampled @ noise.to_means.T)
+    return _assemble_fit(runs, noise, real, compare(resampled), shifts, flat_p, difference, margin)
 
 
 def _assemble_fit(
@@ -127,9 +137,11 @@ def _assemble_fit(
     drawn: Comparison,
     shifts: Floats,
     flat_p: float,
+    difference: float,
     margin: float,
 ) -> MeanFit:
-    flat = flat_p >= ALPHA or bool(real.gain[0] <= 0)
+    is_equivalent = difference < margin
+    flat = is_equivalent or flat_p >= ALPHA or bool(real.gain[0] <= 0)
     index = 0 if flat else int(real.chosen(flat=False)[0])
     families, refined = _refine_families(real, noise.to_means @ runs.accuracy, noise.whiten)
     family, fits = real.families[index], refined[index]
@@ -147,10 +159,13 @@ def _assemble_fit(
     bests = drawn.curves(chosen, places[:, None])[:, 0] + shifts
     best = float(fitted(np.array([place]))[0])
     optimum = float(2**place)
+    expected = drawn.curves(drawn.chosen(flat=True), runs.x).mean(0)
     return MeanFit(
         families=tuple(families),
-        verdict="flat" if flat else _verdict(fitted(runs.x[[0, -1]]), best),
+        verdict=_verdict(is_equivalent, flat, fitted(runs.x[[0, -1]]), best),
         flat_p=flat_p,
+        difference=difference,
+        lowest=int(runs.batches[expected.argmin()]),
         optimum=None if flat else optimum,
         interval=None if flat else _bootstrap_interval(2**places, optimum),
         best=best,
@@ -188,7 +203,17 @@ def _bootstrap_interval(draws: Floats, estimate: float) -> tuple[float, float]:
     return min(float(low), estimate), max(float(high), estimate)
 
 
-def _verdict(edges: Floats, best: float) -> Verdict:
+def _largest_difference(means: Floats, resampled: Floats) -> float:
+    """Return the largest upper bound of a difference of two means [k], from their draws [d, k]."""
+    errors = resampled - means
+    pairs = errors[:, :, None] - errors[:, None, :]
+    bounds = np.subtract.outer(means, means) + np.quantile(pairs, 1 - ALPHA, axis=0)
+    return float(bounds.max())
+
+
+def _verdict(is_equivalent: bool, flat: bool, edges: Floats, best: float) -> Verdict:
+    if flat:
+        return "equivalent" if is_equivalent else "cannot tell"
     if edges[1] <= best + 1e-9:
         return "at least"
     return "at most" if edges[0] <= best + 1e-9 else "optimum"

@@ -20,7 +20,8 @@ _TERMS = {
     "Best B": (
         "The B with the lowest fitted mean accuracy; ≥ or ≤ if the accuracy stays lowest up to the "
         "largest or down to the smallest size tried. *As good*: sizes whose fitted accuracy is "
-        "within {margin:g} points of the best."
+        "within {margin:g} points of the best. *Equivalent*: no two sizes can differ by more than "
+        "that. *Cannot tell*: neither that nor an effect of B is shown."
     ),
     "Interval": (
         "95 %: for a mean, Student's t over seeds; for a fit or the best B, bootstrap. An interval "

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from analysis.findings.critical_batch import span, statements
 from analysis.findings.findings import Finding, Findings, budgets
 from analysis.findings.sentences import KINDS, label, recommendation
 from analysis.findings.sizes import summarise_sizes
+from analysis.fits.components import Spread
 from analysis.fits.confound import Separation
-from analysis.fits.mean import MeanFit
+from analysis.fits.mean import MARGIN, MeanFit
 from analysis.table.collect import Collection
 from analysis.table.table import Curve
 from analysis.views.guide import guide
@@ -88,7 +91,7 @@ def _content(collection: Collection, findings: Findings, folder: Path) -> dict[s
     titles = [f"{label(curve, curves)}, equal {curve.budget}" for curve in curves]
     titled = list(zip(titles, shown, strict=True))
     criticals = statements(findings)
-    margin = next((100 * f.mean.margin for f in shown if f.mean), 2)
+    margin = next((100 * f.mean.margin for f in shown if f.mean), 100 * MARGIN)
     command = f"python -m analysis report {hide_home(folder.as_posix())}"
     return {
         "datasets": {
@@ -101,6 +104,12 @@ def _content(collection: Collection, findings: Findings, folder: Path) -> dict[s
         "accuracies": [_accuracy_table(name, f, collection) for name, f in titled],
         "fits": _fit_table(titled),
         "families": _weight_table(titled),
+        "components": _component_table(titled),
+        "next_seeds": [
+            f"{name}: {found.shares()} {found.next_seeds()}"
+            for name, finding in titled
+            if finding in main and (found := finding.components)
+        ],
         "instabilities": _instability_table(titled),
         "separations": findings.separations,
         "unseparated": findings.problems,
@@ -169,9 +178,10 @@ def _accuracy_table(name: str, finding: Finding, collection: Collection) -> Text
 
 
 def _fit_table(titled: Sequence[tuple[str, Finding]]) -> TextTable:
-    heads = ("curve", "best B", "95 % interval", "accuracy, %", "95 % interval", "as good", "flat")
+    best = ("best B", "95 % interval", "accuracy, %", "95 % interval", "as good")
+    heads = ("curve", *best, "largest difference", "flat")
     rows = [
-        (name, *_best_cells(fit), p_value(fit.flat_p))
+        (name, *_best_cells(fit), f"< {percent(fit.difference)}", p_value(fit.flat_p))
         if (fit := finding.mean)
         else (name, f"not fitted: {finding.problem}", *[DASH] * (len(heads) - 2))
         for name, finding in titled
@@ -191,10 +201,21 @@ def _weight_table(titled: Sequence[tuple[str, Finding]]) -> TextTable:
 
 def _best_cells(fit: MeanFit) -> tuple[str, ...]:
     sign = {"at least": "≥ ", "at most": "≤ "}.get(fit.verdict, "")
-    best = "no effect" if fit.optimum is None else f"{sign}{round(fit.optimum):,}"
+    best = fit.verdict if fit.optimum is None else f"{sign}{round(fit.optimum):,}"
     ends = DASH if fit.interval is None else _span(map(round, fit.interval))
-    plateau = _span(dict.fromkeys(fit.plateau))
+    plateau = DASH if fit.verdict == "cannot tell" else _span(dict.fromkeys(fit.plateau))
     return best, ends, percent(fit.best), interval(*fit.best_interval), plateau
+
+
+def _component_table(titled: Sequence[tuple[str, Finding]]) -> TextTable:
+    heads = ("curve", "seed", "run", "target", "run and target", "seeds", "runs", "targets")
+    rows = []
+    for name, finding in titled:
+        if found := finding.components:
+            parts = (found.seed, found.run, found.target, found.run_and_target)
+            counts = (found.seeds, found.runs, found.targets)
+            rows.append((name, *map(_part, parts), *map(str, counts)))
+    return TextTable("Parts of the spread", heads, rows)
 
 
 def _instability_table(titled: Sequence[tuple[str, Finding]]) -> TextTable:
@@ -213,7 +234,7 @@ def _instability_table(titled: Sequence[tuple[str, Finding]]) -> TextTable:
         )
         for name, finding in titled
         for kind in KINDS
-        if (fit := finding.instability(kind))
+        if (fit := finding.instability(kind)) and np.isfinite(fit.std).any()
     ]
     return TextTable("Instability", (*heads, "trend", "calmest B", "95 % interval"), rows, texts=3)
 
@@ -255,6 +276,10 @@ def _span(ends: Iterable[int]) -> str:
 
 def _change(value: float, ends: tuple[float, float]) -> str:
     return f"{100 * value:+.1f} [{interval(*ends)}]"
+
+
+def _part(spread: Spread | None) -> str:
+    return f"{percent(spread.std)} [{interval(spread.low, spread.high)}]" if spread else DASH
 
 
 def _slope(value: float, error: float) -> str:

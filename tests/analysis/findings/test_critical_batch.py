@@ -43,7 +43,7 @@ OF_12 = "gradient noise predicts a critical batch of 90 (middle 80 % of 12 runs:
         ((20, 21, 22), {"verdict": "at least"}, "lies above it."),
         (
             (80, 90, 100),
-            {"verdict": "flat", "optimum": None, "interval": None},
+            {"verdict": "cannot tell", "optimum": None, "interval": None},
             f"{OF_12} at equal steps, but no effect of B on protection is shown.",
         ),
         (

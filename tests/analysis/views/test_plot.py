@@ -91,7 +91,7 @@ def test_the_best_batch_is_marked_with_its_interval() -> None:
 
 
 def test_what_was_not_fitted_or_is_flat_says_so() -> None:
-    flat = a_finding(a_fit(verdict="flat", optimum=None, interval=None))
+    flat = a_finding(a_fit(verdict="cannot tell", optimum=None, interval=None))
     assert "no effect of B is shown" in words(curves_figure([flat]))
     bare = Finding(a_curve(), None, None, None, "too few")
     assert "not fitted" in words(curves_figure([bare]))

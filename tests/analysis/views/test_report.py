@@ -105,6 +105,7 @@ def test_the_page_begins_with_advice_and_ends_with_how_to_repeat_it(page: str) -
         "Accuracy at each batch size",
         "Shape of the curves",
         "Instability",
+        "Which seeds to buy next",
         "Batch size or steps?",
         "Failed and left-out runs",
         "How to repeat this",
@@ -135,7 +136,7 @@ def test_names_are_never_taken_for_markup(page: str, markdown: str) -> None:
 
 def test_markdown_tables_have_as_many_cells_in_every_row(markdown: str) -> None:
     found = list(tables(markdown))
-    assert len(found) == 4 + 5
+    assert len(found) == 4 + 6
     for lines in found:
         assert len({cells(line) for line in lines}) == 1
         assert re.fullmatch(r"\|( --- \|)+", lines[1])
