@@ -148,7 +148,7 @@ def test_several_errors_are_all_reported_each_once() -> None:
     assert str(error.value) == (
         "datasets=3: datasets is a section; set one of its keys: preset, config, settings; "
         "batches.from=0: must be greater than or equal to 1; "
-        "seeds=[]: must have at least 1 item; "
+        "seeds.run=[]: must have at least 1 item; "
         "budgets='hours': must be 'epochs' or 'steps'"
     )
     with pytest.raises(UserError, match=r"^datasets: missing; set it; batches: missing; set it$"):
