@@ -11,7 +11,7 @@ from analysis.fits.components import Components, fit_components
 from analysis.fits.confound import Separation, separate
 from analysis.fits.instability import InstabilityFit, Kind, fit_instability
 from analysis.fits.mean import MARGIN, MeanFit, fit_mean
-from analysis.table.table import CURVE_COLUMNS, Curve, curves
+from analysis.table.table import Curve, curves, rows_of
 from bigbatch_ue.config.names import ArmName
 from bigbatch_ue.evaluation.arms import ARM_NAMES
 from bigbatch_ue.runtime.errors import UserError
@@ -93,11 +93,10 @@ def analyse(table: pd.DataFrame, *, draws: int = 1000, margin: float = MARGIN) -
     Args:
         table: with the columns of `columns.COLUMNS`.
         draws: number of bootstrap draws.
-        margin: difference in accuracy up to which sizes are as good as the best.
+        margin: difference in accuracy that does not matter.
     """
-    rows = dict(list(table.groupby(list(CURVE_COLUMNS))))
     findings = Findings(
-        tuple(_fit_curve(curve, rows[curve.key], draws, margin) for curve in curves(table))
+        tuple(_fit_curve(curve, rows_of(curve, table), draws, margin) for curve in curves(table))
     )
     problems: list[str] = []
     separations = [

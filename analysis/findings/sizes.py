@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.findings.findings import Finding
 from analysis.fits.instability import InstabilityFit
-from analysis.table.table import CURVE_COLUMNS, CriticalBatch, Floats, critical_batch_of
+from analysis.table.table import CriticalBatch, Floats, critical_batch_of, rows_of
 from bigbatch_ue.reporting.statistics import half_width
 
 
@@ -50,8 +50,7 @@ def summarise_sizes(finding: Finding, table: pd.DataFrame | None = None) -> list
     curve = finding.curve
     speed = memory = pd.Series(dtype=float)
     if table is not None:
-        own = (table[list(CURVE_COLUMNS)] == list(curve.key)).all(axis=1)
-        by_size = table[own].groupby("effective_batch")
+        by_size = rows_of(curve, table).groupby("effective_batch")
         speed, memory = by_size["images_per_second"].mean(), by_size["peak_memory_mib"].max()
     summaries = []
     for row, batch in enumerate(curve.batches.tolist()):

@@ -79,6 +79,11 @@ class InstabilityFit:
     low: Floats
     high: Floats
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether the standard deviation at any size is known."""
+        return bool(np.isfinite(self.std).any())
+
 
 @dataclass(frozen=True)
 class _GammaFit:

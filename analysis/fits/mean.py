@@ -98,9 +98,9 @@ def fit_mean(
     """Fit every family to a curve, test it for flatness, and bound its optimum by bootstrap.
 
     An additive effect of each seed that occurs at several sizes is removed; the level stays the
-    mean over seeds. Families are compared by AICc. The curve is flat if no two sizes
-    can differ by `margin`, or if a permutation test does not reject it. Intervals are percentiles
-    over bootstrap draws, in each of which the family is selected again.
+    mean over seeds. Families are compared by AICc. The curve is flat if no two sizes can differ
+    by `margin`, or if a permutation test does not reject it. Intervals are percentiles over
+    bootstrap draws, in each of which the family is selected again.
 
     Args:
         batches: int64 [k], ascending.
@@ -118,16 +118,18 @@ def fit_mean(
     random = np.random.default_rng(seed)
     grids = [Grid(f, runs.x, noise.whiten) for f in FAMILIES if f.count <= len(runs.x)]
 
-    def compare(accuracies: Floats) -> Comparison:
-        return Comparison(grids, *noise.reduce(accuracies), noise.freedom)
+    def compare(means: Floats, within: Floats) -> Comparison:
+        return Comparison(grids, means, within, noise.freedom)
 
-    real = compare(runs.accuracy[None])
-    shuffled = compare(shuffle_residuals(runs, noise, draws, random))
+    measured = noise.reduce(runs.accuracy[None])
+    real = compare(*measured)
+    shuffled = compare(*noise.reduce(shuffle_residuals(runs, noise, draws, random)))
     flat_p = float(1 + np.sum(shuffled.gain >= real.gain - 1e-9)) / (1 + draws)
-    resampled = resample_runs(runs, noise, draws, random)
+    resampled = noise.reduce(resample_runs(runs, noise, draws, random))
     shifts = resample_level(runs, noise, draws, random)
-    difference = _largest_difference(noise.to_means @ runs.accuracy, resampled @ noise.to_means.T)
-    return _assemble_fit(runs, noise, real, compare(resampled), shifts, flat_p, difference, margin)
+    difference = _largest_difference(measured[0][0], resampled[0])
+    drawn = compare(*resampled)
+    return _assemble_fit(runs, noise, real, drawn, shifts, flat_p, difference, margin)
 
 
 def _assemble_fit(

@@ -240,6 +240,11 @@ def curves(table: pd.DataFrame) -> Iterator[Curve]:
         yield _curve(rows)
 
 
+def rows_of(curve: Curve, table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a table that a curve was made of."""
+    return table[(table[list(CURVE_COLUMNS)] == list(curve.key)).all(axis=1)]
+
+
 def _curve(rows: pd.DataFrame) -> Curve:
     values = rows.assign(failed=rows["failed"].astype(np.int64))
     for column in ("final_accuracy", "detrended_oscillation"):

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from analysis.findings.critical_batch import span, statements
 from analysis.findings.findings import Finding, Findings, budgets
 from analysis.findings.sentences import KINDS, label, recommendation
@@ -234,7 +232,7 @@ def _instability_table(titled: Sequence[tuple[str, Finding]]) -> TextTable:
         )
         for name, finding in titled
         for kind in KINDS
-        if (fit := finding.instability(kind)) and np.isfinite(fit.std).any()
+        if (fit := finding.instability(kind)) and fit.is_measured
     ]
     return TextTable("Instability", (*heads, "trend", "calmest B", "95 % interval"), rows, texts=3)
 
