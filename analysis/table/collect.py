@@ -236,7 +236,7 @@ def _row(
     arms: Sequence[Arm],
 ) -> dict[str, Any]:
     return {
-        **_identity(run, config, arm_title(arm)),
+        **_identity(run, config, arm_title(arm), arm.recipe.get("target")),
         "target_seed": arm.seed,
         "optimizer_steps": result.optimizer_steps,
         "learning_rate": result.learning_rate,
@@ -280,11 +280,16 @@ def _failed_row(
     }
 
 
-def _identity(run: RunFiles, config: Config, arm: str) -> dict[str, Any]:
+def _identity(
+    run: RunFiles, config: Config, arm: str, target: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what tells a row from others; `target` is how its target was really trained."""
+    settings = shared_settings(config)
+    settings["target"] = target or settings["target"]
     return {
         **config.axes,
         "arm": arm,
-        "settings": digest(shared_settings(config)),
+        "settings": digest(settings),
         "run": run.folder.name,
     }
 
@@ -316,7 +321,7 @@ def _critical_batch(result: TrainingResult) -> dict[str, float]:
 
 
 def _control_accuracy(name: ArmName, arm: Arm, arms: Sequence[Arm]) -> float:
-    """Return the final accuracy of a control with the seed and labels of an arm.
+    """Return the final accuracy of a control with the seed, labels and recipe of an arm.
 
     Of several, the one with the same countermeasure is taken, or else one without; NaN if there is
     none.
@@ -324,7 +329,8 @@ def _control_accuracy(name: ArmName, arm: Arm, arms: Sequence[Arm]) -> float:
     controls = {
         other.countermeasure: other.final_accuracy
         for other in reversed(arms)
-        if (other.arm, other.seed, other.labels) == (name, arm.seed, arm.labels)
+        if (other.arm, other.seed, other.labels, other.target, other.recipe)
+        == (name, arm.seed, arm.labels, arm.target, arm.recipe)
     }
     plain = controls.get(Countermeasure.NONE, math.nan)
     return controls.get(arm.countermeasure, plain)

@@ -99,4 +99,5 @@ def _add_to_results(folder: Path, spec: ArmSpec, subject: Subject, ranks: int = 
     with locked(path.with_suffix(".lock")):
         arms = load_arms(path) if path.exists() else []
         if arm not in arms:
-            save_arms(path, [old for old in arms if old.key != arm.key] + [arm])
+            others = [old for old in arms if old.key != arm.key and old.inputs != arm.inputs]
+            save_arms(path, [*others, arm])

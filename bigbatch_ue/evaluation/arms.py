@@ -1,7 +1,7 @@
 """Arms of an evaluation: the training images of each target network, and its results."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bigbatch_ue.config.evaluation_sections import EvaluationConfig
 from bigbatch_ue.config.names import ArmName, Countermeasure
-from bigbatch_ue.files.formats import read_json, write_json
+from bigbatch_ue.files.formats import digest, read_json, write_json
 from bigbatch_ue.runtime.errors import UserError
 
 ARM_NAMES = {
@@ -91,6 +91,9 @@ class Arm:
         effective_batch: effective batch of the generators; None without them.
         optimizer_steps: optimizer steps of the generators; 0 without them.
         inputs: digest of everything that decides the result.
+        recipe: settings that decide the training of the target, by their names; empty in records of
+            earlier versions.
+        countermeasure_settings: those of the countermeasure, if it has any.
     """
 
     dataset: str
@@ -119,6 +122,8 @@ class Arm:
     effective_batch: int | None = None
     optimizer_steps: int = 0
     inputs: str = ""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    countermeasure_settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -129,7 +134,8 @@ class Arm:
     def seed_group(self) -> tuple[Any, ...]:
         """Identity of the seed group: equal for arms that differ only in their seeds."""
         kind = (self.arm, self.countermeasure, self.fraction, self.labels)
-        return (self.dataset, self.target, *kind, self.effective_batch)
+        settings = (digest(self.recipe), digest(self.countermeasure_settings))
+        return (self.dataset, self.target, *kind, self.effective_batch, *settings)
 
 
 def arm_specs(settings: EvaluationConfig, own: ArmName) -> Iterator[ArmSpec]:

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -25,6 +26,7 @@ from bigbatch_ue.evaluation.external_images import load_external_images
 from bigbatch_ue.evaluation.outputs import write_outputs
 from bigbatch_ue.evaluation.subject import Subject
 from bigbatch_ue.files.locks import locked
+from bigbatch_ue.files.paths import hide_home
 from bigbatch_ue.networks.surrogate import extract_features, surrogate_of_run
 from bigbatch_ue.protection.perturbations import Perturbations, load_perturbations
 from bigbatch_ue.runs.folder import Run, RunFiles, load_run
@@ -115,6 +117,7 @@ def evaluate_external(
             ),
             image_groups=data.train.labels,
             features=lambda: _flatten(data.train.images),
+            origin={"protected": hide_home(location)},
         )
         name = f"{config.data.shown_as}-{Path(location.partition(':')[2] or location).stem}"
         folder = RunFiles(config.output or Path("runs") / name).evaluation
@@ -182,7 +185,15 @@ def _subject_of_run(config: Config, run: Run, accelerator: Accelerator, download
             "effective_batch": result.effective_batch,
             "optimizer_steps": result.optimizer_steps,
         },
+        origin=_origin(config),
     )
+
+
+def _origin(config: Config) -> dict[str, Any]:
+    """Return the settings that decide perturbations, except for images, seed and batch."""
+    content = config.answer()
+    del content["seed"], content["data"]["name"], content["batch"]["effective"]
+    return content
 
 
 def _random_surrogate_control(

@@ -15,7 +15,13 @@ from bigbatch_ue import __version__
 from bigbatch_ue.config.names import ArmName
 from bigbatch_ue.data.source import Pixels
 from bigbatch_ue.evaluation.arms import Arm, load_arms, save_arms
-from bigbatch_ue.evaluation.report.page import ABOUT, PICTURE, RESULTS, write_report
+from bigbatch_ue.evaluation.report.page import (
+    ABOUT,
+    PICTURE,
+    RESULTS,
+    read_metadata,
+    write_report,
+)
 from bigbatch_ue.evaluation.report.pictures import first_of_each_group, picture_grid
 from bigbatch_ue.evaluation.report.tensorboard import write_tensorboard
 from bigbatch_ue.evaluation.subject import Subject, protected_indices
@@ -61,14 +67,24 @@ def write_outputs(
             "classes": data.classes,
             "images": data.identity.fingerprint,
             "agreement": asdict(subject.agreement) if subject.agreement else None,
+            "origin": subject.origin,
             "settings": json.loads(hide_home(settings)),
             "versions": {"bigbatch_ue": __version__, "torch": torch.__version__},
         }
+        about["notes"] = list(dict.fromkeys([*_earlier_notes(folder), *about["notes"]]))
         write_json(folder / ABOUT, about)
         _draw_pictures(folder / PICTURE, subject)
         write_tensorboard(folder / "tensorboard", sorted_arms)
         page = write_report([folder], folder)
     note(f"report: {page}")
+
+
+def _earlier_notes(folder: Path) -> list[str]:
+    """Read why earlier calls left arms out, which holds for this one too."""
+    try:
+        return read_metadata(folder).notes
+    except UserError:  # missing or damaged, and written anew
+        return []
 
 
 def _measure_visibility(folder: Path, subject: Subject) -> dict[str, Any]:

@@ -56,6 +56,7 @@ class Subject:
             made.
         control: perturbations learned against a random surrogate, if that control is requested.
         facts: `run_seed`, `effective_batch` and `optimizer_steps` of the perturbations, if known.
+        origin: what else decided the perturbations, as nested settings.
     """
 
     name: ArmName
@@ -66,6 +67,7 @@ class Subject:
     features: Callable[[], NDArray[np.float32]]
     control: Perturbations | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def labellings(self) -> dict[str, DataSet]:
@@ -131,9 +133,20 @@ class Subject:
         return digest(content)
 
     def with_facts(self, arm: Arm) -> Arm:
-        """Return an arm with this subject's name and facts, whoever trained it."""
-        facts = self.facts if arm.arm in RUN_ARMS else {}
-        return replace(arm, dataset=self.config.data.shown_as, **facts)
+        """Return an arm with this subject's name, recipe and facts, whoever trained it."""
+        config = self.config
+        facts = dict(self.facts) if arm.arm in RUN_ARMS else {}
+        if arm.countermeasure == Countermeasure.ADVERSARIAL:
+            facts["countermeasure_settings"] = config.evaluation.adversarial.model_dump()
+        return replace(arm, dataset=config.data.shown_as, recipe=self._recipe(arm.ranks), **facts)
+
+    def _recipe(self, ranks: int) -> dict[str, Any]:
+        """Return the settings that decide the training of a target by so many ranks."""
+        target, augment = self.config.target.answer(), self.config.augment
+        if self._weights_hash is not None:
+            target["weights"] = f"file:{self._weights_hash}"
+        views = {"pad": augment.pad, "flip": augment.flip}
+        return {"target": target, "augment": views, "ranks": ranks, "version": _RECIPE}
 
     def train_images(self, spec: ArmSpec) -> tuple[Pixels, NDArray[np.int64]]:
         """Return the images that the scraper of an arm gets, before countermeasures.

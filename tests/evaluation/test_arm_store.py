@@ -69,7 +69,8 @@ def test_other_target_stands_beside_the_first(tmp_path: Path, trainings: list[st
     assert [record["target"] for record in records] == ["resnet18", "resnet34"]
     evaluate(run, overrides=["evaluation.arms=[uc]", "target.fit.lr=0.01"])
     records = read_json(run / "evaluation" / "results.json")
-    assert [record["target"] for record in records] == ["resnet34", "resnet18"]
+    assert [record["target"] for record in records] == ["resnet18", "resnet34", "resnet18"]
+    assert records[2]["recipe"]["target"]["fit"]["lr"] == 0.01
     assert len(trainings) == 3
 
 

@@ -140,7 +140,7 @@ def test_page_says_what_the_clusters_tell_of_the_labels(make_folder: MakeFolder)
     folder = make_folder(list(an_evaluation(1)), agreement=agreement, classes=["cat", "dog"])
     page = Page(write_report([folder], folder))
     assert page.row("cluster", "cat") == ["cluster", "cat", "dog"]
-    assert "clusters tell 30% of the label (NMI 0.30, purity 0.60): expect little" in page.text
+    assert "clusters tell 30 % of the label (NMI 0.30, purity 0.60): expect little" in page.text
     assert page.row("1", "2") == ["1", "2", "8"]
 
 
@@ -157,7 +157,10 @@ def test_page_has_means_intervals_and_what_a_countermeasure_recovers(
     assert (
         "clean images 95.2 %, on images with random noise of the same strength 89.2 %" in page.text
     )
-    assert "Guessing gets 10.0 %. Means of 3 seeds." in page.text
+    assert (
+        "Guessing gets 10.0 %. Protection works: 12 % of what clean images teach beyond guessing "
+        "is still learnt. Means of 3 seeds."
+    ) in page.text
     assert page.row("protected", "1,024")[2:5] == ["3", "20.2 ± 1.2", "17.2 – 23.2"]
     assert page.row("clean", "–")[3] == "95.2 ± 1.2"
     jpeg = page.row("JPEG, quality 10")
@@ -352,7 +355,11 @@ def printed(arms: list[Arm]) -> str:
 
 def test_the_terminal_says_in_words_what_the_table_shows() -> None:
     lines = verdicts(an_evaluation())
-    assert lines[0] == "protected: 20.2 % instead of 95.2 %; guessing gets 10.0 %"
+    assert lines[:2] == [
+        "protected: 20.2 % instead of 95.2 %; guessing gets 10.0 %",
+        "protected: protection works: 12 % of what clean images teach beyond guessing is still "
+        "learnt",
+    ]
     gained = "random noise: the learned perturbations protect better (+69.0 points [69.0 to 69.0])"
     assert f"protected, against {gained}" in lines
     assert verdicts([arm for arm in an_evaluation() if arm.arm == "clean"]) == []
@@ -394,3 +401,37 @@ def test_intervals_stay_within_what_is_possible() -> None:
     )
     assert "31.5-100.0" in text
     assert "0.0-68.5" in text
+
+
+def test_recipes_stand_apart_on_the_page_and_in_the_terminal(make_folder: MakeFolder) -> None:
+    recipes = [{"target": {"model": "resnet18", "fit": {"epochs": n}}} for n in (12, 60)]
+    arms = [
+        one(final, seed=seed, recipe=recipe)
+        for recipe, seed, final in zip(recipes, (0, 1), (0.2, 0.5), strict=True)
+        for one in (clean, own)
+    ]
+    folder = make_folder(arms)
+    page = Page(write_report([folder], folder))
+    for epochs, accuracy in ((12, "20.0"), (60, "50.0")):
+        title = f"resnet18, target.fit.epochs={epochs}"
+        assert f"A network ({title}) trained on the protected images classifies {accuracy} %" in (
+            page.text
+        )
+        assert f"digits, {title}" in printed(arms)
+        assert f"Training of {title}" in page.text
+
+
+def test_perturbations_of_other_settings_have_sections_of_their_own(
+    make_folder: MakeFolder,
+) -> None:
+    """Runs at two bounds are not seeds of one row."""
+    folders = [
+        make_folder([own(accuracy, seed=seed)], str(eps), origin={"generator": {"eps": eps}})
+        for seed, (eps, accuracy) in enumerate([(0.03, 0.6), (0.06, 0.2)])
+    ]
+    out = folders[0].parent / "both"
+    page = Page(write_report(folders, out))
+    assert "digits, generator.eps=0.03: A network (resnet18)" in page.text
+    assert "digits, generator.eps=0.06: A network (resnet18)" in page.text
+    datasets = [arm.dataset for arm in load_arms(out / "results.json")]
+    assert datasets == ["digits, generator.eps=0.03", "digits, generator.eps=0.06"]

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from bigbatch_ue.config.names import ArmName, Countermeasure
 from bigbatch_ue.evaluation.arms import ARM_NAMES, Arm
+from bigbatch_ue.evaluation.report.verdict import Comparison, Difference, Verdict
+from bigbatch_ue.files.formats import digest
+from bigbatch_ue.reporting.differences import describe_differences
 from bigbatch_ue.reporting.statistics import Summary, summarise
 from bigbatch_ue.reporting.style import GREY, PALETTE
-from bigbatch_ue.reporting.words import interval
 from bigbatch_ue.runtime.errors import UserError
 
 COUNTERMEASURES = {
@@ -83,7 +85,13 @@ class SeedGroup:
     def countermeasure(self) -> str:
         """Countermeasure of the scraper, in words; empty for none."""
         countermeasure = Countermeasure(self.first.countermeasure)
-        return "" if countermeasure is Countermeasure.NONE else COUNTERMEASURES[countermeasure]
+        if countermeasure is Countermeasure.NONE:
+            return ""
+        settings = self.first.countermeasure_settings
+        name = COUNTERMEASURES[countermeasure]
+        if not settings:
+            return name
+        return f"{name} (eps {255 * settings['eps']:.3g}/255, {settings['steps']} steps)"
 
     @property
     def labels(self) -> str:
@@ -127,6 +135,11 @@ class SeedGroup:
         """Accuracy of always answering the most frequent class of the test set."""
         images = np.sum(self.first.confusion, axis=1)
         return float(images.max() / images.sum())
+
+    @property
+    def test_images(self) -> int:
+        """Number of test images."""
+        return int(np.sum(self.first.confusion))
 
     @property
     def is_uneven(self) -> bool:
@@ -179,36 +192,16 @@ class CountermeasureRow:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The learned perturbations against a control, seed by seed.
-
-    Attributes:
-        control: the control, in words.
-        gain: accuracy after training on the control minus that on the protected images.
-    """
-
-    control: str
-    gain: Summary
-
-    def __str__(self) -> str:
-        """Say in words whether the learned perturbations protect better than the control."""
-        points = f"{100 * self.gain.mean:+.1f} points"
-        if self.gain.low is None or self.gain.high is None:
-            return f"{self.control}: {points}, one seed, so the difference may be chance"
-        points += f" [{interval(self.gain.low, self.gain.high)}]"
-        if self.gain.low > 0:
-            return f"{self.control}: the learned perturbations protect better ({points})"
-        if self.gain.high < 0:
-            return f"{self.control}: the learned perturbations protect worse ({points})"
-        return f"{self.control}: no difference is shown ({points})"
-
-
-@dataclass(frozen=True)
 class TargetResults:
     """Results of one target network on one data set."""
 
     target: str
     groups: Sequence[SeedGroup]
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Settings that decided the training; empty in records of earlier versions."""
+        return self.groups[0].first.recipe
 
     @cached_property
     def main(self) -> list[SeedGroup]:
@@ -244,18 +237,26 @@ class TargetResults:
 
     def comparisons(self, group: SeedGroup) -> Iterator[Comparison]:
         """Compare `group`, of protected images, with each perturbed control that was trained."""
-        protected = {arm.seed: arm.final_accuracy for arm in group.arms}
         for name in _CONTROLS:
             control = self.control(name)
             if name == ArmName.CLEAN or control is None:
                 continue
-            gains = [
-                arm.final_accuracy - protected[arm.seed]
-                for arm in control.arms
-                if arm.seed in protected
-            ]
-            if gains:
-                yield Comparison(control.name, summarise(gains))
+            difference = _difference(control, group, "final_accuracy")
+            if difference:
+                yield Comparison(control.name, difference)
+
+    def verdict(self, group: SeedGroup) -> Verdict | None:
+        """Judge `group`, of protected images, against clean ones; None if there are none.
+
+        Where the classes are uneven, balanced accuracy decides.
+        """
+        clean = self.control(ArmName.CLEAN)
+        measure = "balanced_accuracy" if group.is_uneven else "final_accuracy"
+        difference = _difference(clean, group, measure) if clean else None
+        if clean is None or difference is None:
+            return None
+        means = (clean.summary(measure).mean, group.summary(measure).mean)
+        return Verdict(*means, group.chance, difference)
 
     def control(self, arm: str) -> SeedGroup | None:
         """Return the seed group of a control without countermeasure, if there is one."""
@@ -290,8 +291,10 @@ class TargetResults:
         """Return the seed group that differs from `group` only in having no countermeasure."""
         if group is None:
             return None
-        key = replace(group.first, countermeasure=Countermeasure.NONE).seed_group
-        return next((other for other in self.main if other.first.seed_group == key), None)
+        first = replace(group.first, countermeasure=Countermeasure.NONE, countermeasure_settings={})
+        return next(
+            (other for other in self.main if other.first.seed_group == first.seed_group), None
+        )
 
 
 def seed_groups(arms: Iterable[Arm]) -> list[SeedGroup]:
@@ -313,6 +316,18 @@ def seed_groups(arms: Iterable[Arm]) -> list[SeedGroup]:
     return groups
 
 
+def results_by_target(arms: Iterable[Arm]) -> list[TargetResults]:
+    """Group arms by target; of several recipes for one target, each has its own results."""
+    results = []
+    for target, alike in group_by(arms, lambda arm: arm.target).items():
+        recipes = group_by(alike, lambda arm: digest(arm.recipe)).values()
+        differences = describe_differences([same[0].recipe for same in recipes])
+        for same, difference in zip(recipes, differences, strict=True):
+            title = ", ".join(filter(None, (target, difference)))
+            results.append(TargetResults(title, seed_groups(same)))
+    return results
+
+
 def distinct(arms: Iterable[Arm]) -> list[Arm]:
     """Return each arm once: several runs share the same controls."""
     return list({(arm.key, arm.run_seed, arm.inputs): arm for arm in arms}.values())
@@ -332,6 +347,13 @@ def row_fractions(confusion: Sequence[Sequence[int]]) -> NDArray[np.float64]:
     sums = counts.sum(axis=1, keepdims=True)
     fractions: NDArray[np.float64] = counts / np.maximum(sums, 1)
     return fractions
+
+
+def _difference(control: SeedGroup, group: SeedGroup, measure: str) -> Difference | None:
+    """Subtract `group` from `control` seed by seed; None if they have no seed in common."""
+    values = {arm.seed: getattr(arm, measure) for arm in group.arms}
+    gains = [getattr(a, measure) - values[a.seed] for a in control.arms if a.seed in values]
+    return Difference(summarise(gains), group.test_images) if gains else None
 
 
 def _sort_key(arm: Arm) -> tuple[Any, ...]:

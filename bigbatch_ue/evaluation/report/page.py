@@ -11,10 +11,16 @@ from pydantic import BaseModel, ValidationError
 
 from bigbatch_ue.evaluation.arms import Arm, load_arms, save_arms
 from bigbatch_ue.evaluation.report.charts import learning_curves, partial_protection
-from bigbatch_ue.evaluation.report.groups import TargetResults, distinct, group_by, seed_groups
-from bigbatch_ue.files.formats import first_problem, read_json
+from bigbatch_ue.evaluation.report.groups import (
+    TargetResults,
+    distinct,
+    group_by,
+    results_by_target,
+)
+from bigbatch_ue.files.formats import digest, first_problem, read_json
 from bigbatch_ue.files.paths import require_file, short_names
 from bigbatch_ue.protection.visibility import Visibility
+from bigbatch_ue.reporting.differences import describe_differences
 from bigbatch_ue.reporting.page import page_environment, write_page
 from bigbatch_ue.reporting.statistics import Summary
 from bigbatch_ue.reporting.style import figure_uri, picture_uri
@@ -35,7 +41,7 @@ class EvaluationMetadata(BaseModel):
     """Contents of `about.json`: metadata of one evaluation.
 
     Evaluations of earlier versions know neither the names of the classes, nor the digest of the
-    images.
+    images, nor the origin of the perturbations.
     """
 
     dataset: str
@@ -49,6 +55,7 @@ class EvaluationMetadata(BaseModel):
     agreement: Agreement | None = None
     classes: list[str] = []
     images: str = ""
+    origin: dict[str, Any] = {}
 
     @property
     def place(self) -> str:
@@ -67,7 +74,7 @@ class EvaluationFolder:
 
 @dataclass(frozen=True)
 class DatasetSection:
-    """All evaluations of one data set."""
+    """All evaluations of perturbations of one data set that differ in seed and batch at most."""
 
     name: str
     folders: Sequence[EvaluationFolder]
@@ -76,10 +83,7 @@ class DatasetSection:
     @cached_property
     def results(self) -> list[TargetResults]:
         """Results of each target network."""
-        return [
-            TargetResults(target, seed_groups(arms))
-            for target, arms in group_by(self.arms, lambda arm: arm.target).items()
-        ]
+        return results_by_target(self.arms)
 
     @property
     def about(self) -> EvaluationMetadata:
@@ -167,7 +171,10 @@ def _evaluation_in(folder: Path) -> Path:
 
 
 def _sections(folders: Sequence[EvaluationFolder]) -> Iterator[DatasetSection]:
-    """Group evaluations by their images; different images get different names."""
+    """Group evaluations by their images, then by the origin of their perturbations.
+
+    Different groups get different names.
+    """
     known = {folder.about.place: folder.about.images for folder in folders if folder.about.images}
 
     def images_of(folder: EvaluationFolder) -> str:
@@ -182,8 +189,12 @@ def _sections(folders: Sequence[EvaluationFolder]) -> Iterator[DatasetSection]:
         if len(set(names)) < len(sets):
             names = [f"{name}-{images}" for images in sets]
         for own, same in zip(names, sets.values(), strict=True):
-            arms = distinct(replace(arm, dataset=own) for each in same for arm in each.arms)
-            yield DatasetSection(own, same, arms)
+            origins = list(group_by(same, lambda folder: digest(folder.about.origin)).values())
+            differences = describe_differences([each[0].about.origin for each in origins])
+            for each, difference in zip(origins, differences, strict=True):
+                title = ", ".join(filter(None, (own, difference)))
+                found = (replace(arm, dataset=title) for folder in each for arm in folder.arms)
+                yield DatasetSection(title, each, distinct(found))
 
 
 def read_folder(folder: Path) -> EvaluationFolder:
@@ -192,15 +203,24 @@ def read_folder(folder: Path) -> EvaluationFolder:
     Raises:
         UserError: a file is missing, damaged or of another kind.
     """
+    about = read_metadata(folder)
+    return EvaluationFolder(about, load_arms(folder / RESULTS), _read_picture(folder / PICTURE))
+
+
+def read_metadata(folder: Path) -> EvaluationMetadata:
+    """Read `about.json` of an evaluation folder.
+
+    Raises:
+        UserError: it is missing, damaged or of another kind.
+    """
     path = folder / ABOUT
     try:
-        about = EvaluationMetadata.model_validate(read_json(path))
+        return EvaluationMetadata.model_validate(read_json(path))
     except ValidationError as error:
         raise UserError(
             f"{path}: not the metadata of an evaluation ({first_problem(error)}); "
             "evaluate the run again"
         ) from None
-    return EvaluationFolder(about, load_arms(folder / RESULTS), _read_picture(folder / PICTURE))
 
 
 def accuracy_interval(

@@ -12,7 +12,7 @@ from bigbatch_ue.evaluation.report.groups import (
     TargetResults,
     distinct,
     group_by,
-    seed_groups,
+    results_by_target,
 )
 from bigbatch_ue.evaluation.report.page import accuracy_interval
 from bigbatch_ue.reporting.words import percent
@@ -20,8 +20,8 @@ from bigbatch_ue.reporting.words import percent
 
 def arms_table(arms: Sequence[Arm]) -> Table:
     """Return a table that fits in 80 columns, with one row for each seed group."""
-    groups = seed_groups(distinct(arms))
-    sections = group_by(groups, lambda group: f"{group.first.dataset}, {group.first.target}")
+    sections = _sections(arms)
+    groups = [group for results in sections.values() for group in results.groups]
     has_countermeasures = any(group.countermeasure for group in groups)
     has_batches = any(group.first.effective_batch for group in groups)
     table = Table(
@@ -45,11 +45,11 @@ def arms_table(arms: Sequence[Arm]) -> Table:
             "balanced accuracy is in the report"
         )
         table.caption_justify = "left"
-    for title, same in sections.items():
+    for title, results in sections.items():
         if len(sections) > 1:
             table.add_section()
             table.add_row(title, style="bold")
-        for group in same:
+        for group in results.groups:
             table.add_row(*_cells(group, countermeasure=has_countermeasures, batch=has_batches))
     return table
 
@@ -60,9 +60,8 @@ def verdicts(arms: Sequence[Arm]) -> list[str]:
     The lines are about the largest share of protected images, without a countermeasure.
     """
     lines = []
-    sections = group_by(distinct(arms), lambda arm: f"{arm.dataset}, {arm.target}")
-    for title, same in sections.items():
-        results = TargetResults(title, seed_groups(same))
+    sections = _sections(arms)
+    for title, results in sections.items():
         prefix = f"{title}: " if len(sections) > 1 else ""
         clean = results.control(ArmName.CLEAN)
         for group in results.headline:
@@ -72,10 +71,21 @@ def verdicts(arms: Sequence[Arm]) -> list[str]:
                 f"{prefix}{name}: {percent(group.final.mean)} %{instead}; guessing gets "
                 f"{percent(group.chance)} %"
             )
+            verdict = results.verdict(group)
+            lines += [f"{prefix}{name}: {verdict}"] if verdict else []
             lines += [
                 f"{prefix}{name}, against {line}" for line in map(str, results.comparisons(group))
             ]
     return lines
+
+
+def _sections(arms: Sequence[Arm]) -> dict[str, TargetResults]:
+    """Group arms by data set and target, under a title for each."""
+    return {
+        f"{dataset}, {results.target}": results
+        for dataset, same in group_by(distinct(arms), lambda arm: arm.dataset).items()
+        for results in results_by_target(same)
+    }
 
 
 def _cells(group: SeedGroup, *, countermeasure: bool, batch: bool) -> list[str]:
