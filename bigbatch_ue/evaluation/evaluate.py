@@ -26,7 +26,6 @@ from bigbatch_ue.evaluation.external_images import load_external_images
 from bigbatch_ue.evaluation.outputs import write_outputs
 from bigbatch_ue.evaluation.subject import Subject
 from bigbatch_ue.files.locks import locked
-from bigbatch_ue.files.paths import hide_home
 from bigbatch_ue.networks.surrogate import extract_features, surrogate_of_run
 from bigbatch_ue.protection.perturbations import Perturbations, load_perturbations
 from bigbatch_ue.runs.folder import Run, RunFiles, load_run
@@ -117,7 +116,7 @@ def evaluate_external(
             ),
             image_groups=data.train.labels,
             features=lambda: _flatten(data.train.images),
-            origin={"protected": hide_home(location)},
+            origin={"protected": location},
         )
         name = f"{config.data.shown_as}-{Path(location.partition(':')[2] or location).stem}"
         folder = RunFiles(config.output or Path("runs") / name).evaluation

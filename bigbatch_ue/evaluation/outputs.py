@@ -67,7 +67,7 @@ def write_outputs(
             "classes": data.classes,
             "images": data.identity.fingerprint,
             "agreement": asdict(subject.agreement) if subject.agreement else None,
-            "origin": subject.origin,
+            "origin": json.loads(hide_home(json.dumps(subject.origin))),
             "settings": json.loads(hide_home(settings)),
             "versions": {"bigbatch_ue": __version__, "torch": torch.__version__},
         }

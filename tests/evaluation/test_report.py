@@ -357,8 +357,7 @@ def test_the_terminal_says_in_words_what_the_table_shows() -> None:
     lines = verdicts(an_evaluation())
     assert lines[:2] == [
         "protected: 20.2 % instead of 95.2 %; guessing gets 10.0 %",
-        "protected: protection works: 12 % of what clean images teach beyond guessing is still "
-        "learnt",
+        "protection works: 12 % of what clean images teach beyond guessing is still learnt",
     ]
     gained = "random noise: the learned perturbations protect better (+69.0 points [69.0 to 69.0])"
     assert f"protected, against {gained}" in lines

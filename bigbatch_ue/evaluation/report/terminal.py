@@ -72,7 +72,8 @@ def verdicts(arms: Sequence[Arm]) -> list[str]:
                 f"{percent(group.chance)} %"
             )
             verdict = results.verdict(group)
-            lines += [f"{prefix}{name}: {verdict}"] if verdict else []
+            of_several = f"{name}: " if len(results.headline) > 1 else ""
+            lines += [f"{prefix}{of_several}{verdict}"] if verdict else []
             lines += [
                 f"{prefix}{name}, against {line}" for line in map(str, results.comparisons(group))
             ]
