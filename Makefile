@@ -22,7 +22,7 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/shellcheck -x launchers/*.sh launchers/*/*.sbatch launchers/*/*.lsf analysis/examples/*/run.sh .ci/run
+	$(BIN)/shellcheck -x launchers/*.sh launchers/*/*.sbatch launchers/*/*.lsf analysis/examples/*/*.sh .ci/run
 
 soak: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --seed $(SEED)
