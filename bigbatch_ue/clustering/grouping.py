@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
+from bigbatch_ue.batching.plan import even_sizes
 from bigbatch_ue.clustering.clusters import Clusters
 from bigbatch_ue.clustering.target_map import target_map
 from bigbatch_ue.config.names import Grouping
@@ -64,6 +65,23 @@ def without_labels(config: Config) -> Config:
     """
     count = DEFAULT_COUNT if config.clusters.count == "auto" else config.clusters.count
     return _with_clusters(config, Grouping.FEATURES, count)
+
+
+def expected_sizes(config: ClustersConfig, labels: Labels) -> list[int]:
+    """Return the number of images in each cluster, as far as it is known before the grouping.
+
+    Classes as clusters have their real sizes. Where k-means decides, it is taken to divide the
+    images evenly: those of each class, or all of them.
+
+    Args:
+        config: resolved by `resolve_clusters`.
+        labels: int64 [N], the class of each image.
+    """
+    if config.by == Grouping.FEATURES:
+        return even_sizes(len(labels), config.generators)
+    _, sizes = np.unique(labels, return_counts=True)
+    parts = ((int(size), _wanted(config.by, config.per_class, int(size))) for size in sizes)
+    return [size for images, count in parts for size in even_sizes(images, count)]
 
 
 def make_clusters(features: Tensor, labels: Labels, config: ClustersConfig, seed: int) -> Clusters:

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from bigbatch_ue.clustering.clusters import Clusters
-from bigbatch_ue.clustering.grouping import make_clusters, resolve_clusters
+from bigbatch_ue.clustering.grouping import expected_sizes, make_clusters, resolve_clusters
 from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.names import Grouping
 from bigbatch_ue.config.schema import Config
@@ -45,6 +45,19 @@ def test_digits_fall_into_clusters_of_their_nearest_centre(features: Tensor) -> 
     assert clusters.sizes.min() > 0
     nearest = torch.cdist(features, clusters.centres).argmin(1)
     assert torch.equal(nearest, clusters.assignment)
+
+
+@pytest.mark.parametrize(
+    ("settings", "certain"),
+    [({"by": "labels"}, True), ({"by": "nested", "n_init": 1}, False), ({"count": 7}, False)],
+)
+def test_the_expected_sizes_are_those_of_the_clusters_as_far_as_they_are_known(
+    features: Tensor, settings: dict[str, object], certain: bool
+) -> None:
+    config = resolve_clusters(Config.model_validate({"clusters": settings}), LABELS).clusters
+    expected, sizes = expected_sizes(config, LABELS), cluster(features, **settings).sizes.tolist()
+    assert (len(expected), sum(expected)) == (len(sizes), sum(sizes))
+    assert (expected == sizes) == certain
 
 
 def test_target_is_the_centre_of_the_permuted_cluster(features: Tensor) -> None:
