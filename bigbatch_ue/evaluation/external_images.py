@@ -35,7 +35,7 @@ def load_external_images(location: str, clean: DataSet) -> Pixels:
         UserError: images are missing, superfluous, duplicate, unreadable, of another kind, in
             another order, not perturbed, or no versions of the clean ones.
     """
-    path = _resolve(location)
+    path = external_path(location)
     read = _read_folder if path.is_dir() else _read_npz
     images = read(path, clean)
     originals = clean.train.images
@@ -76,8 +76,12 @@ def _match_channels(image: Pixels, channels: int, path: Path) -> Pixels:
     return image[:channels]
 
 
-def _resolve(location: str) -> Path:
-    """Return the existing folder or npz file at `location`."""
+def external_path(location: str) -> Path:
+    """Return the existing folder or npz file at `location`.
+
+    Raises:
+        UserError: there is none.
+    """
     kind, colon, rest = location.partition(":")
     if colon and kind in ("folder", "npz"):
         path = expand_path(rest)
