@@ -15,6 +15,7 @@ from bigbatch_ue.config.names import Grouping
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.config.sections import ClustersConfig
 from bigbatch_ue.data.source import Labels
+from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.randomness import Purpose, draw
 
@@ -106,7 +107,8 @@ def make_clusters(features: Tensor, labels: Labels, config: ClustersConfig, seed
     """
     if config.generators > len(features):
         raise UserError(
-            f"clusters.count={config.count}: exceeds the {len(features)} images; lower it"
+            f"clusters.count={config.count}: exceeds the {counted(len(features), 'image')}; "
+            "lower it"
         )
     if not torch.stack(features.aminmax()).isfinite().all():  # needs no other [N, d]
         raise UserError("surrogate.weights: the features are not finite; choose other weights")
@@ -173,15 +175,15 @@ def _check_sizes(sizes: Tensor, by: Grouping) -> None:
     empty = int((sizes == 0).sum())
     if empty:
         raise UserError(
-            f"{setting}: {empty} of {len(sizes)} clusters are empty, because too many images are "
-            "alike; lower it"
+            f"{setting}: {empty} of {counted(len(sizes), 'cluster')} empty, because too many "
+            "images are alike; lower it"
         )
     minimum = max(2, int(sizes.sum()) / (_TINY * len(sizes)))
     tiny = sizes[sizes < minimum].tolist()
     if tiny:
         remedy = "add images" if by == Grouping.LABELS else f"consider lowering {setting}"
         warnings.warn(
-            f"clusters: {len(tiny)} of {len(sizes)} have very few images ({tiny}), so their "
+            f"clusters: {len(tiny)} of {len(sizes)} with very few images ({tiny}), whose "
             f"perturbations learn little; {remedy}",
             stacklevel=3,
         )

@@ -302,8 +302,9 @@ def open_folder(path: Path) -> ImageFiles:
                 raise UserError(f"{folder / name}: contains no image; add at least one")
             samples[part] += [(file, label) for file in found.images]
             whole.add(found)
-        whole.add(list_others(folder, classes, f"images in no class folder of {part}/; move them"))
-    whole.add(list_others(path, PARTS, "images outside train/ and test/; move them"))
+        outside = f"outside the class folders of {part}/, to be moved into one"
+        whole.add(list_others(folder, classes, outside))
+    whole.add(list_others(path, PARTS, "outside train/ and test/, to be moved there"))
     return ImageFiles(classes, folders, samples, path, whole.left_out)
 
 

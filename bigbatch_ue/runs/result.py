@@ -34,8 +34,8 @@ class Agreement:
 
     def __str__(self) -> str:
         """Say in one line what the clusters tell of the labels, and what to expect of it."""
-        told = f"clusters tell {self.homogeneity:.0%} of the label (NMI {self.nmi:.2f}, purity "
-        told += f"{self.purity:.2f})"
+        told = f"clusters tell {100 * self.homogeneity:.1f} % of the label "
+        told += f"(NMI {self.nmi:.2f}, purity {self.purity:.2f})"
         if self.homogeneity >= GOOD_AGREEMENT:
             return f"{told}: good conditions for protection"
         expected = "little" if self.homogeneity < POOR_AGREEMENT else "partial"

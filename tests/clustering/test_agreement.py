@@ -13,7 +13,7 @@ def test_clusters_that_are_the_classes_tell_all_of_the_label() -> None:
     assert agreement is not None
     assert (agreement.nmi, agreement.purity, agreement.homogeneity) == (1, 1, 1)
     assert np.array(agreement.table).sum() == 96
-    assert "tell 100% of the label" in str(agreement)
+    assert "tell 100.0 % of the label" in str(agreement)
     assert "good" in str(agreement)
 
 

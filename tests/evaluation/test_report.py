@@ -140,7 +140,7 @@ def test_page_says_what_the_clusters_tell_of_the_labels(make_folder: MakeFolder)
     folder = make_folder(list(an_evaluation(1)), agreement=agreement, classes=["cat", "dog"])
     page = Page(write_report([folder], folder))
     assert page.row("cluster", "cat") == ["cluster", "cat", "dog"]
-    assert "clusters tell 30% of the label (NMI 0.30, purity 0.60): expect little" in page.text
+    assert "clusters tell 30.0 % of the label (NMI 0.30, purity 0.60): expect little" in page.text
     assert page.row("1", "2") == ["1", "2", "8"]
 
 

@@ -117,7 +117,7 @@ def test_agreement_is_said_before_training_and_kept(
 ) -> None:
     run = train(tiny(folder, "clusters.by=labels", "clusters.count=10", name="labels"))
     said = capsys.readouterr().err
-    line = "clusters tell 100% of the label (NMI 1.00, purity 1.00): good conditions for protection"
+    line = "clusters tell 100.0 % of the label (NMI 1.00, purity 1.00): good conditions"
     assert said.index(line) < said.index("effective batch")
     agreement = read_json(run.result, dict)["agreement"]
     assert (agreement["nmi"], agreement["purity"]) == (1, 1)
