@@ -11,6 +11,7 @@ from rich.console import Console
 
 from bigbatch_ue.cli.runner import run
 from bigbatch_ue.files.paths import hide_home
+from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def collect(
     table = collection.table
     failed = int(table["failed"].sum())
     console.print(
-        f"{out / 'table.csv'}: {len(table)} rows, {failed} of failed runs; "
+        f"{out / 'table.csv'}: {counted(len(table), 'row')}, {failed} of failed runs; "
         f"{len(collection.problems)} left out"
     )
     console.print(f"next: python -m analysis report {out}")
@@ -134,8 +135,8 @@ def scaling(
     for title, rows in workloads(table):
         console.print(terminal_table(title, rows), soft_wrap=False)
     console.print(
-        f"{path}: {len(table)} rows of {len(records)} records; plots: {out / 'plots'}; "
-        f"next: tensorboard --logdir {out / 'tensorboard'}",
+        f"{path}: {counted(len(table), 'row')} of {counted(len(records), 'record')}; "
+        f"plots: {out / 'plots'}; next: tensorboard --logdir {out / 'tensorboard'}",
     )
 
 

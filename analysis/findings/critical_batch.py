@@ -6,6 +6,7 @@ from analysis.findings.findings import Finding, Findings
 from analysis.findings.sentences import distinction
 from analysis.fits.mean import MeanFit
 from analysis.table.table import CriticalBatch, Curve
+from bigbatch_ue.reporting.words import counted
 
 
 def statements(findings: Findings) -> dict[str, str]:
@@ -36,14 +37,15 @@ def span(critical: CriticalBatch) -> str:
 
 def _prediction(critical: CriticalBatch) -> str:
     unbounded = (
-        f"the gradient cannot be told from its noise in {critical.unbounded} of {critical.runs} "
-        "runs"
+        f"the gradient cannot be told from its noise in {critical.unbounded} of "
+        f"{counted(critical.runs, 'run')}"
     )
     if math.isinf(critical.low):
         return f"that is too large to be measured ({unbounded})"
     if math.isinf(critical.value):
         return f"of at least {_size(critical.low)} ({unbounded})"
-    return f"of {_size(critical.value)} (middle 80 % of {critical.runs} runs: {_range(critical)})"
+    runs = counted(critical.runs, "run")
+    return f"of {_size(critical.value)} (middle 80 % of {runs}: {_range(critical)})"
 
 
 def _comparison(critical: CriticalBatch, finding: Finding) -> str:

@@ -9,7 +9,7 @@ from analysis.findings.findings import PROTECTED, Finding
 from analysis.fits.instability import Kind, Shape
 from analysis.fits.mean import MeanFit
 from analysis.table.table import Curve
-from bigbatch_ue.reporting.words import interval, p_value, percent
+from bigbatch_ue.reporting.words import counted, interval, p_value, percent
 
 KINDS: dict[Kind, str] = {"seeds": "std across seeds", "oscillation": "oscillation within a run"}
 SHAPES: dict[Shape, str] = {
@@ -122,4 +122,4 @@ def _failures(curve: Curve) -> str:
         for batch, count in zip(curve.batches.tolist(), curve.failed.tolist(), strict=True)
         if count
     )
-    return f"{failed} of {runs} runs failed ({where})."
+    return f"{failed} of {counted(runs, 'run')} failed ({where})."

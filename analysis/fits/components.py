@@ -21,7 +21,7 @@ import pandas as pd
 
 from analysis.fits.intervals import PERCENTILES
 from analysis.table.table import Floats
-from bigbatch_ue.reporting.words import number, percent
+from bigbatch_ue.reporting.words import counted, number, percent
 from bigbatch_ue.runtime.errors import UserError
 
 _DRAWS = 20_000
@@ -219,9 +219,9 @@ def _squares(runs: pd.DataFrame) -> _Squares:
     freedom = np.append(weight.sum(1).round(), (count - 1).sum())
     if freedom[0] < 1 or freedom[1] < 1:
         raise UserError(
-            f"{len(runs)} successful run(s) of {seeds.shape[1]} seed(s) at {sizes.shape[1]} "
-            "size(s): too few to tell seeds from runs; run two seeds or more at the same two sizes "
-            "or more"
+            f"{counted(len(runs), 'successful run')} of {counted(seeds.shape[1], 'seed')} at "
+            f"{counted(sizes.shape[1], 'size')}: too few to tell seeds from runs; run two "
+            "seeds or more at the same two sizes or more"
         )
     mean = runs["mean"].to_numpy(np.float64)
     rest = mean - of_sizes @ (of_sizes.T @ mean)

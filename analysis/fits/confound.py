@@ -12,7 +12,7 @@ from statsmodels.regression.linear_model import OLS
 from analysis.fits.intervals import ALPHA, fieller
 from analysis.table.table import Curve, Floats
 from bigbatch_ue.reporting.statistics import half_width
-from bigbatch_ue.reporting.words import p_value
+from bigbatch_ue.reporting.words import counted, p_value
 from bigbatch_ue.runtime.errors import UserError
 
 Interval = tuple[float, float]
@@ -114,7 +114,7 @@ def separate(epochs: Curve, steps: Curve) -> Separation:
     batches = np.intersect1d(_measured_batches(epochs), _measured_batches(steps))
     if len(batches) < _MIN_SIZES:
         raise UserError(
-            f"{name}: {len(batches)} effective batch(es) common to both budgets; at least "
+            f"{name}: {counted(len(batches), 'effective batch')} common to both budgets; at least "
             f"{_MIN_SIZES} are needed to tell batch size from steps"
         )
     changes = _changes(epochs, steps, batches)

@@ -8,6 +8,7 @@ from scipy.special import polygamma
 
 from analysis.fits.families import Integers
 from analysis.table.table import Floats
+from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.errors import UserError
 
 MIN_SIZES = 3
@@ -102,7 +103,8 @@ def successful_runs(batches: NDArray[np.int64], accuracy: Floats) -> Runs:
     kept = counts > 0
     if kept.sum() < MIN_SIZES:
         raise UserError(
-            f"{kept.sum()} size(s) with a successful run: a curve needs at least {MIN_SIZES}"
+            f"{counted(int(kept.sum()), 'size')} with a successful run: a curve needs at least "
+            f"{MIN_SIZES}"
         )
     if 2 * (counts[kept] < 2).sum() > kept.sum():
         raise UserError("most sizes have fewer than 2 runs: the noise between seeds is unknown")

@@ -25,7 +25,7 @@ from analysis.views.panels import (
     log2_axis,
     write_figures,
 )
-from bigbatch_ue.reporting.words import number, percent, slugs
+from bigbatch_ue.reporting.words import counted, number, percent, slugs
 
 _PANELS = {
     "images_per_s": "images per second",
@@ -142,8 +142,8 @@ def _spread(row: Mapping[Any, Any], name: str, ends: str) -> str:
 
 def _caption(rows: pd.DataFrame, has_ratio: bool) -> str:
     fewest, most = rows["repetitions"].min(), rows["repetitions"].max()
-    count = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-    parts = [f"medians of {count} repetitions, ±: half their range"]
+    least = "" if fewest == most else f"{fewest} to "
+    parts = [f"medians of {least}{counted(most, 'repetition')}, ±: half their range"]
     if has_ratio:
         parts.append("ratio: images/s over those of the baseline in the same session and round")
     parts.append(
@@ -204,7 +204,7 @@ def _legend_entries(rows: pd.DataFrame) -> Iterator[Any]:
         label = f"{path} path" if path != "baseline" else path
         yield legend_entry(label, **_STYLES[path], ms=_marker_size(0), lw=1.6)
     for rank, count in enumerate(sorted(rows["ranks"].unique())):
-        label = f"{count} rank{'s' if count > 1 else ''}"
+        label = counted(count, "rank")
         yield legend_entry(label, marker="o", ms=_marker_size(rank))
     if _is_hollow(rows, _HOLLOW):
         yield legend_entry(f"hollow: {_HOLLOW}", marker="o", ms=_marker_size(0), mfc="w")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from analysis.table.columns import COLUMNS, OPTIONAL, checked
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.paths import require_file
+from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.console import note
 from bigbatch_ue.runtime.errors import UserError
 
@@ -177,7 +178,7 @@ def read_table(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: column {repeated[0]} is there twice; keep one")
     missing = [name for name in COLUMNS if name not in table and name not in OPTIONAL]
     if missing:
-        raise UserError(f"{path}: missing column(s): {', '.join(missing)}")
+        raise UserError(f"{path}: {counted(len(missing), 'column')} missing: {', '.join(missing)}")
     _note_trend(table, path)
     try:
         table = checked(table[[name for name in COLUMNS if name in table]])

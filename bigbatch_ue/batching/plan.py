@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.config.sections import OptimizerConfig
+from bigbatch_ue.reporting.words import span
 
 DEFAULT_MICRO_BATCH = {"cpu": 128, "cuda": 1024}
 """Micro-batch that `auto` tries first. It keeps the device busy; a larger one is no faster."""
@@ -56,6 +57,11 @@ class BatchPlan:
         return max(self.per_generator)
 
     @property
+    def batch_in_words(self) -> str:
+        """Effective batch of the generators, such as `25 to 28` where small clusters cap it."""
+        return span(self.per_generator)
+
+    @property
     def micro_batches(self) -> int:
         """Number of micro-batches of a rank in one step, equal on all ranks."""
         return math.ceil(math.ceil(self.images_per_step / self.world_size) / self.micro)
@@ -93,15 +99,15 @@ class BatchPlan:
         smallest, largest = self.population
         if self.requested < smallest:
             return None
-        images = f"{smallest}" if smallest == largest else f"{smallest} to {largest}"
+        images = span((smallest, largest))
         if self.effective == self.requested and max(self.per_generator) == min(self.per_generator):
             return (
-                f"B = {self.requested} reaches a generator's {images} images: "
+                f"B = {self.requested:,} reaches a generator's {images} images: "
                 "full-batch training, images repeat in more views (extend: views)"
             )
         return (
-            f"B = {self.requested} reaches a generator's {images} images: capped to "
-            f"{min(self.per_generator)} ... {self.effective} (extend: cap); "
+            f"B = {self.requested:,} reaches a generator's {images} images: capped to "
+            f"{self.batch_in_words} (extend: cap); "
             "batch.extend=views repeats images in more views instead"
         )
 

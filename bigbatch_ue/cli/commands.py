@@ -11,13 +11,23 @@ import typer.exceptions
 from rich.console import Console
 from rich.table import Column, Table
 
+from bigbatch_ue.cli.checks import (
+    parse_shard,
+    require_external,
+    require_images,
+    require_protector,
+    require_run,
+    require_sweep,
+)
 from bigbatch_ue.cli.runner import run
+from bigbatch_ue.config.bundled import preset_as_yaml, purposes
 from bigbatch_ue.config.load import load_config, revise_evaluation
 from bigbatch_ue.config.names import PARITY, PRESETS, TARGETS, ArmName, GradientPath
 from bigbatch_ue.files.paths import hide_home
+from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.console import whole_lines
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.runtime.ranks import EngineName, is_main_process
+from bigbatch_ue.runtime.ranks import EngineName, is_main_process, world_size
 
 app = typer.Typer(
     add_completion=False,
@@ -29,7 +39,7 @@ console = whole_lines(Console(markup=False))
 
 _PRESETS = (
     f"one of: {', '.join(name for name in PRESETS if not name.endswith(PARITY))}; a data set's "
-    f"name with {PARITY} has the settings of the study"
+    f"name with {PARITY} has the settings of the study; `bigbatch-ue presets NAME` shows them"
 )
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="settings, such as batch.effective=4096 seed=1")
@@ -60,6 +70,21 @@ def datasets(
 
 
 @app.command()
+def presets(
+    name: Annotated[
+        str | None, typer.Argument(help="preset whose settings to show, as YAML for --config")
+    ] = None,
+) -> None:
+    """List the presets and what they are for, or show the settings of one."""
+    if name is not None:
+        print(preset_as_yaml(name), end="")
+        return
+    for purpose, names in purposes().items():
+        console.print(f"{', '.join(names)}\n    {purpose}")
+    console.print("next: bigbatch-ue presets NAME")
+
+
+@app.command()
 def plan(
     overrides: Overrides = None,
     preset: Preset = None,
@@ -84,10 +109,11 @@ def plan(
     download: Download = False,
 ) -> None:
     """Show the batch plan and the memory it needs, without training."""
-    from bigbatch_ue.cli.plan_table import plan_table
-    from bigbatch_ue.runtime.ranks import world_size
-
     resolved = load_config(preset, config, overrides or ())
+    if images is None:
+        require_images(resolved, download)
+    from bigbatch_ue.cli.plan_table import plan_table
+
     number = ranks or world_size()
     console.print(plan_table(resolved, number, images, engine, download, agreement))
 
@@ -109,7 +135,8 @@ def train(
     ] = None,
 ) -> None:
     """Train the perturbations of one data set at one effective batch."""
-    resolved = load_config(preset, config, overrides or ())  # a typing mistake needs no torch
+    resolved = load_config(preset, config, overrides or ())
+    require_images(resolved, download)
     from bigbatch_ue.training.train import train as run_training
 
     run = run_training(resolved, resume=resume, download=download, time_limit=time_limit)
@@ -133,11 +160,14 @@ def protect(
     download: Download = False,
 ) -> None:
     """Write the protected data set, and measure the visibility of its perturbations."""
+    require_run(run, place, download)
     from bigbatch_ue.protection.protect import protect as write_protected
 
     console.print(
         str(write_protected(run, place=place, out=out, form=form, at=at, download=download))
     )
+    moved = f" --data {place}" if place else ""
+    console.print(f"next: bigbatch-ue evaluate {run}{moved}", soft_wrap=True)
 
 
 @app.command()
@@ -152,6 +182,7 @@ def apply(
     download: Download = False,
 ) -> None:
     """Perturb images that came later to a protected collection."""
+    require_protector(protector, paths, place, download)
     from bigbatch_ue.protection.apply import apply_protector
     from bigbatch_ue.protection.protector import open_protector
 
@@ -168,9 +199,12 @@ def export(
     download: Download = False,
 ) -> None:
     """Write what `apply` needs, without images or paths: perturbations, clusters, a card."""
-    from bigbatch_ue.protection.protector import Protector
+    require_run(run, place, download)
+    from bigbatch_ue.protection.protector import PRIVATE, Protector
 
-    Protector.of_run(run, place=place, download=download).save(out)
+    protector = Protector.of_run(run, place=place, download=download)
+    protector.save(out)
+    console.print(f"{out}: {protector}\n{PRIVATE}", soft_wrap=True)
     console.print(f"next: bigbatch-ue apply {out} IMAGES --out PERTURBED", soft_wrap=True)
 
 
@@ -207,14 +241,12 @@ def evaluate(
     download: Download = False,
 ) -> None:
     """Train targets on clean, control and protected images; test them on clean ones."""
-    from bigbatch_ue.evaluation.evaluate import evaluate as evaluate_run
-    from bigbatch_ue.evaluation.evaluate import evaluate_external
-    from bigbatch_ue.evaluation.report.terminal import arms_table, verdicts
-
     given = list(arguments or ())
     listed = {"seeds": seeds, "arms": arms}
     overrides = [f"evaluation.{key}=[{', '.join(map(str, v))}]" for key, v in listed.items() if v]
-    options: Any = {"shard": _parse_shard(shard), "download": download, "command": _command_line()}
+    options: Any = {"shard": parse_shard(shard), "download": download, "command": _command_line()}
+    if protected is not None and place is not None:
+        raise UserError("--data: is for a run; with --protected, set data.name=folder:PATH instead")
     if protected is None:
         if not given or preset or config:
             raise UserError(
@@ -222,13 +254,19 @@ def evaluate(
                 "--protected"
             )
         folder = Path(given.pop(0))
-        given = [*overrides, *given]
-        results = evaluate_run(folder, place=place, target=target, overrides=given, **options)
-    elif place is not None:
-        raise UserError("--data: is for a run; with --protected, set data.name=folder:PATH instead")
+        overrides += given
+        require_run(folder, place, download, target, overrides)
+        from bigbatch_ue.evaluation.evaluate import evaluate as evaluate_run
+
+        results = evaluate_run(folder, place=place, target=target, overrides=overrides, **options)
     else:
         resolved = revise_evaluation(load_config(preset, config, given), target, overrides)
+        require_external(resolved, protected, download)
+        from bigbatch_ue.evaluation.evaluate import evaluate_external
+
         results = evaluate_external(resolved, protected, **options)
+    from bigbatch_ue.evaluation.report.terminal import arms_table, verdicts
+
     if is_main_process():
         console.print(arms_table(results))
         for line in verdicts(results):
@@ -258,8 +296,9 @@ def sweep(
     """
     from bigbatch_ue.sweeps.spec import load_sweep
 
-    part, settings = _parse_shard(shard), load_sweep(config, overrides or ())
-    from bigbatch_ue.sweeps.cells import sweep_cells  # torch: after what may be wrong was read
+    part, settings = parse_shard(shard), load_sweep(config, overrides or ())
+    require_sweep(settings, download)
+    from bigbatch_ue.sweeps.cells import sweep_cells
     from bigbatch_ue.sweeps.jobs import run_sweep
     from bigbatch_ue.sweeps.progress import cell_table
 
@@ -270,7 +309,7 @@ def sweep(
     states = Counter(outcome.state if outcome else "claimed" for _, outcome in cells)
     failed = states["failed"]
     console.print(
-        f"{len(cells)} cells: {states['finished']} finished, {failed} failed, "
+        f"{counted(len(cells), 'cell')}: {states['finished']} finished, {failed} failed, "
         f"{states['claimed']} claimed by other jobs"
     )
     console.print(f"next: python -m analysis collect {settings.output}", soft_wrap=True)
@@ -317,12 +356,12 @@ def bench(
     out: Annotated[Path, typer.Option(help="folder of the records")] = Path("runs/bench"),
 ) -> None:
     """Measure speed, memory and traffic of optimizer steps on random images."""
-    from bigbatch_ue.benchmark.session import bench as run_bench
-
     resolved = load_config(preset, config, overrides or ())
     for micro in micros or ():
         if micro != "auto" and not (micro.isdecimal() and int(micro) > 0):
             raise UserError(f"--micro {micro}: expected a positive number of images, or auto")
+    from bigbatch_ue.benchmark.session import bench as run_bench
+
     run_bench(
         resolved,
         batches=batches or [resolved.batch.effective],
@@ -351,18 +390,6 @@ def demo(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; `runner.run` describes the exit codes."""
     run(app, arguments)
-
-
-def _parse_shard(text: str) -> tuple[int, int]:
-    """Parse I/N, such as 2/4, as (I, N).
-
-    Raises:
-        UserError: not 1 <= I <= N.
-    """
-    index, slash, count = text.partition("/")
-    if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-        raise UserError(f"--shard {text}: expected I/N with I from 1 to N, such as 2/4")
-    return int(index), int(count)
 
 
 def _command_line() -> list[str]:

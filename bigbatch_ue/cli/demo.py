@@ -16,6 +16,7 @@ from bigbatch_ue.evaluation.report.page import write_report
 from bigbatch_ue.evaluation.report.terminal import arms_table
 from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.protection.protect import protect
+from bigbatch_ue.reporting.words import percent, span
 from bigbatch_ue.training.train import train
 
 PRESET = "digits"
@@ -81,16 +82,16 @@ def _protocol(seed: int) -> list[str]:
 def sentence(arms: Sequence[Arm]) -> str:
     """Say in plain words what the arms show."""
     protected = [arm for arm in arms if arm.arm == "uc"]
-    accuracies = " / ".join(f"{arm.final_accuracy:.0%}" for arm in protected)
-    batches = " / ".join(str(arm.effective_batch) for arm in protected)
+    accuracies = " / ".join(percent(arm.final_accuracy) for arm in protected)
+    batches = " / ".join(span(arm.batches) for arm in protected)
     clean, noise = (
         next(arm.final_accuracy for arm in arms if arm.arm == name)
         for name in ("clean", "random_noise")
     )
     return (
-        f"A network trained on protected digits gets {accuracies} of the clean test digits right "
-        f"(effective batch {batches}); one trained on unprotected digits gets {clean:.0%}, and "
-        f"one trained on digits with random noise of the same size {noise:.0%}."
+        f"A network trained on protected digits gets {accuracies} % of the clean test digits right "
+        f"(effective batch {batches}); one trained on unprotected digits gets {percent(clean)} %, "
+        f"and one trained on digits with random noise of the same size {percent(noise)} %."
     )
 
 

@@ -26,6 +26,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command, launch_command_parser
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.errors import EXIT_LOST_RANK, UserError, user_message
 from bigbatch_ue.runtime.signals import (
     EXIT_INTERRUPTED,
@@ -61,7 +62,8 @@ def describe(arguments: Sequence[str]) -> str:
     python = [] if options.no_python else [sys.executable, *(["-m"] if options.module else [])]
     command = shlex.join([*python, options.training_script, *options.training_script_args])
     file = options.config_file or "Accelerate's own configuration"
-    return f"# {file}: {ranks} rank(s) on {machines} machine(s), each of which runs\n{command}"
+    where = f"{counted(ranks, 'rank')} on {counted(machines, 'machine')}"
+    return f"# {file}: {where}, each of which runs\n{command}"
 
 
 def launch_ranks(arguments: Sequence[str]) -> int:

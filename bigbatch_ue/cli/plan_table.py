@@ -1,15 +1,23 @@
 """A table of the batch plan and its expected memory, for the terminal."""
 
+from dataclasses import dataclass
+
 import torch
 from rich.table import Table
 
 from bigbatch_ue.batching.plan import even_sizes, make_plan
 from bigbatch_ue.clustering.agreement import measure_agreement
-from bigbatch_ue.clustering.grouping import DEFAULT_COUNT, resolve_clusters, without_labels
+from bigbatch_ue.clustering.grouping import (
+    DEFAULT_COUNT,
+    expected_sizes,
+    resolve_clusters,
+    without_labels,
+)
 from bigbatch_ue.config.names import Grouping
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet, prepare_dataset
 from bigbatch_ue.networks.surrogate import surrogate_of_run
+from bigbatch_ue.reporting.words import counted, span
 from bigbatch_ue.runtime.ranks import EngineName
 from bigbatch_ue.training.requirements import expected_memory
 from bigbatch_ue.training.setup import cluster_images
@@ -33,7 +41,7 @@ def plan_table(
     download: bool,
     agreement: bool = False,
 ) -> Table:
-    """Make a table of the batch plan of `config` on `ranks` ranks, with clusters of equal size.
+    """Make a table of the batch plan of `config` on `ranks` ranks.
 
     Args:
         config: the resolved configuration.
@@ -41,27 +49,32 @@ def plan_table(
         images: number of train images; None decodes the data set to count them.
         engine: the expected memory is under this engine.
         download: allow the data set to be downloaded.
-        agreement: group the images by features now, to say what the clusters tell of the labels.
+        agreement: group the images by features now, for the sizes of the clusters and what they
+            say of the labels.
     """
     if images is None:
         data = prepare_dataset(config.data, download=download)
         config = resolve_clusters(config, data.train.labels)
-        images, channels = len(data.train), data.train.images.shape[1]
-        labels = _labels_told(config, data, agreement)
+        channels = data.train.images.shape[1]
+        grouping = _group(config, data, agreement)
     else:
         assumed = "" if config.clusters.count != "auto" else f"assuming {DEFAULT_COUNT} clusters; "
         config, channels = without_labels(config), 3
+        sizes = even_sizes(images, config.clusters.generators)
         labels = f"{assumed}unknown without the images (leave out --images)"
-    p = config.clusters.generators
-    plan = make_plan(config, even_sizes(images, p), ranks)
+        grouping = _GroupingPlan(sizes, "if all are alike", labels)
+    plan = make_plan(config, grouping.sizes, ranks)
     per_rank = even_sizes(plan.images_per_step, ranks)
     micro = plan.largest_micro
     needs = expected_memory(config, channels, micro, ranks, engine)
-    table = Table(show_header=False, title=f"{config.data.name}: {images:,} train images")
+    total = counted(sum(grouping.sizes), "train image")
+    table = Table(show_header=False, title=f"{config.data.name}: {total}")
+    about = "about " if grouping.estimated and plan.effective < plan.requested else ""
     rows = {
-        "effective batch": f"{plan.effective:,} (requested {plan.requested:,})",
-        "generators": f"{p}, scope {config.batch.scope}",
-        "labels": labels,
+        "effective batch": f"{about}{plan.batch_in_words} (requested {plan.requested:,})",
+        "generators": f"{config.clusters.generators:,}, scope {config.batch.scope}",
+        "images per cluster": grouping.sizes_in_words,
+        "labels": grouping.labels,
         "images per step": f"{plan.images_per_step:,} through the surrogate",
         "images per rank": " + ".join(f"{size:,}" for size in per_rank[:_RANKS_SHOWN])
         + (" + ..." if ranks > _RANKS_SHOWN else ""),
@@ -79,14 +92,42 @@ def plan_table(
     return table
 
 
-def _labels_told(config: Config, data: DataSet, measure: bool) -> str:
-    """Say what the clusters tell of the labels; k-means over all images only if `measure`."""
-    labels = data.train.labels
-    if config.clusters.by != Grouping.FEATURES:
-        return f"clusters tell all of the label (clusters.by={config.clusters.by})"
+@dataclass(frozen=True)
+class _GroupingPlan:
+    """The clusters of a plan: their sizes, and what they tell of the labels, in words.
+
+    Attributes:
+        sizes: images in each cluster.
+        estimated: why the sizes are estimates, in words; empty if they are certain.
+        labels: what the clusters tell of the labels.
+    """
+
+    sizes: list[int]
+    estimated: str
+    labels: str
+
+    @property
+    def sizes_in_words(self) -> str:
+        sizes = span(self.sizes)
+        return f"about {sizes} ({self.estimated})" if self.estimated else sizes
+
+
+def _group(config: Config, data: DataSet, measure: bool) -> _GroupingPlan:
+    """Plan the clusters of `data`; k-means over all images only if `measure`."""
+    by, labels = config.clusters.by, data.train.labels
+    sizes = expected_sizes(config.clusters, labels)
+    told = f"clusters tell all of the label (clusters.by={by})"
+    if by == Grouping.LABELS:
+        return _GroupingPlan(sizes, "", told)
     if not measure:
-        return "add --agreement to group the images and see what the clusters tell of the labels"
+        if by == Grouping.FEATURES:
+            told = (
+                "add --agreement to group the images and see what the clusters tell of the labels"
+            )
+        return _GroupingPlan(sizes, "k-means decides; add --agreement to group now", told)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     clusters = cluster_images(config, data, surrogate_of_run(config, data, device), device)
     agreement = measure_agreement(clusters.assignment.numpy(), labels)
-    return str(agreement) if agreement else "a single class"
+    return _GroupingPlan(
+        clusters.sizes.tolist(), "", str(agreement) if agreement else "a single class"
+    )

@@ -43,7 +43,9 @@ A text or a path is taken as it is typed; a leading `~` is the home folder. Othe
 value is an error that names what is allowed. A run keeps all of its settings in `config.yaml`.
 
 Presets: {", ".join(f"`{name}`" for name in PRESETS)}.
-[Some](results.md#settings-of-the-study) have the settings of the study.
+[Some](results.md#settings-of-the-study) have the settings of the study. `bigbatch-ue presets` says
+what each is for, and `bigbatch-ue presets NAME` shows its settings: where a preset sets a value,
+the default below does not apply.
 
 More about [batches](batches.md), [the computation](speed.md#settings-of-the-computation),
 [checkpoints](launching.md#interruption-checkpoints-and-resume), [evaluation](evaluation.md) and

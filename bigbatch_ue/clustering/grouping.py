@@ -8,12 +8,14 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
+from bigbatch_ue.batching.plan import even_sizes
 from bigbatch_ue.clustering.clusters import Clusters
 from bigbatch_ue.clustering.target_map import target_map
 from bigbatch_ue.config.names import Grouping
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.config.sections import ClustersConfig
 from bigbatch_ue.data.source import Labels
+from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.randomness import Purpose, draw
 
@@ -66,6 +68,23 @@ def without_labels(config: Config) -> Config:
     return _with_clusters(config, Grouping.FEATURES, count)
 
 
+def expected_sizes(config: ClustersConfig, labels: Labels) -> list[int]:
+    """Return the number of images in each cluster, as far as it is known before the grouping.
+
+    Classes as clusters have their real sizes. Where k-means decides, it is taken to divide the
+    images evenly: those of each class, or all of them.
+
+    Args:
+        config: resolved by `resolve_clusters`.
+        labels: int64 [N], the class of each image.
+    """
+    if config.by == Grouping.FEATURES:
+        return even_sizes(len(labels), config.generators)
+    _, sizes = np.unique(labels, return_counts=True)
+    parts = ((int(size), _wanted(config.by, config.per_class, int(size))) for size in sizes)
+    return [size for images, count in parts for size in even_sizes(images, count)]
+
+
 def make_clusters(features: Tensor, labels: Labels, config: ClustersConfig, seed: int) -> Clusters:
     """Group images into clusters, and choose the target of each cluster.
 
@@ -88,7 +107,8 @@ def make_clusters(features: Tensor, labels: Labels, config: ClustersConfig, seed
     """
     if config.generators > len(features):
         raise UserError(
-            f"clusters.count={config.count}: exceeds the {len(features)} images; lower it"
+            f"clusters.count={config.count}: exceeds the {counted(len(features), 'image')}; "
+            "lower it"
         )
     if not torch.stack(features.aminmax()).isfinite().all():  # needs no other [N, d]
         raise UserError("surrogate.weights: the features are not finite; choose other weights")
@@ -155,15 +175,15 @@ def _check_sizes(sizes: Tensor, by: Grouping) -> None:
     empty = int((sizes == 0).sum())
     if empty:
         raise UserError(
-            f"{setting}: {empty} of {len(sizes)} clusters are empty, because too many images are "
-            "alike; lower it"
+            f"{setting}: {empty} of {counted(len(sizes), 'cluster')} empty, because too many "
+            "images are alike; lower it"
         )
     minimum = max(2, int(sizes.sum()) / (_TINY * len(sizes)))
     tiny = sizes[sizes < minimum].tolist()
     if tiny:
         remedy = "add images" if by == Grouping.LABELS else f"consider lowering {setting}"
         warnings.warn(
-            f"clusters: {len(tiny)} of {len(sizes)} have very few images ({tiny}), so their "
+            f"clusters: {len(tiny)} of {len(sizes)} with very few images ({tiny}), whose "
             f"perturbations learn little; {remedy}",
             stacklevel=3,
         )

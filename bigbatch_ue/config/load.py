@@ -1,8 +1,9 @@
 """From a preset or file, nested settings and `key=value` words to a validated configuration."""
 
+import itertools
+import shlex
 from collections.abc import Container, Iterable, Mapping, Sequence
 from copy import deepcopy
-from importlib import resources
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar
@@ -10,9 +11,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from bigbatch_ue.config.names import DATASETS, MEDMNIST_2D, PARITY, PRESETS, TARGETS
+from bigbatch_ue.config.bundled import read_preset, read_target
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.config.words import explain, field_at, kinds_of
+from bigbatch_ue.config.words import explain, field_at, fields_by_key, kinds_of
 from bigbatch_ue.files.yaml_files import parse_yaml, read_yaml
 from bigbatch_ue.runtime.errors import UserError
 
@@ -44,7 +45,7 @@ def load_config(
         raise UserError("preset and config file: give one of them, not both")
     content: dict[str, Any] = {}
     if preset is not None:
-        content = _read_preset(preset)
+        content = read_preset(preset)
     elif file is not None:
         content = read_settings(file)
     for layer in settings:
@@ -80,9 +81,7 @@ def revise_evaluation(
     """
     content = config.model_dump(mode="json")
     if target is not None:
-        if target not in TARGETS:
-            raise UserError(f"target: unknown name {target!r}; allowed: {', '.join(TARGETS)}")
-        content["target"] = _read_bundled("targets")[target]
+        content["target"] = read_target(target)
     revised = resolve(Config, content, overrides)
     if revised.answer() != config.answer() or revised.output != config.output:
         own = ("target", "evaluation", "data.root=")
@@ -106,7 +105,10 @@ def resolve(
         UserError: as for `load_config`; it names `file` if that is where the fault is.
     """
     before = deepcopy(content)
-    for override in overrides:
+    overrides = list(overrides)
+    for index, override in enumerate(overrides):
+        if not _is_setting(override):
+            raise UserError(_not_a_setting(overrides, index, root))
         _apply(content, override, root)
     try:
         return root.model_validate(content)
@@ -143,24 +145,6 @@ def read_settings(file: Path) -> dict[str, Any]:
     return content
 
 
-def _read_preset(name: str) -> dict[str, Any]:
-    if name not in PRESETS:
-        raise UserError(f"preset: unknown name {name!r}; allowed: {', '.join(PRESETS)}")
-    dataset = name.removesuffix(PARITY)
-    family = "medmnist" if dataset in MEDMNIST_2D else dataset
-    content = _read_bundled(family + name.removeprefix(dataset))
-    if dataset in DATASETS:
-        content.setdefault("data", {})["name"] = dataset
-    return content
-
-
-def _read_bundled(name: str) -> dict[str, Any]:
-    """Read a file of `presets/`."""
-    text = resources.files("bigbatch_ue.config").joinpath(f"presets/{name}.yaml").read_text()
-    content: dict[str, Any] = parse_yaml(text)
-    return content
-
-
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Lay `above` over `below`, section by section."""
     merged = {**below, **above}
@@ -172,17 +156,49 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 def _apply(content: dict[str, Any], override: str, root: type[BaseModel]) -> None:
     """Set a `key=value` override in `content`."""
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(
-            f"{override!r}: not a setting; write key=value, such as batch.effective=4096"
-        )
+    key, _, text = override.partition("=")
     *sections, last = keys = key.split(".")
     for depth, section in enumerate(sections, start=1):
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
             raise UserError(_not_a_section(key, ".".join(sections[:depth])))
     content[last] = _read_word(key, text, field_at(keys, root))
+
+
+def _is_setting(word: str) -> bool:
+    key, equals, _ = word.partition("=")
+    return bool(key and equals)
+
+
+def _not_a_setting(words: Sequence[str], index: int, root: type[BaseModel]) -> str:
+    """Say that a word is not a setting, and what was probably meant."""
+    word, before = words[index], words[:index]
+    how = "such as batch.effective=4096"
+    if root is not Config:
+        how = f"with one of the keys {', '.join(fields_by_key(root))}"
+    problem = f"{word!r}: not a setting; write key=value, {how}"
+    if before and _takes_text(before[-1], root):
+        rest = itertools.takewhile(lambda each: not _is_setting(each), words[index:])
+        whole = shlex.quote(" ".join([before[-1], *rest]))
+        return f"{problem}; if it belongs to the word before it, put quotes around both: {whole}"
+    if root is not Config:
+        return problem
+    place, run = Path(word), Path(word) / "config.yaml"
+    if run.is_file():
+        return f"{problem}; the settings of that run are --config {shlex.quote(str(run))}"
+    if word and place.is_dir():
+        return f"{problem}; for the images in it, {shlex.quote(f'data.name=folder:{word}')}"
+    if place.suffix == ".npz":
+        return f"{problem}; for the images in it, {shlex.quote(f'data.name=npz:{word}')}"
+    if place.suffix in (".yaml", ".yml"):
+        return f"{problem}; for the settings in it, --config {shlex.quote(word)}"
+    return problem
+
+
+def _takes_text(setting: str, root: type[BaseModel]) -> bool:
+    """Return whether the value of a `key=value` word is text or a path, so that it may go on."""
+    field = field_at(setting.partition("=")[0].split("."), root)
+    return field is not None and bool(kinds_of(field) & {str, Path})
 
 
 def _read_word(key: str, text: str, field: FieldInfo | None) -> Any:

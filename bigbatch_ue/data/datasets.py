@@ -12,7 +12,7 @@ import numpy as np
 
 from bigbatch_ue.config.names import DATASETS, MEDMNIST_2D
 from bigbatch_ue.config.sections import DataConfig
-from bigbatch_ue.data.image_files import ImageFiles, open_folder
+from bigbatch_ue.data.image_files import ImageFiles, class_names, open_folder
 from bigbatch_ue.data.npz import Npz
 from bigbatch_ue.data.source import PARTS, Part, Source, Split
 from bigbatch_ue.files.atomic import atomic_file, atomic_folder
@@ -112,14 +112,42 @@ def open_source(data: DataConfig, download: bool = False) -> Source:
     if data.name in TORCHVISION:
         return _torchvision(data.name, data.root, download)
     if kind == "folder" and place:
-        return open_folder(expand_path(place))
+        return open_folder(_require_place(data))
     if kind == "npz" and place:
-        return Npz(expand_path(place))
+        return Npz(_require_place(data))
     if expand_path(data.name).exists():
-        kind = "folder" if expand_path(data.name).is_dir() else "npz"
+        kind = "npz" if expand_path(data.name).suffix == ".npz" else "folder"
         raise UserError(f"{data.name}: a place needs its kind; write {kind}:{data.name}")
     allowed = ", ".join((*DATASETS, "npz:PATH", "folder:PATH"))
     raise UserError(f"data.name={data.name!r}: unknown data set; allowed: {allowed}")
+
+
+def require_source(data: DataConfig, *, download: bool = False) -> None:
+    """Check that the images of `data` are where they should be, as far as that takes no time.
+
+    Args:
+        data: the data set.
+        download: whether a data set that is missing will be fetched.
+
+    Raises:
+        UserError: an unknown name, a size that does not exist, or a missing folder or file.
+    """
+    kind, _, place = data.name.partition(":")
+    if kind == "folder" and place:
+        class_names(_require_place(data))  # there may be millions of files in these
+    elif not (download and data.has_name):
+        open_source(data)
+
+
+def _require_place(data: DataConfig) -> Path:
+    """Return the path in `data.name`, which must exist."""
+    kind, _, place = data.name.partition(":")
+    path, what = expand_path(place), "folder" if kind == "folder" else "file"
+    if not path.exists():
+        raise UserError(f"data.name={data.name}: no such {what}; check the path")
+    if kind == "folder" and path.is_file():
+        raise UserError(f"data.name={data.name}: a file; name the folder of train/ and test/")
+    return path
 
 
 def _download(

@@ -28,6 +28,7 @@ from bigbatch_ue.files.atomic import atomic_file, atomic_folder
 from bigbatch_ue.files.formats import digest, read_json, write_json
 from bigbatch_ue.files.locks import locked
 from bigbatch_ue.files.paths import expand_path, hide_home, require_file
+from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.identity import DataIdentity, answer_digest
 from bigbatch_ue.runtime.console import note, progress_bar
@@ -112,14 +113,15 @@ class DataSet:
         absent = np.setdiff1d(np.arange(len(self.classes)), self.train.labels)
         if not len(absent):
             return []
-        names = f"{len(absent)} of {len(self.classes)} classes have no train image"
+        names = f"{len(absent)} of {counted(len(self.classes), 'class')} without a train image"
         return [f"{names}, such as {self.classes[absent[0]]}"]
 
     @property
     def beyond_limit(self) -> list[str]:
         """How many train images `data.limit` leaves out; nothing if none."""
         count = self.available - len(self.train)
-        return [f"{count:,} train images beyond data.limit={len(self.train)}"] if count else []
+        beyond = f"{counted(count, 'train image')} beyond data.limit={len(self.train)}"
+        return [beyond] if count else []
 
 
 def prepare_dataset(data: DataConfig, *, download: bool = False) -> DataSet:
@@ -165,7 +167,7 @@ def _refuse_if_strict(data: DataConfig, files: list[str]) -> None:
 
 def _inventory(data: DataConfig, found: DataSet, files: list[str]) -> str:
     """Say how many images are taken, and what is left out or changed."""
-    taken = f"{data.name}: {len(found.train):,} train and {len(found.test):,} test images"
+    taken = f"{data.name}: {len(found.train):,} train and {counted(len(found.test), 'test image')}"
     return "\n  ".join([f"{taken}; left out or changed:", *files]) if files else taken
 
 

@@ -291,12 +291,7 @@ def open_folder(path: Path) -> ImageFiles:
             leads out of the folder.
     """
     folders = {part: path / part for part in PARTS}
-    if not path.is_dir():
-        raise UserError(
-            f"{path}: no such folder; check the path (if the images of a run have moved, add "
-            "--data folder:PATH)"
-        )
-    classes = _class_names(path)
+    classes = class_names(path)
     samples: dict[Part, list[tuple[Path, int]]] = {}
     whole = Inventory()
     for part, folder in folders.items():
@@ -307,13 +302,18 @@ def open_folder(path: Path) -> ImageFiles:
                 raise UserError(f"{folder / name}: contains no image; add at least one")
             samples[part] += [(file, label) for file in found.images]
             whole.add(found)
-        whole.add(list_others(folder, classes, f"images in no class folder of {part}/; move them"))
-    whole.add(list_others(path, PARTS, "images outside train/ and test/; move them"))
+        outside = f"outside the class folders of {part}/, to be moved into one"
+        whole.add(list_others(folder, classes, outside))
+    whole.add(list_others(path, PARTS, "outside train/ and test/, to be moved there"))
     return ImageFiles(classes, folders, samples, path, whole.left_out)
 
 
-def _class_names(path: Path) -> list[str]:
-    """List the names of the class folders, which must be the same in both parts."""
+def class_names(path: Path) -> list[str]:
+    """List the names of the class folders, which must be the same in `train/` and `test/`.
+
+    Raises:
+        UserError: a missing folder, or a class in one part only.
+    """
     names = {}
     for part in PARTS:
         folder = path / part

@@ -17,6 +17,7 @@ import numpy as np
 
 from bigbatch_ue.data.source import PARTS, Labels, Part, Pixels, Split
 from bigbatch_ue.files.paths import require_file
+from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.errors import UserError
 
 _MAX_PIXELS = 89_478_485
@@ -44,8 +45,8 @@ class Npz:
         train, test = (self.shape(part)[-1] for part in PARTS)
         if train != test:
             raise UserError(
-                f"{self.path}: 'train_images' has {train} channel(s), 'test_images' {test}; "
-                "make them equal"
+                f"{self.path}: 'train_images' has {counted(train, 'channel')}, 'test_images' "
+                f"{test}; make them equal"
             )
         return train
 
@@ -62,7 +63,7 @@ class Npz:
         except (zipfile.BadZipFile, OSError):  # whoever reads an array says what is wrong
             return []
         names = ", ".join(name.removesuffix(".npy") for name in others)
-        return [f"{len(others)} unused array(s): {names}"] if others else []
+        return [f"{counted(len(others), 'unused array')}: {names}"] if others else []
 
     def changes(self) -> list[str]:
         """Return nothing: arrays are taken as they are."""

@@ -88,12 +88,15 @@ class Arm:
         ranks: number of ranks that trained each batch together.
         device: type of the device it was trained on.
         run_seed: seed of the run that learned the perturbations; None without such a run.
-        effective_batch: effective batch of the generators; None without them.
+        effective_batch: effective batch of the generators, the largest one where small clusters
+            cap it; None without them.
         optimizer_steps: optimizer steps of the generators; 0 without them.
         inputs: digest of everything that decides the result.
         recipe: settings that decide the training of the target, by their names; empty in records of
             earlier versions.
         countermeasure_settings: those of the countermeasure, if it has any.
+        smallest_batch: effective batch of the generator of the smallest cluster; None without
+            generators, and in older records.
     """
 
     dataset: str
@@ -124,6 +127,14 @@ class Arm:
     inputs: str = ""
     recipe: dict[str, Any] = field(default_factory=dict)
     countermeasure_settings: dict[str, Any] = field(default_factory=dict)
+    smallest_batch: int | None = None
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Smallest and largest effective batch of a generator; empty without generators."""
+        if self.effective_batch is None:
+            return ()
+        return self.smallest_batch or self.effective_batch, self.effective_batch
 
     @property
     def key(self) -> tuple[Any, ...]:

@@ -182,6 +182,7 @@ def _subject_of_run(config: Config, run: Run, accelerator: Accelerator, download
         facts={
             "run_seed": config.seed,
             "effective_batch": result.effective_batch,
+            "smallest_batch": min(result.effective_batch_per_generator),
             "optimizer_steps": result.optimizer_steps,
         },
         origin=_origin(config),

@@ -14,6 +14,7 @@ from bigbatch_ue.data.source import Pixels
 from bigbatch_ue.evaluation.resemblance import resembles_original
 from bigbatch_ue.files.paths import expand_path
 from bigbatch_ue.protection.writers import png_names
+from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.console import note, progress_bar
 from bigbatch_ue.runtime.errors import UserError
 
@@ -35,7 +36,7 @@ def load_external_images(location: str, clean: DataSet) -> Pixels:
         UserError: images are missing, superfluous, duplicate, unreadable, of another kind, in
             another order, not perturbed, or no versions of the clean ones.
     """
-    path = _resolve(location)
+    path = external_path(location)
     read = _read_folder if path.is_dir() else _read_npz
     images = read(path, clean)
     originals = clean.train.images
@@ -76,8 +77,12 @@ def _match_channels(image: Pixels, channels: int, path: Path) -> Pixels:
     return image[:channels]
 
 
-def _resolve(location: str) -> Path:
-    """Return the existing folder or npz file at `location`."""
+def external_path(location: str) -> Path:
+    """Return the existing folder or npz file at `location`.
+
+    Raises:
+        UserError: there is none.
+    """
     kind, colon, rest = location.partition(":")
     if colon and kind in ("folder", "npz"):
         path = expand_path(rest)
@@ -99,13 +104,13 @@ def _read_folder(path: Path, clean: DataSet) -> Iterator[Pixels]:
     missing = [_without_suffix(name) for index, name in enumerate(names) if index not in files]
     if missing:
         raise UserError(
-            f"{top}: {len(missing):,} of {len(names):,} train images are missing, such as "
+            f"{top}: {len(missing):,} of {counted(len(names), 'train image')} missing, such as "
             f"{missing[0]}; give each perturbed image the class folder and name of its original"
         )
     if extra and not clean.beyond_limit:
         first = extra[0].relative_to(top).as_posix()
-        count = f"{len(extra):,} of {len(extra) + len(files):,} images"
-        raise UserError(f"{top}: {count} have no clean original, such as {first}; remove them")
+        count = f"{len(extra):,} of {counted(len(extra) + len(files), 'image')}"
+        raise UserError(f"{top}: {count} without a clean original, such as {first}; remove them")
     _say_left_out(top, len(extra))
     samples = [(files[index], int(label)) for index, label in enumerate(clean.train.labels)]
     source = ImageFiles(clean.classes, {"train": top}, {"train": samples, "test": []})
@@ -114,7 +119,7 @@ def _read_folder(path: Path, clean: DataSet) -> Iterator[Pixels]:
 
 def _say_left_out(path: Path, count: int) -> None:
     if count:
-        note(f"{path}: {count:,} images are not within data.limit, and left out")
+        note(f"{path}: {counted(count, 'image')} beyond data.limit left out")
 
 
 def _match_files(
@@ -159,7 +164,7 @@ def _read_npz(path: Path, clean: DataSet) -> Iterator[Pixels]:
     if count not in (taken, clean.available):
         within = f" ({taken:,} within data.limit)" if clean.beyond_limit else ""
         raise UserError(
-            f"{path}: contains {count:,} train images, but the clean set "
+            f"{path}: contains {counted(count, 'train image')}, but the clean set "
             f"{clean.available:,}{within}; give one for each clean image"
         )
     _say_left_out(path, count - taken)

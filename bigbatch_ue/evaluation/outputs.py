@@ -31,6 +31,7 @@ from bigbatch_ue.files.paths import hide_home
 from bigbatch_ue.protection.perturbations import protected_images
 from bigbatch_ue.protection.protect import MANIFEST
 from bigbatch_ue.protection.visibility import Visibility, measure_visibility
+from bigbatch_ue.reporting.words import span
 from bigbatch_ue.runs.folder import RunFiles
 from bigbatch_ue.runtime.console import note
 from bigbatch_ue.runtime.errors import UserError
@@ -119,8 +120,9 @@ def _draw_pictures(path: Path, subject: Subject) -> None:
             subject.image_groups[sample], data.train.labels[sample], strict=True
         )
     ]
-    batch = subject.facts.get("effective_batch")
-    heading = subject.config.data.shown_as + (f", effective batch {batch}" if batch else "")
+    facts, heading = subject.facts, subject.config.data.shown_as
+    if facts:
+        heading += f", effective batch {span((facts['smallest_batch'], facts['effective_batch']))}"
     originals = data.train.images[sample]
     picture_grid(path, originals, _protect_sample(subject, sample), titles, heading)
 

@@ -55,7 +55,8 @@ class Subject:
         features: returns float32 [N, d] of the clean train images, from which superclasses are
             made.
         control: perturbations learned against a random surrogate, if that control is requested.
-        facts: `run_seed`, `effective_batch` and `optimizer_steps` of the perturbations, if known.
+        facts: of the perturbations, if known: `run_seed`, `effective_batch`, `smallest_batch` and
+            `optimizer_steps`.
         origin: what else decided the perturbations, as nested settings.
     """
 

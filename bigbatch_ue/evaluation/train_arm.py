@@ -21,6 +21,7 @@ from bigbatch_ue.evaluation.target import build_target
 from bigbatch_ue.networks.classifier import LearningCurve, train_classifier
 from bigbatch_ue.networks.inference import accuracy, predict
 from bigbatch_ue.networks.recipe import TrainingSettings, training_steps
+from bigbatch_ue.reporting.words import percent
 from bigbatch_ue.runtime.console import progress_bar
 from bigbatch_ue.runtime.randomness import Purpose, torch_seed
 
@@ -126,7 +127,7 @@ def _train_target(
         task = progress.add_task(title, total=settings.recipe.epochs)
 
         def on_epoch(_: int, test_accuracy: float | None) -> None:
-            progress.update(task, advance=1, description=f"{title}: {test_accuracy:.1%}")
+            progress.update(task, advance=1, description=f"{title}: {percent(test_accuracy)} %")
 
         curve = train_classifier(
             model,

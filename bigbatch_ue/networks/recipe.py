@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bigbatch_ue.batching.plan import even_slice
 from bigbatch_ue.config.sections import AugmentConfig, TrainingRecipe
+from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.randomness import Purpose, draw, torch_seed
 
@@ -99,7 +100,7 @@ def train_epochs(
     if min(count, recipe.batch) < smallest:
         each_rank = f" on each of {world_size} ranks" if world_size > 1 else ""
         raise UserError(
-            f"fit.batch={recipe.batch} on {count} image(s): training needs at least "
+            f"fit.batch={recipe.batch} on {counted(count, 'image')}: training needs at least "
             f"{MIN_IMAGES_PER_RANK} in each batch{each_rank}; raise fit.batch or use more images"
         )
     model.to(settings.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

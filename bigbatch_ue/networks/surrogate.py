@@ -21,6 +21,7 @@ from bigbatch_ue.networks.inference import accuracy, output_width, to_device, to
 from bigbatch_ue.networks.recipe import TrainingSettings
 from bigbatch_ue.networks.simclr import train_simclr
 from bigbatch_ue.networks.weights import PACKAGE, load_body, load_package_body
+from bigbatch_ue.reporting.words import percent
 from bigbatch_ue.runtime.console import note, progress_bar
 from bigbatch_ue.runtime.randomness import Purpose, torch_seed
 
@@ -165,7 +166,7 @@ def _train(
         train_classifier(model, images, labels, settings, on_epoch=on_epoch)
     train = accuracy(model, images, labels, settings.device)
     test = accuracy(model, data.test.images, data.test.labels, settings.device)
-    return model.net, f"accuracy {train:.3f} on train, {test:.3f} on test images"
+    return model.net, f"accuracy {percent(train)} % on train, {percent(test)} % on test images"
 
 
 def _count_tensors(model: Normalised) -> int:

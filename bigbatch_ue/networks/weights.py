@@ -23,6 +23,7 @@ from bigbatch_ue.networks.backbone import (
     first_line,
     shrink_stem,
 )
+from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.console import note
 from bigbatch_ue.runtime.errors import UserError
 
@@ -144,7 +145,7 @@ def _unwrap(state: dict[str, Tensor], needed: set[str], origin: str) -> dict[str
     inside = {key.removeprefix(best): value for key, value in state.items() if key.startswith(best)}
     if best:
         rest = len(state) - len(inside)
-        others = f"; {rest} tensors beside it are left out" if rest else ""
+        others = f"; {counted(rest, 'tensor')} beside it left out" if rest else ""
         note(f"{origin}: opened {best.rstrip('.')}{others}")
     return inside
 

@@ -19,6 +19,7 @@ from bigbatch_ue.protection.protect import perturb
 from bigbatch_ue.protection.protector import Protector
 from bigbatch_ue.protection.visibility import Visibility, measure_visibility
 from bigbatch_ue.protection.writers import distinct_png_names
+from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.console import progress_bar
 from bigbatch_ue.runtime.errors import UserError
 
@@ -55,14 +56,14 @@ class ApplyReport:
     visibility: Visibility
 
     def __str__(self) -> str:
-        count = len(self.clusters)
-        clusters = "1 cluster" if count == 1 else f"{count} clusters"
-        images = f"{self.visibility.images:,} images in {clusters}"
-        lines = [f"{self.folder}: {images}; {self.visibility}"]
+        images = counted(self.visibility.images, "image")
+        clusters = counted(len(self.clusters), "cluster")
+        lines = [f"{self.folder}: {images} in {clusters}; {self.visibility}"]
         if self.left_out:
             shown = ", ".join(self.left_out[:_SHOWN])
             more = ", ..." if len(self.left_out) > _SHOWN else ""
-            lines.append(f"left out, not images: {len(self.left_out)} file(s) ({shown}{more})")
+            files = counted(len(self.left_out), "file")
+            lines.append(f"left out, not images: {files} ({shown}{more})")
         return "\n".join([*lines, *self.changes])
 
 

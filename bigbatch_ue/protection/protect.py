@@ -28,6 +28,7 @@ from bigbatch_ue.protection.perturbations import (
 )
 from bigbatch_ue.protection.visibility import Visibility, measure_visibility
 from bigbatch_ue.protection.writers import WRITERS, FileFormat, ImageSize, Originals, Writer
+from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runs.folder import load_run
 from bigbatch_ue.runtime.console import note, progress_bar
 from bigbatch_ue.runtime.errors import UserError
@@ -46,7 +47,7 @@ class ProtectionReport:
     visibility: Visibility
 
     def __str__(self) -> str:
-        images = f"{self.visibility.images:,} images as {self.form} at {self.at} size"
+        images = f"{counted(self.visibility.images, 'image')} as {self.form} at {self.at} size"
         return f"{self.folder}: {images}; {self.visibility}"
 
 
@@ -140,7 +141,7 @@ def _names_with_old_suffix(writer: Writer) -> list[str]:
     names = writer.with_old_suffix()
     if not names:
         return []
-    line = f"{len(names)} images keep their old suffix, such as {names[0]}.png"
+    line = f"{counted(len(names), 'image')} with the old suffix kept, such as {names[0]}.png"
     note(f"{line}: another image has the same name without it")
     return [line]
 

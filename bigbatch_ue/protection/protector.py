@@ -21,6 +21,7 @@ from bigbatch_ue.networks.backbone import NetworkSpec, Normalised, Stem
 from bigbatch_ue.networks.surrogate import extract_features, surrogate_of_run, surrogate_spec
 from bigbatch_ue.networks.weights import load_body
 from bigbatch_ue.protection.perturbations import Perturbations, load_perturbations
+from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runs.folder import RunFiles, load_run
 from bigbatch_ue.runtime.errors import UserError
 
@@ -28,6 +29,10 @@ SETTINGS = "protector.json"
 TENSORS = "protector.safetensors"
 WEIGHTS = "surrogate.safetensors"
 CARD = "README.md"
+PRIVATE = (
+    "Keep it to yourself: with it, perturbations can be subtracted from what was published, or "
+    "imitated."
+)
 _FORMAT = 1
 _CARD = """\
 # Protector of {settings.title}
@@ -41,7 +46,7 @@ cluster of images, {told}. It contains no image and no path.
 * Images: {channels}; perturbations of {settings.size} x {settings.size} pixels, resized to each
   image.
 * Classes: {classes}.
-* Keep it to yourself: with it, perturbations can be subtracted from what was published.
+* {private}
 * What it does not protect from is in `docs/limits.md` of bigbatch-ue.
 """
 
@@ -93,6 +98,14 @@ class Protector:
     centres: Tensor
     labels: NDArray[np.int64]
     surrogate: Normalised | None
+
+    def __str__(self) -> str:
+        """Say in a line what the protector contains."""
+        count, *_, size = self.delta.shape
+        return (
+            f"{counted(count, 'perturbation')} of {size} x {size} pixels, for images of "
+            f"{counted(len(self.settings.classes), 'class')}; no image, no path"
+        )
 
     @property
     def needs_classes(self) -> bool:
@@ -149,6 +162,7 @@ class Protector:
             Grouping.NESTED: "and several clusters make a class",
         }
         return _CARD.format(
+            private=PRIVATE,
             settings=settings,
             clusters=len(self.delta),
             units=255 * settings.eps,

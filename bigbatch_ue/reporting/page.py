@@ -9,13 +9,14 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, se
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.yaml_files import format_yaml
 from bigbatch_ue.reporting.style import PALETTE
-from bigbatch_ue.reporting.words import percent
+from bigbatch_ue.reporting.words import counted, percent, span
 
 
 def page_environment(package: str, **filters: Callable[..., str]) -> Environment:
     """Return the environment of the templates of `package`; its pages extend `base.html`.
 
-    The templates also have the filters `percent` and `yaml`, and the colours of `palette`.
+    The templates also have the filters `counted`, `percent`, `span` and `yaml`, and the colours of
+    `palette`.
     """
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package), PackageLoader("bigbatch_ue.reporting")]),
@@ -25,7 +26,8 @@ def page_environment(package: str, **filters: Callable[..., str]) -> Environment
         lstrip_blocks=True,
     )
     environment.globals["palette"] = PALETTE
-    environment.filters |= {"percent": percent, "yaml": format_yaml, **filters}
+    words = {"counted": counted, "percent": percent, "span": span}
+    environment.filters |= {**words, "yaml": format_yaml, **filters}
     return environment
 
 

@@ -1,4 +1,4 @@
-"""Numbers, intervals and file names as both kinds of report write them."""
+"""Numbers, counts, intervals and file names, as all messages and reports write them."""
 
 import itertools
 import math
@@ -36,6 +36,19 @@ def number(value: float) -> str:
     if not math.isfinite(value):
         return DASH
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number of things: `1 image`, `1,437 images`, `2 micro-batches`."""
+    ending = "" if count == 1 else "es" if noun.endswith(("s", "ch")) else "s"
+    return f"{count:,} {noun}{ending}"
+
+
+def span(numbers: Iterable[int]) -> str:
+    """Return the range of some numbers, such as `25 to 28`; one number if they are equal."""
+    numbers = list(numbers)
+    least, most = f"{min(numbers):,}", f"{max(numbers):,}"
+    return least if least == most else f"{least} to {most}"
 
 
 def p_value(p: float) -> str:

@@ -209,6 +209,8 @@ def load_run(folder: Path, place: str | None = None) -> tuple[Config, Run]:
         UserError: `folder` contains no finished run.
     """
     files = RunFiles(folder)
+    if place is not None and ":" not in place:
+        raise UserError(f"{place}: a place needs its kind; write folder:{place} or npz:{place}")
     if not files.config.exists():
         raise UserError(
             f"{folder}: no run here (no config.yaml); name the folder that `train` wrote"

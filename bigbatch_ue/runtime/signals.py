@@ -102,5 +102,5 @@ class StopRequest:
         if self._minutes is not None:
             left = 60 * self._minutes - (time.monotonic() - _STARTED)
             if left < ahead:
-                return f"time limit of {self._minutes:g} minutes"
+                return f"time limit of {self._minutes:g} min"
         return None

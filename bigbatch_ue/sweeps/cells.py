@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bigbatch_ue.clustering.grouping import resolve_clusters
-from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet, prepare_dataset
 from bigbatch_ue.files.formats import digest, read_json
@@ -15,7 +14,7 @@ from bigbatch_ue.files.paths import short_names
 from bigbatch_ue.runs.folder import RunFiles
 from bigbatch_ue.runs.identity import answer, hash_weights
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.sweeps.spec import SweepDataset, SweepSpec
+from bigbatch_ue.sweeps.spec import SweepDataset, SweepSpec, base_config
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,6 @@ class Cell:
 
 
 _CELLS = "cells"
-_ARMS = ["clean", "random_noise", "uc"]
 
 
 def sweep_cells(sweep: SweepSpec, *, download: bool = False) -> list[Cell]:
@@ -136,17 +134,6 @@ def _settings_of(
                 "optimizer": base.optimizer.model_copy(update={"lr_rule": rule}),
             }
             yield base.model_copy(update=varied), data
-
-
-def base_config(sweep: SweepSpec, dataset: SweepDataset, seed: int, scope: str) -> Config:
-    """Load the configuration that the cells of one data set, seed and scope have in common."""
-    defaults = {
-        "batch": {"extend": "views"},
-        "evaluation": {"arms": _ARMS, "fractions": [1.0], "seeds": sweep.seeds.targets_of(seed)},
-    }
-    own = {"seed": seed, "batch": {"scope": scope}}
-    settings = (defaults, sweep.settings, dataset.settings, own)
-    return load_config(dataset.preset, dataset.config, settings=settings)
 
 
 def _folder_of(config: Config, data: DataSet, output: Path, made: Mapping[str, Path]) -> Path:

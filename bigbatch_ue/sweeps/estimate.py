@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigbatch_ue.batching.plan import BatchPlan, even_sizes, make_plan
+from bigbatch_ue.batching.plan import BatchPlan, make_plan
 from bigbatch_ue.benchmark.timing import fastest
+from bigbatch_ue.clustering.grouping import expected_sizes
 from bigbatch_ue.config.names import ArmName, Grouping
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet
@@ -75,9 +76,9 @@ def _arms(cell: Cell) -> Iterator[tuple[ArmSpec, Hashable]]:
 
 
 def plan_cell(cell: Cell) -> BatchPlan:
-    """Plan the batches of a cell in one process, with clusters of equal size."""
-    images, p = len(cell.data.train), cell.config.clusters.generators
-    return make_plan(cell.config, even_sizes(images, p), 1)
+    """Plan the batches of a cell in one process, before its images are grouped."""
+    sizes = expected_sizes(cell.config.clusters, cell.data.train.labels)
+    return make_plan(cell.config, sizes, 1)
 
 
 def measure_rates(config: Config, data: DataSet) -> Rates:

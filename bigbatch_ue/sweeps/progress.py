@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Column, Table
 
+from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.console import whole_lines
 from bigbatch_ue.sweeps.cells import Cell
 from bigbatch_ue.sweeps.estimate import estimate, plan_cell
@@ -33,7 +34,8 @@ def cell_table(cells: Sequence[Cell]) -> Table:
             format_duration(seconds[cell.name]),
             outcome.state if outcome else "to do",
         )
-    table.caption = f"{len(cells)} cells; about {format_duration(left)} left in one process"
+    total = counted(len(cells), "cell")
+    table.caption = f"{total}; about {format_duration(left)} left in one process"
     return table
 
 

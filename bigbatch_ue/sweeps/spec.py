@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from bigbatch_ue.config.load import read_settings, resolve
+from bigbatch_ue.config.load import load_config, read_settings, resolve
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.config.section import Positive, Section, SettingsOf, UserPath
 
+_ARMS = ["clean", "random_noise", "uc"]
 _VARIED = {
     "output": "output",
     "seed": "seeds",
@@ -189,3 +190,14 @@ def load_sweep(file: Path, overrides: Sequence[str] = ()) -> SweepSpec:
         UserError: an unreadable file, an unknown key or an invalid value.
     """
     return resolve(SweepSpec, read_settings(file), overrides, file)
+
+
+def base_config(sweep: SweepSpec, dataset: SweepDataset, seed: int, scope: str) -> Config:
+    """Load the configuration that the cells of one data set, seed and scope have in common."""
+    defaults = {
+        "batch": {"extend": "views"},
+        "evaluation": {"arms": _ARMS, "fractions": [1.0], "seeds": sweep.seeds.targets_of(seed)},
+    }
+    own = {"seed": seed, "batch": {"scope": scope}}
+    settings = (defaults, sweep.settings, dataset.settings, own)
+    return load_config(dataset.preset, dataset.config, settings=settings)

@@ -9,6 +9,7 @@ from torch.distributed.rendezvous import rendezvous
 from bigbatch_ue.batching.plan import even_slice
 from bigbatch_ue.files.locks import locked
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
+from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.result import merge_results, read_result
 from bigbatch_ue.runtime.accelerator import COLLECTIVE_TIMEOUT
@@ -72,8 +73,8 @@ def join_rank_group(count: int) -> RankGroup:
     world = world_size()
     if world % count:
         raise UserError(
-            f"compute.cluster_groups={count}: does not divide the launcher's {world} rank(s); "
-            "start a multiple of it"
+            f"compute.cluster_groups={count}: does not divide the launcher's "
+            f"{counted(world, 'rank')}; start a multiple of it"
         )
     size = world // count
     store, global_rank, _ = next(rendezvous("env://"))

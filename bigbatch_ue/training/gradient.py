@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bigbatch_ue.batching.loader import MicroBatch
 from bigbatch_ue.batching.micro_batch import MicroBatchTooLargeError, works_in_memory
+from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.accelerator import min_over_ranks
 from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.noise_monitor import NoiseMonitor
@@ -30,7 +31,8 @@ class NonFiniteError(Exception):
 
     def __init__(self, generators: list[int]) -> None:
         self.generators = generators
-        super().__init__(f"loss or gradient of generator(s) {generators} is not finite")
+        where = f"{counted(len(generators), 'generator')}: {generators}"
+        super().__init__(f"loss or gradient is not finite in {where}")
 
 
 def delta_step(

@@ -20,6 +20,7 @@ from bigbatch_ue.batching.plan import BatchPlan, lr_at
 from bigbatch_ue.batching.sampler import GlobalBatch, Sampler
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.config.sections import CheckpointConfig
+from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runs.checkpoints import Checkpoint, save_checkpoint
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.metrics_file import Moments
@@ -245,4 +246,4 @@ def _images(batch: GlobalBatch, cluster: int) -> str:
     """Name the first images of one cluster in `batch`."""
     index = batch.index[batch.generator == cluster]
     named = [*map(str, index[:_NAMED_IMAGES]), *(["..."] if len(index) > _NAMED_IMAGES else [])]
-    return f"batch of {len(index)} images: {', '.join(named)}"
+    return f"batch of {counted(len(index), 'image')}: {', '.join(named)}"

@@ -15,6 +15,7 @@ from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet, prepare_dataset
 from bigbatch_ue.files.tensor_files import write_tensors
 from bigbatch_ue.networks.frozen import allow_tf32, compute_mode
+from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runs.checkpoints import Checkpoint, delete_checkpoints, load_checkpoint
 from bigbatch_ue.runs.folder import Run, open_run
 from bigbatch_ue.runs.result import TrainingResult
@@ -173,14 +174,13 @@ def write_result(
 def describe_plan(plan: BatchPlan, config: Config) -> str:
     """Describe `plan` in a few lines of text."""
     part = plan.rank_slice(plan.world_size - 1)
-    least, most = min(plan.per_generator), max(plan.per_generator)
-    batch = str(most) if least == most else f"{least} to {most}"
     return (
-        f"effective batch {batch} x {len(plan.per_generator)} generators "
-        f"= {plan.images_per_step} images per step\n"
-        f"  {plan.world_size} rank(s) x {part.stop - part.start} images "
-        f"= {plan.micro_batches} micro-batch(es) of up to {plan.largest_micro}; "
+        f"effective batch {plan.batch_in_words} x {counted(len(plan.per_generator), 'generator')} "
+        f"= {counted(plan.images_per_step, 'image')} per step\n"
+        f"  {counted(plan.world_size, 'rank')} x {counted(part.stop - part.start, 'image')} "
+        f"= {counted(plan.micro_batches, 'micro-batch')} of up to {plan.largest_micro:,}; "
         f"accumulation: {config.batch.accumulation}\n"
-        f"  {plan.steps_per_epoch} step(s) per epoch, {plan.steps} steps in total "
+        f"  {counted(plan.steps_per_epoch, 'step')} per epoch, "
+        f"{counted(plan.steps, 'step')} in total "
         f"(budget: {config.budget.kind}); learning rate {plan.lr_reason}"
     )

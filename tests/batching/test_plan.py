@@ -47,7 +47,8 @@ def test_cap_records_the_batch_in_use_and_warns() -> None:
     assert plan.per_generator == (40, 30, 21)
     assert (plan.requested, plan.effective) == (40, 40)
     assert plan.warning is not None
-    assert "capped" in plan.warning
+    assert plan.batch_in_words == "21 to 40"
+    assert "a generator's 21 to 50 images: capped to 21 to 40" in plan.warning
     assert make_plan(config_of(4000), [50, 30, 21], 1).effective == 50
     assert make_plan(config_of(20), [50, 30, 21], 1).warning is None
 

@@ -1,5 +1,6 @@
 """The commands: their output, and bad input as one line and exit code 2."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from typer.main import get_group
 
 from bigbatch_ue.cli.commands import app, main
 from tests.helpers.command_line import Cli, cli_of
-from tests.helpers.runs import TINY
+from tests.helpers.runs import TINY, make_run
 
 
 @pytest.fixture
@@ -180,6 +181,102 @@ def test_wrong_arguments_are_one_line(arguments: list[str], part: str, cli: Cli)
     assert code == 2
     assert part in error
     assert len(error.strip().splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run whose images are gone."""
+    folder = tmp_path_factory.mktemp("finished")
+    file = npz(folder / "here.npz")
+    network = ("surrogate.model=resnet18", "surrogate.weights=random")
+    run = make_run(folder, f"data.name=npz:{file}", "data.size=8", *network)
+    file.rename(folder / "moved.npz")
+    return run
+
+
+MOVED = "here.npz: no such file; check the path; if the images of the run have moved, add --data"
+MISTAKES = (
+    (["train", "data.name=folder:none"], "data.name=folder:none: no such folder; check the path"),
+    (["plan", "data.name=folder:none"], "data.name=folder:none: no such folder; check the path"),
+    (["train", "data.name=npz:none.npz"], "data.name=npz:none.npz: no such file; check the path"),
+    (
+        ["train", "data.name=folder:set"],
+        "set/train: no such folder; put images into train/",
+    ),
+    (["train", "data.name=folder:x.npz"], "a file; name the folder of train/ and test/"),
+    (["train", "data.name=set"], "set: a place needs its kind; write folder:set"),
+    (["train", "data.name=x.npz"], "x.npz: a place needs its kind; write npz:x.npz"),
+    (["train", "data.name=none"], "data.name='none': unknown data set; allowed: digits"),
+    (["train", "--preset", "bloodmnist"], "bloodmnist.npz: no such file; add --download"),
+    (["plan", "batch.efective=3"], "batch.efective: unknown key"),
+    (["bench", "batch.efective=3"], "batch.efective: unknown key"),
+    (["bench", "--micro", "some"], "--micro some: expected"),
+    (["sweep", "--config", "sweep.yaml"], "data.name=folder:none: no such folder"),
+    (["evaluate", "none"], "none: no run here"),
+    (["evaluate", "RUN", "evaluation.x=1"], "evaluation.x: unknown key"),
+    (["evaluate", "RUN", "--target", "resnet19"], "target: unknown name 'resnet19'"),
+    (["evaluate", "RUN", "--shard", "0/2"], "expected I/N"),
+    (["evaluate", "RUN"], MOVED),
+    (["evaluate", "--protected", "folder:none", "data.name=digits"], "none: no such folder"),
+    (["protect", "none"], "none: no run here"),
+    (["protect", "RUN"], MOVED),
+    (["protect", "RUN", "--data", "set"], "set: a place needs its kind; write folder:set"),
+    (["protect", "RUN", "--data", "npz:none.npz"], "data.name=npz:none.npz: no such file"),
+    (["export", "none", "--out", "o"], "none: no run here"),
+    (["export", "RUN", "--out", "o"], MOVED),
+    (["apply", "none", "x.npz", "--out", "o"], "none: no such file or folder; check the path"),
+    (["apply", "RUN", "none.png", "--out", "o"], "none.png: no such file or folder"),
+    (["apply", "RUN", "x.npz", "--out", "o"], MOVED),
+    (["presets", "digit"], "preset: unknown name 'digit'"),
+)
+
+
+def test_common_mistakes_are_told_before_torch_is_imported(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "x.npz").touch()
+    dataset = "{preset: small, settings: {data: {name: 'folder:none'}}}"
+    (tmp_path / "sweep.yaml").write_text(f"datasets: [{dataset}]\nbatches: [8]\n")
+    given = [[str(finished) if word == "RUN" else word for word in words] for words, _ in MISTAKES]
+    script = (
+        "import json, sys\nfrom bigbatch_ue.cli.commands import main\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    try: main(words)\n"
+        "    except SystemExit as end: assert end.code == 2, words\n"
+        "    else: raise AssertionError(words)\n"
+        "    assert 'torch' not in sys.modules, words\n"
+    )
+    command = [sys.executable, "-c", script, json.dumps(given)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    said = done.stderr.splitlines()
+    assert len(said) == len(MISTAKES)
+    for line, (_, part) in zip(said, MISTAKES, strict=True):
+        assert part in line
+
+
+def test_a_run_goes_on_to_the_next_command(finished: Path, tmp_path: Path, cli: Cli) -> None:
+    place = f"npz:{finished.parent / 'moved.npz'}"
+    code, out, _ = cli("protect", finished, "--data", place, "--out", tmp_path / "protected")
+    assert code == 0
+    assert out.splitlines()[-1] == f"next: bigbatch-ue evaluate {finished} --data {place}"
+    code, out, _ = cli("export", finished, "--data", place, "--out", tmp_path / "export")
+    assert code == 0
+    wrote, private, following = out.splitlines()
+    assert wrote.startswith(f"{tmp_path / 'export'}: 3 perturbations of 8 x 8 pixels, ")
+    assert private.startswith("Keep it to yourself: with it, perturbations can be subtracted")
+    assert private in (tmp_path / "export" / "README.md").read_text()
+    assert following == f"next: bigbatch-ue apply {tmp_path / 'export'} IMAGES --out PERTURBED"
+
+
+def test_presets_are_listed_and_shown(cli: Cli, tmp_path: Path) -> None:
+    code, out, _ = cli("presets")
+    assert code == 0
+    assert "Your own images up to 64 pixels" in out
+    code, out, _ = cli("presets", "small")
+    assert code == 0
+    assert "epochs: 12" in out
+    said = " ".join(cli("train", "--help")[1].replace("│", " ").split())
+    assert "`bigbatch-ue presets NAME` shows them" in said
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path: Path) -> None:

@@ -88,10 +88,10 @@ def test_sentence_says_what_the_arms_show() -> None:
         [arm("clean", 0.981), arm("random_noise", 0.97), arm("uc", 0.41, 8), arm("uc", 0.3, 128)]
     )
     for part in (
-        "41% / 30%",
+        "41.0 / 30.0 % of",
         "8 / 128",
-        "unprotected digits gets 98%",
-        "noise of the same size 97%",
+        "unprotected digits gets 98.1 %",
+        "noise of the same size 97.0 %",
     ):
         assert part in said
 

@@ -117,8 +117,8 @@ def test_dry_run_prints_the_number_of_ranks_and_their_command(
     given = ["--dry-run", "--config_file", str(config), "-m", "bigbatch_ue", "train", "a=[1, 2]"]
     assert main(given) == 0
     ranks, command = capsys.readouterr().out.splitlines()
-    expected = 1 if config.stem == "single" else 2
-    assert ranks == f"# {config}: {expected} rank(s) on 1 machine(s), each of which runs"
+    expected = "1 rank" if config.stem == "single" else "2 ranks"
+    assert ranks == f"# {config}: {expected} on 1 machine, each of which runs"
     assert command == f"{sys.executable} -m bigbatch_ue train 'a=[1, 2]'"
 
 

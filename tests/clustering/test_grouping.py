@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from bigbatch_ue.clustering.clusters import Clusters
-from bigbatch_ue.clustering.grouping import make_clusters, resolve_clusters
+from bigbatch_ue.clustering.grouping import expected_sizes, make_clusters, resolve_clusters
 from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.names import Grouping
 from bigbatch_ue.config.schema import Config
@@ -45,6 +45,19 @@ def test_digits_fall_into_clusters_of_their_nearest_centre(features: Tensor) -> 
     assert clusters.sizes.min() > 0
     nearest = torch.cdist(features, clusters.centres).argmin(1)
     assert torch.equal(nearest, clusters.assignment)
+
+
+@pytest.mark.parametrize(
+    ("settings", "certain"),
+    [({"by": "labels"}, True), ({"by": "nested", "n_init": 1}, False), ({"count": 7}, False)],
+)
+def test_the_expected_sizes_are_those_of_the_clusters_as_far_as_they_are_known(
+    features: Tensor, settings: dict[str, object], certain: bool
+) -> None:
+    config = resolve_clusters(Config.model_validate({"clusters": settings}), LABELS).clusters
+    expected, sizes = expected_sizes(config, LABELS), cluster(features, **settings).sizes.tolist()
+    assert (len(expected), sum(expected)) == (len(sizes), sum(sizes))
+    assert (expected == sizes) == certain
 
 
 def test_target_is_the_centre_of_the_permuted_cluster(features: Tensor) -> None:
@@ -167,10 +180,10 @@ def test_more_clusters_than_images_is_an_error(features: Tensor) -> None:
 
 def test_too_few_distinct_images_is_an_error(features: Tensor) -> None:
     alike = features[:3].repeat(10, 1)
-    with pytest.raises(UserError, match=r"clusters\.count: 2 of 5 clusters are empty.*lower it"):
+    with pytest.raises(UserError, match=r"clusters\.count: 2 of 5 clusters empty.*lower it"):
         cluster(alike, count=5)
     labels = np.repeat(np.int64([0, 1]), 15)
-    with pytest.raises(UserError, match=r"clusters\.per_class: 4 of 10 clusters are empty"):
+    with pytest.raises(UserError, match=r"clusters\.per_class: 4 of 10 clusters empty"):
         cluster(alike, labels=labels, by="nested", per_class=5)
 
 
@@ -183,7 +196,7 @@ def test_features_that_are_not_finite_are_an_error(features: Tensor) -> None:
 
 def test_tiny_cluster_is_named_in_a_warning(features: Tensor) -> None:
     outlier = torch.cat([features[:50], torch.full((1, 64), 1e4)])
-    with pytest.warns(UserWarning, match=r"clusters: 1 of 3 have very few images \(\[1\]\)"):
+    with pytest.warns(UserWarning, match=r"clusters: 1 of 3 with very few images \(\[1\]\)"):
         cluster(outlier, count=3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

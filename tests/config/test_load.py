@@ -105,6 +105,38 @@ def test_errors_name_the_key_and_say_what_is_allowed(override: str, message: str
         assert str(error.value) == message
 
 
+HOW = "not a setting; write key=value, such as batch.effective=4096"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nothing"], f"'nothing': {HOW}"),
+        (["a run"], f"'a run': {HOW}; the settings of that run are --config 'a run/config.yaml'"),
+        (["photos"], f"'photos': {HOW}; for the images in it, data.name=folder:photos"),
+        (["a.npz"], f"'a.npz': {HOW}; for the images in it, data.name=npz:a.npz"),
+        (["mine.yaml"], f"'mine.yaml': {HOW}; for the settings in it, --config mine.yaml"),
+        (
+            ["seed=1", "data.name=folder:My", "Photos", "of", "cats", "seed=3"],
+            f"'Photos': {HOW}; if it belongs to the word before it, put quotes around both: "
+            "'data.name=folder:My Photos of cats'",
+        ),
+        (["seed=1", "2"], f"'2': {HOW}"),
+    ],
+)
+def test_a_word_that_is_no_setting_says_what_was_probably_meant(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    Path("a run").mkdir()
+    for file in ("a run/config.yaml", "a.npz", "mine.yaml"):
+        Path(file).touch()
+    with pytest.raises(UserError) as error:
+        load_config("small", overrides=words)
+    assert str(error.value) == message
+
+
 @pytest.mark.parametrize(
     ("word", "value"),
     [

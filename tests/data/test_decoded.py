@@ -185,7 +185,7 @@ def test_classes_without_a_train_image_are_said(
 ) -> None:
     labels = 1 + np.arange(12, dtype=np.uint8)[:, None] % 2
     prepared(make_npz(train_labels=labels), tmp_path)
-    assert "1 of 3 classes have no train image, such as 0" in capsys.readouterr().err
+    assert "1 of 3 classes without a train image, such as 0" in capsys.readouterr().err
 
 
 def test_a_run_of_an_earlier_version_goes_on_with_the_first_images(

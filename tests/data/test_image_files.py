@@ -262,7 +262,7 @@ def test_invalid_folders_are_named(tmp_path: Path) -> None:
             opened(f"folder:{tmp_path}", tmp_path)
         return str(caught.value)
 
-    with pytest.raises(UserError, match=r"nowhere: no such folder; .* add --data folder:PATH"):
+    with pytest.raises(UserError, match=r"name=folder:.*nowhere: no such folder; check"):
         opened(f"folder:{tmp_path / 'nowhere'}", tmp_path)
     with pytest.raises(UserError, match=rf"a place needs its kind; write folder:{tmp_path}"):
         opened(str(tmp_path), tmp_path)

@@ -20,8 +20,8 @@ STRAYS = {
     "train/dog/@eaDir/0.png/thumb.jpg": "in hidden folders",
     "train/.ipynb_checkpoints/0.png": "in hidden folders",
     "train/.DS_Store": "hidden",
-    "test/loose.png": "images in no class folder of test/; move them",
-    "val/cat/0.png": "images outside train/ and test/; move them",
+    "test/loose.png": "outside the class folders of test/, to be moved into one",
+    "val/cat/0.png": "outside train/ and test/, to be moved there",
     "LICENSE": "without a suffix",
 }
 
@@ -46,7 +46,7 @@ def test_invariant_8_every_file_is_taken_or_named_by_its_kind(folder: Path) -> N
     assert found == STRAYS
     everything = {file for file in folder.rglob("*") if file.is_file()}
     assert {*source.files(), *(folder / name for name in found)} == everything
-    loose = "1 images in no class folder of test/; move them, such as test/loose.png"
+    loose = "1 outside the class folders of test/, to be moved into one, such as test/loose.png"
     assert loose in source.left_out()
 
 

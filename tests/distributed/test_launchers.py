@@ -121,7 +121,7 @@ def test_lsf_requeues_a_job_that_its_time_limit_ended(tmp_path: Path) -> None:
     code, _, err = finish(job)
     assert code == 75, err
     assert "time limit" in err
-    assert "2 rank(s)" in err
+    assert "2 ranks" in err
     assert (tmp_path / "put-back").exists()
     assert "jsrun" in [name for name, *_ in calls(tmp_path)]
 
@@ -138,7 +138,7 @@ def test_slurm_requeues_a_sweep_whose_cells_train_under_a_launcher(tmp_path: Pat
     assert code == 0, err
     assert "SIGUSR1" in err
     assert calls(tmp_path)[1:] == [["scontrol", "requeue", "123457"]]
-    assert out.count("1 cells: 1 finished") == 1
+    assert out.count("1 cell: 1 finished") == 1
     result = read_json(cell.files.folder / "result.json")
     assert 0 < result["resumed_at"] < 100
     assert (result["engine"], result["world_size"]) == ("ddp", 2)

@@ -284,6 +284,8 @@ def test_effective_batches_and_targets_are_distinguished(make_folder: MakeFolder
     page = Page(write_report([folder], folder))
     for words in ("(effective batch 64)", "(effective batch 1,024)", "A network (vit_small)"):
         assert words in page.text
+    capped = make_folder([own(0.3, effective_batch=28, smallest_batch=25)])
+    assert "(effective batch 25 to 28)" in Page(write_report([capped], capped)).text
     assert "protected, B 64" in page.text
     assert "Protected, B 64, against the controls" in page.text
     assert "Accuracy on clean test images, vit_small" in page.text

@@ -142,6 +142,6 @@ def test_inputs_differ_between_arms_and_not_otherwise(tmp_path: Path, subject: S
 def test_facts_of_the_run_go_with_its_perturbations_alone(subject: Subject) -> None:
     bare = arm(run_seed=None, effective_batch=None, optimizer_steps=0, dataset="")
     uc, clean = (subject.with_facts(replace(bare, arm=name)) for name in ("uc", "clean"))
-    assert (uc.run_seed, uc.effective_batch, uc.optimizer_steps) == (5, 4, 7)
-    assert (clean.run_seed, clean.effective_batch, clean.optimizer_steps) == (None, None, 0)
+    assert (uc.run_seed, uc.batches, uc.optimizer_steps) == (5, (3, 4), 7)
+    assert (clean.run_seed, clean.batches, clean.optimizer_steps) == (None, (), 0)
     assert uc.dataset == "digits"

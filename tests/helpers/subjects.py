@@ -32,7 +32,7 @@ def make_subject(folder: Path, *overrides: str, scale: float = 1.0) -> Subject:
         image_groups=learned.assignment,
         features=features,
         control=Perturbations(learned.delta / 2, learned.assignment[::-1].copy(), learned.eps),
-        facts={"run_seed": 5, "effective_batch": 4, "optimizer_steps": 7},
+        facts={"run_seed": 5, "effective_batch": 4, "smallest_batch": 3, "optimizer_steps": 7},
     )
 
 

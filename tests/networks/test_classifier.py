@@ -82,7 +82,7 @@ def test_single_image_left_over_does_not_break_batch_norm(digits: tuple[Split, S
 @pytest.mark.parametrize(("count", "size"), [(1, 16), (16, 1)])
 def test_batch_of_one_is_an_error(digits: tuple[Split, Split], count: int, size: int) -> None:
     images, labels = digits[0]
-    message = rf"fit\.batch={size} on {count} image\(s\): training needs at least 2"
+    message = rf"fit\.batch={size} on {count} images?: training needs at least 2"
     with pytest.raises(UserError, match=message):
         trained((images[:count], labels[:count]), settings(batch=size))
 

@@ -96,7 +96,7 @@ def test_weights_of_another_network_are_an_error(
                 | under("module.encoder_q.", state)
                 | {"module.queue": torch.zeros(2)}
             },
-            "opened state_dict.module.encoder_q; 127 tensors beside it are left out",
+            "opened state_dict.module.encoder_q; 127 tensors beside it left out",
         ),
         (lambda state: {k: v for k, v in state.items() if not k.endswith("batches_tracked")}, ""),
     ],

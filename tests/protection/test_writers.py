@@ -108,7 +108,7 @@ def test_same_names_with_other_suffixes_both_survive(
     written = [p.relative_to(run / "protected").as_posix() for p in run.rglob("*.png")]
     cat, dog = "train/cat/image0", "train/dog/image0"
     assert sorted(written) == [f"{cat}.bmp.png", f"{cat}.png.png", f"{dog}.png"]
-    said = "2 images keep their old suffix, such as cat/image0.bmp.png"
+    said = "2 images with the old suffix kept, such as cat/image0.bmp.png"
     assert f"{said}: another image has the same name without it" in capsys.readouterr().err
     manifest = json.loads((run / "protected" / "protected.json").read_text())
     assert manifest["source"]["changes"] == [said]

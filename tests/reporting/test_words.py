@@ -1,6 +1,6 @@
 import pytest
 
-from bigbatch_ue.reporting.words import interval, number, p_value, percent, slugs
+from bigbatch_ue.reporting.words import counted, interval, number, p_value, percent, slugs, span
 
 NAN = float("nan")
 
@@ -26,6 +26,22 @@ def test_an_interval_needs_both_ends(ends: tuple[float, float], written: str) ->
 def test_an_interval_is_joined_as_wished() -> None:
     assert interval(-0.1, 0.25, 0, between="-") == "-10-25"
     assert interval(None, None, unknown="-") == "-"
+
+
+def test_numbers_of_things_are_plain_english() -> None:
+    things = [(1, "rank"), (0, "image"), (1437, "image"), (1, "micro-batch"), (2, "micro-batch")]
+    assert [counted(*each) for each in [*things, (3, "class")]] == [
+        "1 rank",
+        "0 images",
+        "1,437 images",
+        "1 micro-batch",
+        "2 micro-batches",
+        "3 classes",
+    ]
+
+
+def test_a_range_of_one_number_is_that_number() -> None:
+    assert [span([28, 25, 26]), span([28, 28]), span([1024])] == ["25 to 28", "28", "1,024"]
 
 
 def test_small_p_values_are_bounds() -> None:

@@ -36,4 +36,4 @@ def test_a_signal_is_a_request_to_stop_while_it_is_listened_to() -> None:
 def test_a_time_limit_leaves_time_for_what_comes_next() -> None:
     assert StopRequest().reason(ahead=1e9) is None
     assert StopRequest(minutes=1e6).reason() is None
-    assert StopRequest(minutes=1e6).reason(ahead=1e9) == "time limit of 1e+06 minutes"
+    assert StopRequest(minutes=1e6).reason(ahead=1e9) == "time limit of 1e+06 min"

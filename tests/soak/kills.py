@@ -24,6 +24,7 @@ import yaml
 from analysis.table.collect import collect
 from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.files.tensor_files import read_tensors
+from bigbatch_ue.reporting.words import counted
 from tests.helpers.forked import Program
 from tests.soak.fused import Fuse
 from tests.soak.load import write_npz
@@ -258,5 +259,5 @@ def run(count: int, seed: int, folder: Path, say: Callable[[str], None] = print)
         else:
             recovered += 1
             shutil.rmtree(own)
-        say(f"kill point {number + 1} of {count}: {point.stage}, {point.ranks} rank(s)")
+        say(f"kill point {number + 1} of {count}: {point.stage}, {counted(point.ranks, 'rank')}")
     return recovered

@@ -9,8 +9,8 @@ from PIL import Image
 
 from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.sweeps.cells import Cell, base_config, sweep_cells
-from bigbatch_ue.sweeps.spec import load_sweep
+from bigbatch_ue.sweeps.cells import Cell, sweep_cells
+from bigbatch_ue.sweeps.spec import base_config, load_sweep
 from tests.helpers.images import make_images
 from tests.helpers.sweeps import TINY, write
 

@@ -66,7 +66,7 @@ def test_a_time_limit_does_the_same(
     cli = cli_of(main, capsys)
     code, _, said = cli(*command(folder, "limited"), "--time-limit", "0")
     assert code == EXIT_INTERRUPTED
-    assert "time limit of 0 minutes: stopped after step 1 of 60" in said
+    assert "time limit of 0 min: stopped after step 1 of 60" in said
     run = train(tiny(folder, *LONG, name="limited"), resume=True)
     assert torch.equal(perturbations_in(run.folder), perturbations_in(undisturbed.folder))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.networks.generator import GeneratorBank
+from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.runtime.memory import return_freed_memory
 from bigbatch_ue.training.engine import Engine
@@ -41,7 +42,7 @@ def main(generators: int) -> None:
             del delta
     growth = anonymous_memory() - before
     if accelerator.is_main_process:
-        ranks = f"{accelerator.num_processes} rank(s)"
+        ranks = counted(accelerator.num_processes, "rank")
         each = f"{growth * 2**20 / parameters:.1f} bytes per parameter"
         print(f"{engine.name}, {ranks}, p = {generators}: {growth:,.0f} MiB, {each}")
     accelerator.end_training()

@@ -16,6 +16,7 @@ from bigbatch_ue.files.formats import digest
 from bigbatch_ue.reporting.differences import describe_differences
 from bigbatch_ue.reporting.statistics import Summary, summarise
 from bigbatch_ue.reporting.style import GREY, PALETTE
+from bigbatch_ue.reporting.words import span
 from bigbatch_ue.runtime.errors import UserError
 
 COUNTERMEASURES = {
@@ -124,6 +125,12 @@ class SeedGroup:
     def classes(self) -> int:
         """Number of classes."""
         return len(self.first.confusion)
+
+    @property
+    def batch(self) -> str:
+        """Effective batch of the generators, such as `25 to 28`; empty without them."""
+        batches = [batch for arm in self.arms for batch in arm.batches]
+        return span(batches) if batches else ""
 
     @property
     def chance(self) -> float:
@@ -269,8 +276,7 @@ class TargetResults:
 
     def with_batch(self, name: str, group: SeedGroup) -> str:
         """Append the effective batch of `group` to `name` if several were evaluated."""
-        batch = group.first.effective_batch
-        return f"{name}, B {batch:,}" if batch and self._has_several_batches else name
+        return f"{name}, B {group.batch}" if group.batch and self._has_several_batches else name
 
     def countermeasure_rows(self) -> list[CountermeasureRow]:
         """Return a row for each countermeasure and each kind of images it was tried on."""

@@ -92,11 +92,10 @@ def _sections(arms: Sequence[Arm]) -> dict[str, TargetResults]:
 def _cells(group: SeedGroup, *, countermeasure: bool, batch: bool) -> list[str]:
     """Return the cells of a row; the flags say which optional columns there are."""
     name = str(group.first.countermeasure) if group.countermeasure else "-"
-    effective = group.first.effective_batch
     return [
         " · ".join(filter(None, (group.name, group.labels))),
         *([name] if countermeasure else []),
-        *([f"{effective:,}" if effective else "-"] if batch else []),
+        *([group.batch or "-"] if batch else []),
         str(group.final.count),
         percent(group.final.mean),
         accuracy_interval(group.final, "-", "-"),

@@ -259,7 +259,7 @@ def test_only_common_sizes_are_compared() -> None:
 def test_fewer_than_three_common_sizes_are_refused_in_one_line(left: int) -> None:
     epochs, steps = sweep(by_half, np.random.default_rng(0))
     steps.accuracy[left:] = np.nan
-    with pytest.raises(UserError, match=rf"{left} effective batch\(es\) common to both budgets"):
+    with pytest.raises(UserError, match=rf"{left} effective batch(es)? common to both budgets"):
         separate(epochs, steps)
 
 

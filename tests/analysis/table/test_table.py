@@ -74,7 +74,7 @@ def test_a_table_of_today_is_read_without_a_note(
     [
         (lambda path: path.unlink(), "no such file; run `collect` first"),
         (lambda path: path.write_bytes(b"\xff\xfe"), "not a readable table"),
-        (lambda path: path.write_text("dataset,seed\ndigits,1\n"), "missing column(s): arm"),
+        (lambda path: path.write_text("dataset,seed\ndigits,1\n"), "24 columns missing: arm"),
         (
             lambda path: path.write_text(path.read_text().replace("digits", "1,digits", 1)),
             "not a readable table (a line has more values than there are columns)",

@@ -1,0 +1,100 @@
+"""Checks of what a command is given, made before torch is imported, which takes seconds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bigbatch_ue.config.load import revise_evaluation
+from bigbatch_ue.config.schema import Config
+from bigbatch_ue.data.datasets import require_source
+from bigbatch_ue.evaluation.external_images import external_path
+from bigbatch_ue.runs.folder import RunFiles, load_run
+from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.sweeps.spec import SweepSpec, base_config
+
+
+def require_images(config: Config, download: bool) -> None:
+    """Check that the images of a configuration are where they should be.
+
+    Raises:
+        UserError: as for `require_source`.
+    """
+    require_source(config.data, download=download)
+
+
+def require_run(
+    folder: Path,
+    place: str | None,
+    download: bool,
+    target: str | None = None,
+    overrides: Sequence[str] = (),
+) -> None:
+    """Check that `folder` contains a finished run, whose images are at hand.
+
+    Args:
+        folder: of the run.
+        place: where its images are now, `folder:PATH` or `npz:PATH`; None if they have not moved.
+        download: whether a data set that is missing will be fetched.
+        target: preset of the target network, for an evaluation.
+        overrides: settings of an evaluation.
+
+    Raises:
+        UserError: it does not; an invalid setting; or the images are missing.
+    """
+    config, _ = load_run(folder, place)
+    config = revise_evaluation(config, target, overrides)
+    try:
+        require_images(config, download)
+    except UserError as error:
+        if place is not None or config.data.has_name:
+            raise
+        kind = config.data.name.partition(":")[0]
+        raise UserError(
+            f"{error}; if the images of the run have moved, add --data {kind}:PATH"
+        ) from None
+
+
+def require_protector(
+    folder: Path, paths: Sequence[Path], place: str | None, download: bool
+) -> None:
+    """Check that `folder` may be an export or a finished run, and that `paths` exist.
+
+    Raises:
+        UserError: as for `require_run`, or a path does not exist.
+    """
+    for path in (folder, *paths):
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder; check the path")
+    if RunFiles(folder).config.exists():
+        require_run(folder, place, download)
+
+
+def require_external(config: Config, location: str, download: bool) -> None:
+    """Check that there are perturbed images at `location`, and the clean ones of `config`.
+
+    Raises:
+        UserError: as for `require_images`, or there is nothing at `location`.
+    """
+    require_images(config, download)
+    external_path(location)
+
+
+def require_sweep(sweep: SweepSpec, download: bool) -> None:
+    """Check the settings of each data set of a sweep, and that its images are at hand.
+
+    Raises:
+        UserError: an invalid setting, or the images are missing.
+    """
+    for dataset in sweep.datasets:
+        require_images(base_config(sweep, dataset, sweep.seeds.run[0], sweep.scopes[0]), download)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Parse I/N, such as 2/4, as (I, N).
+
+    Raises:
+        UserError: not 1 <= I <= N.
+    """
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise UserError(f"--shard {text}: expected I/N with I from 1 to N, such as 2/4")
+    return int(index), int(count)
