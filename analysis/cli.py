@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from analysis.defaults import DRAWS, MARGIN
 from bigbatch_ue.cli.runner import run
 from bigbatch_ue.files.paths import hide_home
 from bigbatch_ue.reporting.words import counted
@@ -35,7 +36,9 @@ Margin = Annotated[
         min=0, max=1, help="difference in accuracy up to which batch sizes count as equally good"
     ),
 ]
-Draws = Annotated[int, typer.Option(min=100, help="number of bootstrap draws")]
+Draws = Annotated[
+    int, typer.Option(min=500, help="number of random draws of the noise of each curve")
+]
 
 
 @app.command()
@@ -66,7 +69,7 @@ def collect(
 
 
 @app.command()
-def fit(folder: Folder, margin: Margin = 0.05, draws: Draws = 1000) -> None:
+def fit(folder: Folder, margin: Margin = MARGIN, draws: Draws = DRAWS) -> None:
     """Fit accuracy and instability against B; write findings.json and fits.csv; recommend a B."""
     from analysis.findings.outputs import write_findings
 
@@ -76,7 +79,7 @@ def fit(folder: Folder, margin: Margin = 0.05, draws: Draws = 1000) -> None:
 
 
 @app.command()
-def plot(folder: Folder, margin: Margin = 0.05, draws: Draws = 1000) -> None:
+def plot(folder: Folder, margin: Margin = MARGIN, draws: Draws = DRAWS) -> None:
     """Plot the curves of each data set, and of all together, as PNG and SVG."""
     from analysis.views.plot import plot as draw
 
@@ -86,7 +89,7 @@ def plot(folder: Folder, margin: Margin = 0.05, draws: Draws = 1000) -> None:
 
 
 @app.command()
-def tensorboard(folder: Folder, margin: Margin = 0.05, draws: Draws = 1000) -> None:
+def tensorboard(folder: Folder, margin: Margin = MARGIN, draws: Draws = DRAWS) -> None:
     """Write scaling curves against B for `tensorboard --logdir`."""
     from analysis.views.tensorboard import write_tensorboard
 
@@ -96,7 +99,7 @@ def tensorboard(folder: Folder, margin: Margin = 0.05, draws: Draws = 1000) -> N
 
 
 @app.command()
-def report(folder: Folder, margin: Margin = 0.05, draws: Draws = 1000) -> None:
+def report(folder: Folder, margin: Margin = MARGIN, draws: Draws = DRAWS) -> None:
     """Write fits, plots, and a page that recommends a batch size (HTML and Markdown)."""
     from analysis.findings.outputs import write_findings
     from analysis.views.plot import plot as draw

@@ -5,7 +5,7 @@ import math
 from analysis.findings.findings import Finding, Findings
 from analysis.findings.sentences import distinction
 from analysis.fits.mean import MeanFit
-from analysis.table.table import CriticalBatch, Curve
+from analysis.table.table import CriticalBatch
 from bigbatch_ue.reporting.words import counted
 
 
@@ -54,33 +54,21 @@ def _comparison(critical: CriticalBatch, finding: Finding) -> str:
         return ""
     if mean is None:
         return ", but no best B could be fitted"
-    if mean.optimum is None or mean.interval is None:
+    if mean.verdict != "effect":
         return ", but no effect of B on protection is shown"
     ends = " to ".join(f"{round(end):,}" for end in mean.interval)
     best = f"{round(mean.optimum):,} (95 % interval {ends})"
-    sign = {"at least": "at least ", "at most": "at most "}.get(mean.verdict, "")
-    return f", and the best B measured, {sign}{best}, {_position(critical, mean, finding.curve)}"
+    return f", and the best B measured, {best}, {_position(critical, mean)}"
 
 
-def _position(critical: CriticalBatch, mean: MeanFit, curve: Curve) -> str:
-    """Say where the best B lies, and what the sizes tried or its interval leave open.
-
-    With a verdict of `at least` or `at most`, all sizes from the best B on are equally good.
-    """
-    assert mean.optimum is not None
-    assert mean.interval is not None
+def _position(critical: CriticalBatch, mean: MeanFit) -> str:
+    """Say where the best B lies, and whether its interval reaches into the predicted range."""
     if critical.low <= mean.optimum <= critical.high:
         return "lies inside that range"
-    below = mean.optimum < critical.low
-
-    def in_range(size: float) -> bool:
-        return size >= critical.low if below else size <= critical.high
-
-    side, onwards = ("below", "at least") if below else ("above", "at most")
-    if mean.verdict == onwards:
-        reaches = in_range(curve.batches[-1 if below else 0])
-        return "reaches into that range" if reaches else f"lies {side} it for all sizes tried"
-    reaches = in_range(mean.interval[1 if below else 0])
+    if mean.optimum < critical.low:
+        side, reaches = "below", mean.interval[1] >= critical.low
+    else:
+        side, reaches = "above", mean.interval[0] <= critical.high
     return f"lies {side} it{', though its interval reaches there' if reaches else ''}"
 
 

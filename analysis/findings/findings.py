@@ -1,16 +1,20 @@
 """Findings: all fits to the curves of a table, and comparisons of budgets."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
 import pandas as pd
+from statsmodels.stats.multitest import multipletests
 
+from analysis.defaults import DRAWS, MARGIN
 from analysis.fits.components import Components, fit_components
 from analysis.fits.confound import Separation, separate
-from analysis.fits.instability import InstabilityFit, Kind, fit_instability
-from analysis.fits.mean import MARGIN, MeanFit, fit_mean
+from analysis.fits.failures import Unprotected, count_unprotected
+from analysis.fits.instability import InstabilityFit, Kind, fit_oscillation, fit_spread
+from analysis.fits.mean import MeanFit, fit_mean
 from analysis.table.table import Curve, curves, rows_of
 from bigbatch_ue.config.names import ArmName
 from bigbatch_ue.evaluation.arms import ARM_NAMES
@@ -31,6 +35,7 @@ class Finding:
         seeds: fit of the standard deviation across seeds; None likewise.
         oscillation: fit of the oscillation within runs; None likewise.
         components: parts of the variance between targets; None if there are too few runs.
+        unprotected: runs that left the images unprotected; None without clean images.
         problem: why a fit is missing, for the user; empty if none is.
     """
 
@@ -39,6 +44,7 @@ class Finding:
     seeds: InstabilityFit | None
     oscillation: InstabilityFit | None
     components: Components | None = None
+    unprotected: Unprotected | None = None
     problem: str = ""
 
     def instability(self, kind: Kind) -> InstabilityFit | None:
@@ -87,24 +93,26 @@ class Findings:
         return pairs
 
 
-def analyse(table: pd.DataFrame, *, draws: int = 1000, margin: float = MARGIN) -> Findings:
+def analyse(table: pd.DataFrame, *, draws: int = DRAWS, margin: float = MARGIN) -> Findings:
     """Fit every curve of a table; a fit that is impossible is reported as a problem.
+
+    p-values are adjusted within each of four questions, over all curves (Holm, 1979): does B
+    matter, does accuracy fall and rise, where are runs unstable, and is it batch size or steps.
 
     Args:
         table: with the columns of `columns.COLUMNS`.
-        draws: number of bootstrap draws.
+        draws: number of draws of the noise of each curve.
         margin: difference in accuracy that does not matter.
     """
-    findings = Findings(
-        tuple(_fit_curve(curve, rows_of(curve, table), draws, margin) for curve in curves(table))
-    )
+    fitted = [_fit_curve(curve, rows_of(curve, table), draws, margin) for curve in curves(table)]
+    findings = Findings(tuple(_adjust_findings(fitted)))
     problems: list[str] = []
     separations = [
-        _attempt(partial(separate, epochs.curve, steps.curve), problems)
+        _attempt(partial(separate, epochs.curve, steps.curve, draws=draws), problems)
         for pairs in findings.pairs.values()
         for epochs, steps in pairs
     ]
-    done = tuple(filter(None, separations))
+    done = tuple(_adjust_separations(list(filter(None, separations))))
     return replace(findings, separations=done, problems=tuple(problems))
 
 
@@ -115,15 +123,67 @@ def budgets(findings: Iterable[Finding]) -> list[str]:
 
 def _fit_curve(curve: Curve, rows: pd.DataFrame, draws: int, margin: float) -> Finding:
     problems: list[str] = []
-    floor = 1 / (12 * max(curve.test_images, 1) ** 2)  # variance of rounding to whole images
-    batches, accuracy, tail = curve.batches, curve.accuracy, curve.tail_epochs
-    unstable = partial(fit_instability, batches, floor=floor, tail_epochs=tail)
+    batches, accuracy = curve.batches, curve.accuracy
+    resolution = 1 / max(curve.test_images, 1)
     mean = _attempt(partial(fit_mean, batches, accuracy, draws=draws, margin=margin), problems)
-    seeds = _attempt(partial(unstable, accuracy, "seeds"), problems)
-    oscillation = _attempt(partial(unstable, curve.oscillation, "oscillation"), problems)
-    components = _attempt(partial(fit_components, rows), [])
-    problem = "; ".join(dict.fromkeys(problems))
-    return Finding(curve, mean, seeds, oscillation, components, problem)
+    spread = partial(fit_spread, batches, accuracy, resolution=resolution, draws=draws)
+    oscillate = partial(
+        fit_oscillation,
+        batches,
+        curve.oscillation,
+        accuracy,
+        resolution=resolution,
+        tail_epochs=curve.tail_epochs,
+        draws=draws,
+    )
+    return Finding(
+        curve=curve,
+        mean=mean,
+        seeds=_attempt(spread, problems),
+        oscillation=_attempt(oscillate, problems),
+        components=_attempt(partial(fit_components, rows), []),
+        unprotected=count_unprotected(accuracy, curve.clean, margin),
+        problem="; ".join(dict.fromkeys(problems)),
+    )
+
+
+def _adjust_findings(findings: Sequence[Finding]) -> Iterator[Finding]:
+    """Adjust the p-values of each question over all findings."""
+    means = [finding.mean for finding in findings]
+    effects = iter(_holm([mean.flat_p for mean in means if mean]))
+    valleys = iter(_holm([mean.valley_p for mean in means if mean]))
+    fits = [fit for finding in findings for fit in (finding.seeds, finding.oscillation) if fit]
+    unstable = iter(_holm([p for fit in fits for p in (fit.both_ends_p, fit.trend_p)]))
+
+    def adjust(fit: InstabilityFit | None) -> InstabilityFit | None:
+        if fit is None:
+            return None
+        both_ends_p, trend_p = next(unstable), next(unstable)
+        return replace(fit, adjusted_both_ends_p=both_ends_p, adjusted_trend_p=trend_p)
+
+    for finding in findings:
+        mean = finding.mean
+        if mean:
+            mean = replace(mean, adjusted_p=next(effects), adjusted_valley_p=next(valleys))
+        seeds, oscillation = adjust(finding.seeds), adjust(finding.oscillation)
+        yield replace(finding, mean=mean, seeds=seeds, oscillation=oscillation)
+
+
+def _adjust_separations(separations: Sequence[Separation]) -> Iterator[Separation]:
+    """Adjust the p-values of batch size or steps over all pairs."""
+    raw = [p for one in separations for p in (one.difference_p, one.batch_p, one.steps_p)]
+    adjusted = iter(_holm(raw))
+    for one in separations:
+        yield replace(one, adjusted=(next(adjusted), next(adjusted), next(adjusted)))
+
+
+def _holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for their number (Holm, 1979); those that are unknown, NaN, do not count."""
+    values = np.array(p_values, dtype=np.float64)
+    known = np.isfinite(values)
+    if known.any():
+        values[known] = multipletests(values[known], method="holm")[1]
+    return [float(value) for value in values]
 
 
 def _attempt(fit: Callable[[], _Fit], problems: list[str]) -> _Fit | None:

@@ -10,22 +10,40 @@ import numpy as np
 import pandas as pd
 
 from analysis.findings.findings import Findings
-from analysis.findings.sentences import recommendation
+from analysis.findings.sentences import KINDS, recommendation
 from analysis.table.table import CRITICAL_COLUMNS, CURVE_COLUMNS
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.formats import write_json
 
 FINDINGS = "findings.json"
 FITS = "fits.csv"
+_NUMBERS = (
+    "flat_p",
+    "adjusted_p",
+    "valley_p",
+    "adjusted_valley_p",
+    "difference",
+    "detectable",
+    "optimum",
+    "lowest",
+    "best",
+)
 
 
 def write_findings(findings: Findings, folder: Path) -> None:
-    """Write `findings.json`, and `fits.csv` with a row for every fitted family."""
+    """Write `findings.json`, and `fits.csv` with a row for every fitted curve."""
     content = _json_value(findings)
     for record, finding in zip(content["findings"], findings.findings, strict=True):
         record["title"] = finding.curve.title
         record["critical"] = _json_value(finding.curve.predicted)
         record["recommendation"] = recommendation(finding)
+        if finding.mean:
+            record["mean"]["verdict"] = finding.mean.verdict
+        for kind in KINDS:
+            if fit := finding.instability(kind):
+                record[kind]["shape"] = fit.shape
+    for record, separation in zip(content["separations"], findings.separations, strict=True):
+        record["statement"] = separation.statement
     write_json(folder / FINDINGS, content)
     with atomic_file(folder / FITS) as temporary:
         pd.DataFrame(_fit_rows(findings)).to_csv(temporary, index=False)
@@ -33,16 +51,17 @@ def write_findings(findings: Findings, folder: Path) -> None:
 
 def _fit_rows(findings: Findings) -> Iterator[dict[str, Any]]:
     for finding in findings.findings:
-        predicted = finding.curve.predicted
+        mean, predicted = finding.mean, finding.curve.predicted
         ends = (predicted.value, predicted.low, predicted.high) if predicted else ()
-        for family in finding.mean.families if finding.mean else ():
+        if mean:
             yield {
                 **dict(zip(CURVE_COLUMNS, finding.curve.key, strict=True)),
-                "family": family.name,
-                "aicc": family.aicc,
-                "weight": family.weight,
-                **family.parameters,
-                **{f"{name}_error": error for name, error in family.errors.items()},
+                "verdict": mean.verdict,
+                **{name: getattr(mean, name) for name in _NUMBERS},
+                "interval_low": mean.interval[0],
+                "interval_high": mean.interval[1],
+                "best_low": mean.best_interval[0],
+                "best_high": mean.best_interval[1],
                 **dict(zip(CRITICAL_COLUMNS, ends, strict=False)),
             }
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from analysis.findings.findings import PROTECTED, Finding
 from analysis.fits.instability import Kind, Shape
+from analysis.fits.intervals import ALPHA
 from analysis.fits.mean import MeanFit
 from analysis.table.table import Curve
 from bigbatch_ue.reporting.words import counted, interval, p_value, percent
@@ -19,13 +20,12 @@ SHAPES: dict[Shape, str] = {
     "even": "even",
     "inconclusive": "no clear pattern",
 }
-_EDGE = 1.01
-"""Factor within which a best B is at the edge of the sizes tried."""
 
 
 def recommendation(finding: Finding) -> str:
     """Say which B protects a data set best, and how certain that is."""
-    return " ".join(filter(None, (_advice(finding), _failures(finding.curve))))
+    sentences = (_advice(finding), _unprotected(finding), _failures(finding.curve))
+    return " ".join(filter(None, sentences))
 
 
 def distinction(curve: Curve, among: Sequence[Curve], *, arm: bool = True) -> str:
@@ -70,12 +70,8 @@ def _advice(finding: Finding) -> str:
     noise = ""
     if mean.best_interval[1] >= curve.noise - mean.margin:
         noise = f" Random noise alone protects as well ({percent(curve.noise, 0)} %)."
-    if mean.optimum is None:
-        return f"{where}: {_without_effect(mean)}. A network then recognises {reached}.{noise}"
-    return (
-        f"{where}: {_best_batch(mean, curve)}. A network then recognises {reached}. "
-        f"{_plateau(mean)}{noise}"
-    )
+    advice = _best_batch(mean) if mean.verdict == "effect" else _without_effect(mean)
+    return f"{where}: {advice}. A network then recognises {reached}.{_shape(mean)}{noise}"
 
 
 def _without_effect(mean: MeanFit) -> str:
@@ -83,33 +79,56 @@ def _without_effect(mean: MeanFit) -> str:
         points = f"{100 * mean.margin:g} points"
         return f"the sizes tried differ by less than {points}; use whichever B is fastest"
     return (
-        f"whether B matters cannot be told ({p_value(mean.flat_p)}; sizes may differ by up to "
-        f"{percent(mean.difference, 0)} points). Train with B = {mean.lowest:,}, where the "
-        "expected accuracy is lowest, or buy more seeds"
+        f"whether B matters cannot be told ({p_value(mean.adjusted_p)}; sizes may differ by up to "
+        f"{percent(mean.difference, 0)} points, and this design finds a straight change of "
+        f"{percent(mean.detectable, 0)} points in 80 % of cases). Train with B = {mean.lowest:,}, "
+        "where the expected accuracy is lowest, or buy more seeds"
     )
 
 
-def _best_batch(mean: MeanFit, curve: Curve) -> str:
-    assert mean.optimum is not None
-    assert mean.interval is not None
-    best, ends = round(mean.optimum), " to ".join(f"{round(end):,}" for end in mean.interval)
-    certainty = f"(95 % interval {ends})"
-    if mean.verdict == "optimum":
-        return f"train with B = {best:,} {certainty}"
-    if mean.verdict == "at least":
-        edge, at_edge = "largest", mean.optimum * _EDGE >= curve.batches[-1]
-    else:
-        edge, at_edge = "smallest", mean.optimum <= curve.batches[0] * _EDGE
-    why = "protection still improves at" if at_edge else "it is equally good from there to"
-    return f"train with B of {mean.verdict} {best:,} {certainty}; {why} the {edge} batch tried"
+def _best_batch(mean: MeanFit) -> str:
+    ends = " to ".join(f"{round(end):,}" for end in mean.interval)
+    beyond = {
+        "none": "",
+        "smallest": "; smaller batches than those tried may be better",
+        "largest": "; larger batches than those tried may be better",
+        "both": "; where it is best is not known",
+    }
+    return (
+        f"B matters ({p_value(mean.adjusted_p)}): train with B = {round(mean.optimum):,} "
+        f"(95 % interval {ends}){beyond[mean.edge]}"
+    )
 
 
-def _plateau(mean: MeanFit) -> str:
-    low, high = mean.plateau
-    points = f"within {100 * mean.margin:g} points of that"
-    if low == high:
-        return f"By the fitted curve, only {low:,} of the sizes tried is {points}."
-    return f"By the fitted curve, any B from {low:,} to {high:,} is {points}."
+def _shape(mean: MeanFit) -> str:
+    """Say whether accuracy falls and rises, and which sizes are as good as the best."""
+    words = ""
+    if mean.adjusted_valley_p < ALPHA:
+        words = f" Accuracy falls and then rises with B ({p_value(mean.adjusted_valley_p)})."
+    if mean.verdict != "effect":
+        return words
+    points = f"{100 * mean.margin:g} points of the best size tried"
+    if not mean.as_good:
+        return f"{words} No size is shown to be within {points}."
+    sizes = [f"{size:,}" for size in mean.as_good]
+    listed = " and ".join(filter(None, (", ".join(sizes[:-1]), sizes[-1])))
+    return f"{words} Shown to be within {points}: {listed}."
+
+
+def _unprotected(finding: Finding) -> str:
+    if finding.unprotected is None or finding.mean is None or not finding.unprotected.total.count:
+        return ""
+    rate, sizes = finding.unprotected.total, finding.unprotected.sizes
+    where = ", ".join(
+        f"{size.count} at B = {batch:,}"
+        for batch, size in zip(finding.curve.batches.tolist(), sizes, strict=True)
+        if size.count
+    )
+    return (
+        f"{rate.count} of {rate.runs} runs left the images unprotected, within "
+        f"{100 * finding.mean.margin:g} points of clean ones: {percent(rate.count / rate.runs, 0)} "
+        f"% [{interval(rate.low, rate.high, 0, between=', ')}] ({where})."
+    )
 
 
 def _failures(curve: Curve) -> str:

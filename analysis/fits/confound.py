@@ -1,15 +1,16 @@
 """Batch size or number of steps: two budgets of the same sweep tell their effects apart."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import orth
-from scipy.stats import f as fisher
 from scipy.stats import t as student
-from statsmodels.regression.linear_model import OLS
 
+from analysis.defaults import DRAWS
+from analysis.fits.contrasts import SmoothTest
 from analysis.fits.intervals import ALPHA, fieller
+from analysis.fits.runs import TwoWay, successful_runs
+from analysis.fits.seed_noise import draw_noise
 from analysis.table.table import Curve, Floats
 from bigbatch_ue.reporting.statistics import half_width
 from bigbatch_ue.reporting.words import counted, p_value
@@ -40,10 +41,12 @@ class Separation:
         share: (change_epochs - change_steps) / change_epochs, the fraction of the effect that goes
             with fewer steps; meaningless if `share_interval` is None.
         share_interval: 95 % Fieller interval of `share`; None if it is unbounded.
-        batch_p: p-value of the partial F-test of B, given steps and seeds, over both budgets; NaN
-            if the sizes cannot tell B from steps.
-        steps_p: p-value of the partial F-test of steps, given B and seeds.
-        statement: all of this in words.
+        batch_p: p-value of the smooth test that B matters at equal steps.
+        steps_p: p-value of the smooth test that the number of steps matters at the same B: that the
+            difference between the budgets depends on B.
+        paired: whether the budgets have enough seeds in common.
+        adjusted: `difference_p`, `batch_p` and `steps_p`, adjusted for those of other pairs of a
+            report; else the same.
     """
 
     dataset: str
@@ -59,7 +62,13 @@ class Separation:
     share_interval: Interval | None
     batch_p: float
     steps_p: float
-    statement: str
+    paired: bool
+    adjusted: tuple[float, float, float]
+
+    @property
+    def statement(self) -> str:
+        """All of this in words."""
+        return f"{_changes_in_words(self)} {_tests_in_words(self)}"
 
 
 @dataclass(frozen=True)
@@ -91,21 +100,20 @@ class _Changes:
         return float(variances.sum() ** 2 / (variances**2 / spare).sum())
 
 
-def separate(epochs: Curve, steps: Curve) -> Separation:
+def separate(epochs: Curve, steps: Curve, *, draws: int = DRAWS) -> Separation:
     """Tell the effect of B from that of the number of steps, T, which falls with B at equal epochs.
 
     Sizes that both budgets have are compared. Seeds that both have are pairs, and their lines go
     through the runs that both budgets have; with fewer than two such seeds the budgets count as two
     samples. A seed counts if it has at least three runs that span half the range of log2 B.
 
-    The F-tests (Draper and Smith, 1998, section 6.1) are of log2 B and its square, given a level of
-    accuracy for every seed and every T, and of log2 T and its square, given one for every seed and
-    every B. What is given enters by levels, not by powers: powers would miss a sharp bend in T and
-    attribute the rest to B. The tests treat runs as independent, except for the level of the seed.
+    The smooth tests also find bends. They allow for seeds with curves of their own, and for unequal
+    noise (`contrasts.SmoothTest`).
 
     Args:
         epochs: curve at equal epochs.
         steps: curve at equal optimizer steps.
+        draws: number of draws of the noise.
 
     Raises:
         UserError: fewer than three common sizes, or fewer than two seeds in a budget.
@@ -124,8 +132,9 @@ def separate(epochs: Curve, steps: Curve) -> Separation:
             "batch size cannot be told from steps"
         )
     change_epochs, change_steps = changes.means
-    batch_p, steps_p = _partial_f_tests(epochs, steps, batches)
-    result = Separation(
+    batch_p, steps_p = _smooth_tests(epochs, steps, batches, draws)
+    difference_p = _difference_p(changes)
+    return Separation(
         dataset=name,
         batches=batches,
         smallest=int(batches[0]),
@@ -134,15 +143,14 @@ def separate(epochs: Curve, steps: Curve) -> Separation:
         change_epochs_interval=_t_interval(changes.epochs),
         change_steps=change_steps,
         change_steps_interval=_t_interval(changes.steps),
-        difference_p=_difference_p(changes),
+        difference_p=difference_p,
         share=(change_epochs - change_steps) / change_epochs if change_epochs else float("nan"),
         share_interval=_fraction_interval(changes),
         batch_p=batch_p,
         steps_p=steps_p,
-        statement="",
+        paired=changes.paired,
+        adjusted=(difference_p, batch_p, steps_p),
     )
-    sentences = (_changes_in_words(result, changes.paired), _f_tests_in_words(result))
-    return replace(result, statement=" ".join(sentences))
 
 
 def _measured_batches(curve: Curve) -> NDArray[np.int64]:
@@ -201,57 +209,42 @@ def _fraction_interval(changes: _Changes) -> Interval | None:
     return interval if np.isfinite(interval[0]) else None
 
 
-def _partial_f_tests(
-    epochs: Curve, steps: Curve, batches: NDArray[np.int64]
+def _smooth_tests(
+    epochs: Curve, steps: Curve, batches: NDArray[np.int64], draws: int
 ) -> tuple[float, float]:
-    """Return p-values of B given steps and of steps given B; a run of both curves counts once."""
-    runs = {
-        (int(seed), batch, int(curve.steps[row]), float(curve.accuracy[row, column]))
-        for curve in (epochs, steps)
-        for row, batch in enumerate(curve.batches.tolist())
-        for column, seed in enumerate(curve.seeds)
-        if batch in batches and np.isfinite(curve.accuracy[row, column])
-    }
-    seed, batch, step, accuracy = np.array(sorted(runs), dtype=np.float64).T
+    """Return the p-values of B at equal steps, and of steps at equal B."""
+    random = np.random.default_rng(0)
+    at_epochs, at_steps = (_accuracy_at(batches, curve) for curve in (epochs, steps))
+    _, left, right = np.intersect1d(epochs.seeds, steps.seeds, return_indices=True)
+    alone = _means_and_errors(batches, at_steps, draws, random)
+    if len(left) >= _MIN_SEEDS:
+        paired = at_epochs[:, left] - at_steps[:, right]
+        difference = _means_and_errors(batches, paired, draws, random)
+    else:
+        other = _means_and_errors(batches, at_epochs, draws, random)
+        difference = (other[0] - alone[0], other[1] - alone[1])
+    x = np.log2(batches.astype(np.float64))
     batch_p, steps_p = (
-        _partial_f_p(accuracy, np.hstack([_levels(seed), _levels(given)]), _powers(np.log2(tested)))
-        for given, tested in ((step, batch), (batch, step))
+        float(SmoothTest(x, errors).p(means[None])[0]) for means, errors in (alone, difference)
     )
     return batch_p, steps_p
 
 
-def _partial_f_p(accuracy: Floats, given: Floats, tested: Floats) -> float:
-    # Levels may be linearly dependent, as of seeds that the budgets do not share: use a basis.
-    reduced, full = (
-        OLS(accuracy, orth(design)).fit() for design in (given, np.hstack([given, tested]))
-    )
-    extra = reduced.df_resid - full.df_resid
-    if extra <= 0 or full.df_resid <= 0:
-        return float("nan")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        statistic = (reduced.ssr - full.ssr) / extra / (full.ssr / full.df_resid)
-    return float(fisher.sf(statistic, extra, full.df_resid))
+def _means_and_errors(
+    batches: NDArray[np.int64], values: Floats, draws: int, random: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Return the means [k] of values [k, n], and draws [d, k] of their errors."""
+    fit = TwoWay(successful_runs(batches, values))
+    return fit.means, draw_noise(fit, draws, random).errors
 
 
-def _levels(values: Floats) -> Floats:
-    """Return a column of 0 and 1 for each different value."""
-    levels: Floats = np.equal.outer(values, np.unique(values)).astype(np.float64)
-    return levels
-
-
-def _powers(values: Floats) -> Floats:
-    """Return the centred values and their squares."""
-    centred = values - values.mean()
-    return np.column_stack([centred, centred**2])
-
-
-def _changes_in_words(result: Separation, paired: bool) -> str:
-    kind = "paired difference" if paired else "difference"
+def _changes_in_words(result: Separation) -> str:
+    kind = "paired difference" if result.paired else "difference"
     changes = (
         f"From B = {result.smallest} to {result.largest}, accuracy changes by "
         f"{_points(result.change_epochs, result.change_epochs_interval)} at equal epochs and by "
         f"{_points(result.change_steps, result.change_steps_interval)} at equal optimizer steps "
-        f"({kind} {p_value(result.difference_p)})."
+        f"({kind} {p_value(result.adjusted[0])})."
     )
     return f"{changes} {_fraction_in_words(result)}"
 
@@ -264,16 +257,15 @@ def _fraction_in_words(result: Separation) -> str:
         return "The fraction of the effect that goes with fewer steps cannot be bounded."
     best, low, high = (round(100 * part) for part in (result.share, *result.share_interval))
     fraction = f"{best} % [{low}, {high}]"
-    if result.difference_p >= ALPHA:
+    if result.adjusted[0] >= ALPHA:
         return f"The fraction of the effect that goes with fewer steps, {fraction}, may be zero."
     return f"Of the effect of B, {fraction} goes with fewer steps."
 
 
-def _f_tests_in_words(result: Separation) -> str:
+def _tests_in_words(result: Separation) -> str:
     return (
-        "F-tests over all runs also detect bends, but treat runs as independent: at a given B, "
-        f"the number of steps {_matters(result.steps_p)}; at a given number of steps, "
-        f"B {_matters(result.batch_p)}."
+        f"At a given B, the number of steps {_matters(result.adjusted[2])}; at a given number of "
+        f"steps, B {_matters(result.adjusted[1])}."
     )
 
 
@@ -283,6 +275,4 @@ def _points(change: float, interval: Interval) -> str:
 
 
 def _matters(p: float) -> str:
-    if np.isnan(p):
-        return "cannot be tested"
     return f"{'matters' if p < ALPHA else 'is not shown to matter'} ({p_value(p)})"

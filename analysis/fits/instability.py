@@ -1,25 +1,22 @@
-"""Instability against log2 B: a variance function, and whether it rises at both ends.
+"""Instability against log2 B: where the accuracy of runs spreads, across seeds or within a run."""
 
-The sample variance s^2 of n runs with normal noise is Gamma with mean sigma^2 and variance
-2 sigma^4 / (n - 1). A Gamma GLM (McCullagh and Nelder, 1989, chapter 8) with log link and weights
-(n - 1) / 2 therefore fits log sigma^2 = a + b x + c x^2, x = log2 B. Its scale is 1 by theory.
-Where Pearson's X^2 / (k - 3) over the k sizes is larger, that is used instead; causes are heavy
-tails, runs that differ more than their epochs do, or a curve that is not a parabola. All intervals
-and p-values use Student's t with k - 3 degrees of freedom.
-"""
-
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
-from statsmodels.genmod.families import Gamma
-from statsmodels.genmod.families.links import Log
-from statsmodels.genmod.generalized_linear_model import GLM
+from scipy.special import logit, polygamma
+from scipy.stats import norm, rankdata
 
-from analysis.fits.intervals import ALPHA, fieller
+from analysis.defaults import DRAWS
+from analysis.fits.contrasts import trend, valley_p
+from analysis.fits.curve import draw_curves
+from analysis.fits.intervals import ALPHA, PERCENTILES
+from analysis.fits.runs import Runs, successful_runs
 from analysis.table.table import Floats
+from bigbatch_ue.runtime.errors import UserError
 
 Kind = Literal["seeds", "oscillation"]
 Shape = Literal["both ends", "small batches", "large batches", "even", "inconclusive"]
@@ -28,9 +25,12 @@ EVEN_RATIO = 3.0
 """`even` requires evidence that any two standard deviations differ by less than this factor."""
 
 _MIN_SIZES = 4
-_POINTS = 200
-_MIN_CURVATURE = 1e-9
-"""Smallest curvature of a parabola whose minimum is meaningful."""
+_POINTS = 129
+_LENGTHS = (0.3, 1.0, 3.0)
+"""Lengths over which a standard deviation may bend, in units of the range of log2 B."""
+_PERMUTATIONS = 9999
+_POLISHES = 5
+"""Rounds in which medians of sizes and of seeds are removed."""
 
 
 @dataclass(frozen=True)
@@ -39,40 +39,33 @@ class InstabilityFit:
 
     Attributes:
         kind: `seeds`: standard deviation across seeds. `oscillation`: within a run.
-        shape: where runs are shown to be unstable; the first of these that applies:
-            `both ends`: `both_ends_p` < 5 %;
-            `small batches`, `large batches`: `trend_p` < 5 %, and the mean slope is negative or
-            positive;
-            `even`: the 95 % interval of the fitted ratio of standard deviations between any two
-            sizes lies within `EVEN_RATIO`, up or down;
-            `inconclusive`: none of them.
-        slope_low: slope of log variance per doubling of B at the smallest batch.
-        slope_low_error: standard error of `slope_low`.
-        slope_high: slope of log variance per doubling of B at the largest batch.
-        slope_high_error: standard error of `slope_high`.
-        both_ends_p: p-value of the test that it falls at the small end and rises at the large end.
-        trend_p: two-sided p-value of the mean slope over the range.
-        calmest: B of the fitted minimum, if there is one inside the range; else None.
-        calmest_interval: 95 % Fieller interval of `calmest`, unbounded ends 0 and inf; None if
-            there is no minimum.
+        both_ends_p: p-value of the claim that it falls and then rises with B; NaN with too few
+        runs.
+        trend_p: two-sided p-value of a trend with B.
+        adjusted_both_ends_p: `both_ends_p`, adjusted for the other tests of instability of a
+        report.
+        adjusted_trend_p: `trend_p`, likewise.
+        rises: whether the trend is upwards.
+        largest_ratio: largest ratio of standard deviations at two sizes that the data allow.
+        change: standard deviation at the largest B divided by that at the smallest.
+        change_interval: 95 % interval of `change`.
         std: float64 [k], measured standard deviation at each size, NaN below two runs; for
             `oscillation` the root mean square over runs, NaN without a run.
         at: float64 [m], B of the drawn curve.
-        fitted: float64 [m], fitted standard deviation.
+        fitted: float64 [m], standard deviation by the curve.
         low: float64 [m], lower end of its 95 % pointwise interval.
         high: float64 [m], upper end.
     """
 
     kind: Kind
-    shape: Shape
-    slope_low: float
-    slope_low_error: float
-    slope_high: float
-    slope_high_error: float
     both_ends_p: float
     trend_p: float
-    calmest: float | None
-    calmest_interval: tuple[float, float] | None
+    adjusted_both_ends_p: float
+    adjusted_trend_p: float
+    rises: bool
+    largest_ratio: float
+    change: float
+    change_interval: tuple[float, float]
     std: Floats
     at: Floats
     fitted: Floats
@@ -84,198 +77,213 @@ class InstabilityFit:
         """Whether the standard deviation at any size is known."""
         return bool(np.isfinite(self.std).any())
 
-
-@dataclass(frozen=True)
-class _GammaFit:
-    """A fitted Gamma GLM of variances, its covariance scaled, with p parameters."""
-
-    params: Floats
-    covariance: Floats
-    dof: int
-    deviance: float
-
     @property
-    def quantile(self) -> float:
-        return float(student.ppf(1 - ALPHA / 2, self.dof))
-
-    def contrast(self, sums: Floats) -> tuple[Floats, Floats]:
-        """Return estimates and standard errors [r] of weighted sums [r, p] of the parameters."""
-        variance = np.einsum("rp,pq,rq->r", sums, self.covariance, sums)
-        return sums @ self.params, np.sqrt(np.maximum(variance, 0))
-
-    def opposite_p(self, slopes: Floats) -> float:
-        """Return the p-value of the test that the first slope is negative, the second positive."""
-        estimate, error = self.contrast(slopes)
-        score = estimate / error
-        return float(max(student.cdf(score[0], self.dof), student.sf(score[1], self.dof)))
+    def shape(self) -> Shape:
+        """Where runs are shown to be unstable; the first that applies."""
+        if self.adjusted_both_ends_p < ALPHA:
+            return "both ends"
+        if self.adjusted_trend_p < ALPHA:
+            return "large batches" if self.rises else "small batches"
+        return "even" if self.largest_ratio < EVEN_RATIO else "inconclusive"
 
 
-def fit_instability(
+def fit_spread(
     batches: NDArray[np.int64],
-    values: Floats,
-    kind: Kind,
+    accuracy: Floats,
     *,
-    floor: float,
-    tail_epochs: int = 0,
+    resolution: float,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> InstabilityFit:
-    """Fit the variance function and find where runs are unstable.
+    """Test at which B runs of different seeds differ most, and estimate their spread as a curve.
 
-    Oscillation is pooled by size: mean s^2 of the n runs, weights n (tail_epochs - 2) / 2. The
-    scale then includes how much runs of one size differ.
+    A run counts by the rank of its distance from the medians of its size and of its seed, as a
+    normal score (Fligner and Killeen, 1976): a run that failed is one rank. The scores are tested
+    as accuracies are, with seeds that may have curves of their own.
 
-    Instability at both ends is an intersection-union test; its p-value is the largest of the
-    one-sided ones. The slope b + 2 c x must be negative at the smallest and positive at the largest
-    B (Lind and Mehlum, 2010, equation 6). A curve that falls and then stays level passes that too
-    often, because a parabola must rise again (Simonsohn, 2018). Where it passes at 5 %, two lines
-    that meet at the best-fitting size must therefore have slopes of opposite sign as well.
+    The spread of fractions is small near 0 and 1, and so follows their mean. Every claim is
+    therefore tested on accuracies and on their log odds, and the larger p-value holds.
 
     Args:
         batches: int64 [k], effective batches, ascending.
-        values: float64 [k, n], NaN where a run is missing. `seeds`: each run's final accuracy.
-            `oscillation`: each run's standard deviation of accuracy around a line over its last
-            epochs.
-        kind: kind of instability.
-        floor: > 0, smallest variance that can be told from zero; smaller ones count as this.
-        tail_epochs: number of epochs of an `oscillation`; below 3 nothing is measured.
+        accuracy: float64 [k, n], each run's final accuracy; NaN where it is missing.
+        resolution: > 0, accuracy of a single test image.
+        draws: number of draws of the curve.
+        seed: seed of the random draws.
     """
-    runs, variance, weight = _variances(values, kind, tail_epochs)
-    std = np.sqrt(variance)
-    used = runs >= (2 if kind == "seeds" else 1)
-    used &= np.isfinite(variance)
-    if used.sum() < _MIN_SIZES:
-        return _without_fit(kind, batches, std)
-    x = np.log2(batches[used].astype(np.float64))
-    variance, weight = np.maximum(variance[used], floor), weight[used]
-    middle = (x[0] + x[-1]) / 2
-    x -= middle
-    fit = _fit_gamma(_parabola(x), variance, weight)
-    ends = np.array([[0, 1, 2 * x[0]], [0, 1, 2 * x[-1]]])
-    slope, error = fit.contrast(ends)
-    trend, trend_error = fit.contrast(ends.mean(axis=0, keepdims=True))
-    trend_p = float(2 * student.sf(abs(trend[0]) / trend_error[0], fit.dof))
-    both_ends_p = fit.opposite_p(ends)
-    if both_ends_p < ALPHA:
-        both_ends_p = max(both_ends_p, _two_lines_p(x, variance, weight))
-    calmest, interval = _calmest(fit, x, middle)
-    at = np.linspace(x[0], x[-1], _POINTS)
-    log_variance, band = fit.contrast(_parabola(at))
+    present = np.isfinite(accuracy)
+    count = present.sum(1)
+    mean = _ratio(np.where(present, accuracy, 0).sum(1), count)
+    squares = np.where(present, (accuracy - mean[:, None]) ** 2, 0).sum(1)
+    outcomes = [accuracy, _log_odds(accuracy, resolution)]
+    return _fit(
+        "seeds",
+        batches,
+        _ratio(squares, count - 1),
+        count - 1.0,
+        [replace(runs, values=_scores(runs)) for runs in _testable(batches, outcomes)],
+        resolution,
+        draws,
+        np.random.default_rng(seed),
+    )
+
+
+def fit_oscillation(
+    batches: NDArray[np.int64],
+    oscillation: Floats,
+    accuracy: Floats,
+    *,
+    resolution: float,
+    tail_epochs: int,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> InstabilityFit:
+    """Test at which B the accuracy of a run oscillates most, and estimate the oscillation as a
+    curve.
+
+    Its logarithm is tested as accuracies are. Every claim is tested on the oscillation of
+    accuracies, and on that of their log odds, which is larger by 1 / (a (1 - a)) at accuracy a; the
+    larger p-value holds.
+
+    Args:
+        batches: int64 [k], effective batches, ascending.
+        oscillation: float64 [k, n], each run's standard deviation of accuracy around a line over
+            its last epochs; NaN where it is missing.
+        accuracy: float64 [k, n], each run's final accuracy.
+        resolution: > 0, accuracy of a single test image; a smaller oscillation counts as half of
+        it.
+        tail_epochs: number of the last epochs; below 3 nothing is measured.
+        draws: number of draws of the curve.
+        seed: seed of the random draws.
+    """
+    known = np.isfinite(oscillation) if tail_epochs >= 3 else np.zeros(oscillation.shape, bool)
+    count = known.sum(1)
+    variance = _ratio(np.where(known, oscillation**2, 0).sum(1), count)
+    log = np.log(np.maximum(oscillation, resolution / 2))
+    odds = _log_odds(accuracy, resolution)
+    outcomes = [
+        np.where(known, one, np.nan) for one in (log, log + 2 * np.log(2 * np.cosh(odds / 2)))
+    ]
+    return _fit(
+        "oscillation",
+        batches,
+        variance,
+        count * (tail_epochs - 2.0),
+        _testable(batches, outcomes),
+        resolution,
+        draws,
+        np.random.default_rng(seed),
+    )
+
+
+def _testable(batches: NDArray[np.int64], outcomes: Sequence[Floats]) -> list[Runs]:
+    """Return the runs of each outcome [k, n]; none if they are too few to be tested."""
+    try:
+        return [successful_runs(batches, outcome) for outcome in outcomes]
+    except UserError:
+        return []
+
+
+def _fit(
+    kind: Kind,
+    batches: NDArray[np.int64],
+    variance: Floats,
+    freedom: Floats,
+    scored: Sequence[Runs],
+    resolution: float,
+    draws: int,
+    random: np.random.Generator,
+) -> InstabilityFit:
+    """Test the scores of all scales, and draw a curve through the variances [k]."""
+    unknown = np.full(_POINTS, np.nan)
+    at = np.geomspace(float(batches[0]), float(batches[-1]), _POINTS)
+    both_ends_p = trend_p = largest_ratio = change = low_change = high_change = math.nan
+    fitted, low, high, slopes = unknown, unknown, unknown, [0.0]
+    if scored and len(scored[0].batches) >= _MIN_SIZES:
+        tests = [_test(runs, random) for runs in scored]
+        slopes = [slope for slope, _, _ in tests]
+        agree = min(slopes) > 0 or max(slopes) < 0
+        trend_p = max(p for _, p, _ in tests) if agree else 1.0
+        both_ends_p = max(p for _, _, p in tests)
+        known = np.isfinite(variance) & (freedom > 0)
+        log_std = np.log(np.maximum(np.sqrt(variance[known]), resolution / 2))
+        error = polygamma(1, freedom[known] / 2) / 4  # variance of the log of a standard deviation
+        largest_ratio = _largest_ratio(log_std, error)
+        x = np.log2(batches[known].astype(np.float64))
+        covariance = np.broadcast_to(np.diag(error), (draws, len(x), len(x)))
+        curves = draw_curves(x, log_std, covariance, np.log2(at), random, _LENGTHS)[1]
+        low_change, change, high_change = np.exp(
+            np.percentile(curves[:, -1] - curves[:, 0], (PERCENTILES[0], 50, PERCENTILES[1]))
+        ).tolist()
+        low, fitted, high = np.exp(
+            np.percentile(curves, (PERCENTILES[0], 50, PERCENTILES[1]), axis=0)
+        )
     return InstabilityFit(
         kind=kind,
-        shape=_shape(both_ends_p, float(trend[0]), trend_p, _largest_ratio(fit, x)),
-        slope_low=float(slope[0]),
-        slope_low_error=float(error[0]),
-        slope_high=float(slope[1]),
-        slope_high_error=float(error[1]),
         both_ends_p=both_ends_p,
         trend_p=trend_p,
-        calmest=calmest,
-        calmest_interval=interval,
-        std=std,
-        at=np.exp2(at + middle),
-        fitted=np.exp(log_variance / 2),
-        low=np.exp((log_variance - fit.quantile * band) / 2),
-        high=np.exp((log_variance + fit.quantile * band) / 2),
+        adjusted_both_ends_p=both_ends_p,
+        adjusted_trend_p=trend_p,
+        rises=slopes[0] > 0,
+        largest_ratio=largest_ratio,
+        change=change,
+        change_interval=(low_change, high_change),
+        std=np.sqrt(variance),
+        at=at,
+        fitted=fitted,
+        low=low,
+        high=high,
     )
 
 
-def _variances(
-    values: Floats, kind: Kind, tail_epochs: int
-) -> tuple[NDArray[np.int64], Floats, Floats]:
-    """Return the number of runs, the sample variance and its weight at each size, [k] each."""
-    present = np.isfinite(values)
-    runs = present.sum(axis=1)
-    total = np.where(present, values, 0).sum(axis=1)
-    if kind == "oscillation":
-        if tail_epochs < 3:
-            unknown = np.full(len(values), np.nan)
-            return runs, unknown, unknown
-        squares = np.where(present, values**2, 0).sum(axis=1)
-        return runs, _ratio(squares, runs), runs * (tail_epochs - 2) / 2
-    deviations = np.where(present, values - _ratio(total, runs)[:, None], 0)
-    return runs, _ratio((deviations**2).sum(axis=1), runs - 1), (runs - 1) / 2
+def _test(runs: Runs, random: np.random.Generator) -> tuple[float, float, float]:
+    """Return the slope of scores, its p-value, and the p-value of a fall and a rise.
+
+    The scores change places within their seed; those of seeds that occur once, among themselves.
+    """
+    if not np.ptp(runs.values):
+        return 0.0, 1.0, 1.0
+    average = runs.at_size / runs.at_size.sum(1, keepdims=True)
+    block = np.where(runs.of_seed.any(0), runs.seed + 1, 0)
+    order = np.argsort(block + random.random((_PERMUTATIONS, len(block))), axis=1)
+    shuffled = np.empty((_PERMUTATIONS, len(block)))
+    shuffled[:, np.argsort(block, kind="stable")] = runs.values[order]
+    means = average @ runs.values
+    errors = shuffled @ average.T - means.mean()
+    return *trend(runs.x, means, errors), valley_p(runs.x, means, errors)
 
 
-def _ratio(total: Floats, count: NDArray[np.int64]) -> Floats:
+def _scores(runs: Runs) -> Floats:
+    """Return the normal scores [N] of the runs' distances from the medians of size and seed."""
+    left = runs.values.copy()
+    for _ in range(_POLISHES):
+        for group in (runs.size, runs.seed):
+            for one in np.unique(group):
+                left[group == one] -= np.median(left[group == one])
+    ranks = rankdata(np.abs(left).round(12))
+    scores: Floats = norm.ppf(0.5 + ranks / (2 * (len(ranks) + 1)))
+    return scores
+
+
+def _log_odds(accuracy: Floats, resolution: float) -> Floats:
+    """Return the log odds of accuracies, which are at least half a test image away from 0 and 1."""
+    odds: Floats = logit(accuracy.clip(resolution / 2, 1 - resolution / 2))
+    return odds
+
+
+def _largest_ratio(log_std: Floats, error: Floats) -> float:
+    """Return the largest 95 % upper bound, one-sided, of a ratio of two standard deviations.
+
+    Args:
+        log_std: float64 [k].
+        error: float64 [k], variance of `log_std`.
+    """
+    quantile = float(norm.ppf(1 - ALPHA))
+    bounds = np.subtract.outer(log_std, log_std) + quantile * np.sqrt(np.add.outer(error, error))
+    return float(np.exp(bounds[~np.eye(len(error), dtype=bool)].max()))
+
+
+def _ratio(total: Floats, count: Floats | NDArray[np.int64]) -> Floats:
+    """Divide, with NaN where the count is not positive."""
     result: Floats = np.where(count > 0, total / np.maximum(count, 1), np.nan)
     return result
-
-
-def _fit_gamma(design: Floats, variance: Floats, weight: Floats) -> _GammaFit:
-    model = GLM(variance, design, family=Gamma(link=Log()), var_weights=weight)
-    # Fisher scoring, the default, diverges where variances span decades. The likelihood is concave
-    # in the parameters, and Newton's method converges from this start.
-    start = np.linalg.lstsq(design, np.log(variance), rcond=None)[0]
-    result = model.fit(start, method="newton", cov_type="eim", scale=1.0, disp=False)
-    dof = len(variance) - design.shape[1]
-    scale = max(1.0, float(result.pearson_chi2) / dof)
-    return _GammaFit(result.params, scale * result.cov_params(), dof, float(result.deviance))
-
-
-def _parabola(x: Floats) -> Floats:
-    return np.column_stack([np.ones_like(x), x, x**2])
-
-
-def _two_lines_p(x: Floats, variance: Floats, weight: Floats) -> float:
-    fits = [
-        _fit_gamma(
-            np.column_stack([np.ones_like(x), np.minimum(x - knee, 0), np.maximum(x - knee, 0)]),
-            variance,
-            weight,
-        )
-        for knee in x[1:-1]
-    ]
-    best = min(fits, key=lambda fit: fit.deviance)
-    return best.opposite_p(np.array([[0.0, 1, 0], [0, 0, 1]]))
-
-
-def _largest_ratio(fit: _GammaFit, x: Floats) -> float:
-    """Return the largest ratio of standard deviations at two sizes that a 95 % interval allows."""
-    first, second = np.triu_indices(len(x), 1)
-    design = _parabola(x)
-    estimate, error = fit.contrast(design[first] - design[second])
-    return float(np.exp(np.max(np.abs(estimate) + fit.quantile * error) / 2))
-
-
-def _shape(both_ends_p: float, trend: float, trend_p: float, largest_ratio: float) -> Shape:
-    if both_ends_p < ALPHA:
-        return "both ends"
-    if trend_p < ALPHA:
-        return "small batches" if trend < 0 else "large batches"
-    return "even" if largest_ratio < EVEN_RATIO else "inconclusive"
-
-
-def _calmest(
-    fit: _GammaFit, x: Floats, middle: float
-) -> tuple[float | None, tuple[float, float] | None]:
-    """Return B of the minimum and its interval; None without a minimum inside the range."""
-    _, b, c = fit.params
-    if c < _MIN_CURVATURE or not x[0] <= -b / (2 * c) <= x[-1]:
-        return None, None
-    terms = np.array([[0.0, -1, 0], [0, 0, 2]])  # of the ratio -b / 2c
-    low, high = fieller(-b, 2 * c, terms @ fit.covariance @ terms.T, fit.quantile)
-    with np.errstate(over="ignore"):
-        calmest, first, last = np.exp2(middle + np.array([-b / (2 * c), low, high]))
-    return float(calmest), (float(first), float(last))
-
-
-def _without_fit(kind: Kind, batches: NDArray[np.int64], std: Floats) -> InstabilityFit:
-    """Return the measured deviations of a curve with too few sizes to be fitted."""
-    nan = float("nan")
-    empty = np.full(_POINTS, nan)
-    return InstabilityFit(
-        kind=kind,
-        shape="inconclusive",
-        slope_low=nan,
-        slope_low_error=nan,
-        slope_high=nan,
-        slope_high_error=nan,
-        both_ends_p=nan,
-        trend_p=nan,
-        calmest=None,
-        calmest_interval=None,
-        std=std,
-        at=np.geomspace(float(batches[0]), float(batches[-1]), _POINTS),
-        fitted=empty,
-        low=empty,
-        high=empty,
-    )

@@ -17,27 +17,37 @@ _TERMS = {
         "*Equal epochs*: every B sees each image equally often, so a larger B takes fewer steps. "
         "*Equal steps*: every B takes the same number of steps, so a larger B sees more images."
     ),
+    "Verdict": (
+        "*Equivalent*: no two of the sizes tried can differ by more than {margin:g} points, as "
+        "pairs of one-sided tests show. An *effect* of B: a test rejects a flat curve. *Cannot "
+        "tell*: neither is shown; the largest difference that the data allow is said, and the "
+        "straight change from the smallest to the largest B that such a design would find in 80 % "
+        "of cases."
+    ),
     "Best B": (
-        "The B with the lowest fitted mean accuracy; ≥ or ≤ if the accuracy stays lowest up to the "
-        "largest or down to the smallest size tried. *As good*: sizes whose fitted accuracy is "
-        "within {margin:g} points of the best. *Equivalent*: no two sizes can differ by more than "
-        "that. *Cannot tell*: neither that nor an effect of B is shown."
+        "The B with the lowest expected accuracy. The curve is a Gaussian process in log₂ B, which "
+        "assumes no shape. An interval that reaches the smallest or largest size tried does not "
+        "exclude a best B beyond it. With fewer than five sizes, and between the two outermost "
+        "ones, it is no finer than the sizes. *As good*: sizes that are all within {margin:g} "
+        "points of the best size tried, with 95 % confidence."
     ),
     "Interval": (
-        "95 %: for a mean, Student's t over seeds; for a fit or the best B, bootstrap. An interval "
-        "that reaches an edge of the sizes tried does not exclude a best B beyond it."
+        "95 %: for a mean, Student's t over seeds; for a curve or the best B, draws of what the "
+        "noise of these runs may be. Seeds may have curves of their own in them, and sizes unequal "
+        "noise."
     ),
-    "Family, weight": (
-        "Shapes that a curve may have (flat, monotone, step, quadratic, hinge), and how well the "
-        "data support each of them (Akaike weight from AICc; the weights of a curve add up to 1)."
+    "Unprotected runs": (
+        "Runs after which a network is within {margin:g} points of one trained on clean images; "
+        "their share with its exact 95 % interval."
     ),
     "Instability": (
         "*Across seeds*: standard deviation of the final accuracy among runs that differ only in "
         "their seed. *Oscillation*: standard deviation of the accuracies of one run around a "
         "straight line through the last quarter of its epochs, so that a steady rise or fall does "
-        "not count; unknown where that is fewer than three epochs. Both are in points. *Slope*: "
-        "change of the log variance per doubling of B, ± its standard error. *Calmest*: lowest "
-        "point of a parabola in log₂ B, meaningful where the valley is symmetric."
+        "not count; unknown where that is fewer than three epochs. Both are in points. A claim "
+        "rests on ranks, so that a single run cannot make it, and must hold for accuracies and for "
+        "their log odds: spread that follows the mean is not instability. *Even*: no two sizes can "
+        "differ threefold."
     ),
     "Critical batch": (
         "Prediction from the noise of the generators' gradient (its noise scale in the space of "
@@ -47,7 +57,11 @@ _TERMS = {
         "brackets, their middle 80 %. *Unbounded*: the gradient cannot be distinguished from its "
         "noise."
     ),
-    "p": "p-value of a test of no effect, not corrected for the number of tests.",
+    "p": (
+        "p-value of a test of no effect, adjusted by Holm's method for the number of tests of the "
+        "same question in this report: does B matter, does accuracy fall and rise, where are runs "
+        "unstable, is it batch size or steps."
+    ),
 }
 
 

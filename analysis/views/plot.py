@@ -18,6 +18,7 @@ from analysis.findings.sentences import KINDS, SHAPES, distinction, label
 from analysis.findings.sizes import summarise_sizes
 from analysis.fits.instability import Kind
 from analysis.fits.mean import MeanFit
+from analysis.table.table import Floats
 from analysis.views.panels import (
     COLOURS,
     GREY,
@@ -49,6 +50,10 @@ _BAND: Any = {"alpha": 0.16, "lw": 0}
 _SEED: Any = {"marker": "o", "ms": 3.5, "mfc": "none", "mew": 0.7, "ls": "", "alpha": 0.65}
 _CLEAR: Any = {"fc": "w", "ec": "none", "pad": 0.4}
 _ACCURACY, _BATCH = "test accuracy, %", "effective batch B"
+_WITHOUT_BEST = {
+    "equivalent": "sizes are equivalent",
+    "cannot tell": "whether B matters cannot be told",
+}
 _YLABELS = (_ACCURACY, "points", "points")
 
 
@@ -168,7 +173,7 @@ def overview_figure(shown: Sequence[Finding], shown_budgets: Sequence[str]) -> F
     for panel, ylabel in enumerate(_YLABELS):
         grid[panel, 0].set_ylabel(ylabel)
     clean = legend_entry(_REFERENCES["clean"][0], marker="_", ms=9, mew=2)
-    bands = Patch(color=GREY, label="95 % interval of the fit", **_BAND)
+    bands = Patch(color=GREY, label="95 % interval of the curve", **_BAND)
     legend(figure, [*map(_curve_entry, styles.values()), bands, clean], 2 * len(shown_budgets))
     return figure
 
@@ -249,17 +254,22 @@ def _draw_instability(
 def _draw_accuracy(axes: Axes, finding: Finding, style: _CurveStyle) -> None:
     curve, mean, colour = finding.curve, finding.mean, style.colour
     x = curve.batches * style.shift
-    axes.plot(x, 100 * curve.accuracy, color=colour, **_SEED)
+    _draw_seeds(axes, x, curve.accuracy, colour)
     top, bottom = 105 + 6 * style.rank, -5 - 6 * style.rank
     for place, failed in zip(x, curve.failed, strict=True):
         if failed:
             axes.plot(place, top, "x", ms=5, mew=1.6, color=colour)
             annotate(axes, f"{failed}", (place, top), (4.5, 0), va="center")
     _draw_fit(axes, x, pd.DataFrame(summarise_sizes(finding))["mean"], mean, style)
-    if mean is not None and mean.optimum is not None:
+    if mean is not None and mean.verdict == "effect":
         ends = [bottom, 100 * mean.best]
         axes.plot([mean.optimum] * 2, ends, color=colour, lw=0.9, ls=(0, (1, 2)))
     _draw_best(axes, finding, bottom, style, "D")
+
+
+def _draw_seeds(axes: Axes, x: Any, accuracy: Floats, colour: str) -> None:
+    """Draw the accuracy of every seed, float64 [k, n], as one line without strokes."""
+    axes.plot(np.repeat(x, accuracy.shape[1]), 100 * accuracy.ravel(), color=colour, **_SEED)
 
 
 def _draw_fit(axes: Axes, x: Any, measured: Any, fit: Any, style: _CurveStyle) -> None:
@@ -275,12 +285,12 @@ def _draw_fit(axes: Axes, x: Any, measured: Any, fit: Any, style: _CurveStyle) -
 def _draw_best(axes: Axes, finding: Finding, y: float, style: _CurveStyle, marker: str) -> None:
     """Draw the best B and its interval at height `y`, or write why there is none."""
     mean = finding.mean
-    if mean is None or mean.optimum is None or mean.interval is None:
-        words = "not fitted" if mean is None else "no effect of B is shown"
+    if mean is None or mean.verdict != "effect":
+        words = _WITHOUT_BEST[mean.verdict] if mean else "not fitted"
         place = (finding.curve.batches[0], y)
         annotate(axes, words, place, (0, 0), va="center", color=style.colour, bbox=_CLEAR)
         return
-    marker = {"at least": ">", "at most": "<"}.get(mean.verdict, marker)
+    marker = {"largest": ">", "smallest": "<"}.get(mean.edge, marker)
     axes.plot(mean.interval, [y, y], "|-", color=style.colour, lw=2, ms=7, mew=1.5)
     axes.plot(mean.optimum, y, marker, color=style.colour, mec="white", ms=8, zorder=4)
 
@@ -301,7 +311,7 @@ def _draw_against_steps(axes: Axes, finding: Finding, style: _CurveStyle) -> Non
 
 def _draw_means(axes: Axes, x: Any, finding: Finding, style: _CurveStyle) -> None:
     """Draw the seeds, and a line through their means with t intervals."""
-    axes.plot(x, 100 * finding.curve.accuracy, color=style.colour, **_SEED)
+    _draw_seeds(axes, x, finding.curve.accuracy, style.colour)
     frame = 100 * pd.DataFrame(summarise_sizes(finding))[["mean", "low", "high"]]
     ends = np.array([frame["mean"] - frame["low"], frame["high"] - frame["mean"]])
     line: dict[str, Any] = {"color": style.colour, "ls": style.line, "lw": 1.4, "mec": "white"}
@@ -349,8 +359,8 @@ def _common_entries(among: Sequence[Finding]) -> list[Any]:
     colour = COLOURS[0] if len(_curve_styles(among)) == 1 else GREY
     full: dict[str, Any] = {"color": colour, "mec": "white", "ms": 7, "lw": 2}
     handles: list[Any] = [
-        legend_entry("fit", **full, ls="-"),
-        Patch(color=colour, label="95 % interval of the fit", **_BAND),
+        legend_entry("expected", **full, ls="-"),
+        Patch(color=colour, label="95 % interval of the curve", **_BAND),
         legend_entry("measured: mean, std", **full, marker="o"),
         legend_entry("one seed", **_SEED, color=colour),
         legend_entry("best B, 95 % interval", **full, ls="-", marker="D"),

@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from analysis.defaults import MARGIN
 from analysis.findings.critical_batch import span, statements
 from analysis.findings.findings import Finding, Findings, budgets
 from analysis.findings.sentences import KINDS, label, recommendation
 from analysis.findings.sizes import summarise_sizes
 from analysis.fits.components import Spread
 from analysis.fits.confound import Separation
-from analysis.fits.mean import MARGIN, MeanFit
+from analysis.fits.instability import InstabilityFit
+from analysis.fits.mean import MeanFit
 from analysis.table.collect import Collection
-from analysis.table.table import Curve
+from analysis.table.table import rows_of
 from analysis.views.guide import guide
 from analysis.views.panels import page_uri
 from analysis.views.plot import (
@@ -101,7 +105,8 @@ def _content(collection: Collection, findings: Findings, folder: Path) -> dict[s
         "pictures": list(_pictures(findings)),
         "accuracies": [_accuracy_table(name, f, collection) for name, f in titled],
         "fits": _fit_table(titled),
-        "families": _weight_table(titled),
+        "tests": _test_table(titled),
+        "agreements": _agreement_table([one for one in titled if one[1] in main], collection.table),
         "components": _component_table(titled),
         "next_seeds": [
             f"{name}: {found.shares()} {found.next_seeds()}"
@@ -176,10 +181,9 @@ def _accuracy_table(name: str, finding: Finding, collection: Collection) -> Text
 
 
 def _fit_table(titled: Sequence[tuple[str, Finding]]) -> TextTable:
-    best = ("best B", "95 % interval", "accuracy, %", "95 % interval", "as good")
-    heads = ("curve", *best, "largest difference", "flat")
+    heads = ("curve", "best B", "95 % interval", "accuracy, %", "95 % interval", "as good")
     rows = [
-        (name, *_best_cells(fit), f"< {percent(fit.difference)}", p_value(fit.flat_p))
+        (name, *_best_cells(fit))
         if (fit := finding.mean)
         else (name, f"not fitted: {finding.problem}", *[DASH] * (len(heads) - 2))
         for name, finding in titled
@@ -187,22 +191,40 @@ def _fit_table(titled: Sequence[tuple[str, Finding]]) -> TextTable:
     return TextTable("Best batch sizes", heads, rows)
 
 
-def _weight_table(titled: Sequence[tuple[str, Finding]]) -> TextTable:
-    fits = {name: finding.mean.families for name, finding in titled if finding.mean}
-    families = sorted({family.name for found in fits.values() for family in found})
-    rows = []
-    for name, found in fits.items():
-        weights = {family.name: f"{family.weight:.2f}" for family in found}
-        rows.append((name, *(weights.get(family, DASH) for family in families)))
-    return TextTable("Weights of the families", ("curve", *families), rows)
-
-
 def _best_cells(fit: MeanFit) -> tuple[str, ...]:
-    sign = {"at least": "≥ ", "at most": "≤ "}.get(fit.verdict, "")
-    best = fit.verdict if fit.optimum is None else f"{sign}{round(fit.optimum):,}"
-    ends = DASH if fit.interval is None else _span(map(round, fit.interval))
-    plateau = DASH if fit.verdict == "cannot tell" else _span(dict.fromkeys(fit.plateau))
-    return best, ends, percent(fit.best), interval(*fit.best_interval), plateau
+    is_shown = fit.verdict == "effect"
+    best = f"{round(fit.optimum):,}" if is_shown else fit.verdict
+    ends = _span(map(round, fit.interval)) if is_shown else DASH
+    as_good = ", ".join(f"{size:,}" for size in fit.as_good) or "none shown"
+    return best, ends, percent(fit.best), interval(*fit.best_interval), as_good
+
+
+def _test_table(titled: Sequence[tuple[str, Finding]]) -> TextTable:
+    heads = ("curve", "B matters", "unadjusted", "falls and rises", "unadjusted")
+    rows = [
+        (
+            name,
+            *map(p_value, (fit.adjusted_p, fit.flat_p, fit.adjusted_valley_p, fit.valley_p)),
+            f"< {percent(fit.difference)}",
+            percent(fit.detectable),
+        )
+        for name, finding in titled
+        if (fit := finding.mean)
+    ]
+    return TextTable("Does B matter?", (*heads, "largest difference", "found with 80 %"), rows)
+
+
+def _agreement_table(titled: Sequence[tuple[str, Finding]], table: pd.DataFrame) -> TextTable:
+    heads = ("curve", "clusters tell (NMI)", "purity", "clean, %", "at best, %", "points lost")
+    rows = []
+    for name, finding in titled:
+        told = rows_of(finding.curve, table)[["agreement", "purity"]].mean()
+        if finding.mean and math.isfinite(told["agreement"]):
+            clean, best = finding.curve.clean, finding.mean.best
+            accuracies = (percent(clean), percent(best), percent(clean - best))
+            rows.append((name, *(f"{value:.2f}" for value in told), *accuracies))
+    rows.sort(key=lambda row: row[1], reverse=True)
+    return TextTable("Protection and agreement", heads, rows)
 
 
 def _component_table(titled: Sequence[tuple[str, Finding]]) -> TextTable:
@@ -217,24 +239,21 @@ def _component_table(titled: Sequence[tuple[str, Finding]]) -> TextTable:
 
 
 def _instability_table(titled: Sequence[tuple[str, Finding]]) -> TextTable:
-    heads = ("curve", "kind", "unstable at", "slope, small B", "slope, large B", "both ends")
+    heads = ("curve", "kind", "unstable at", "largest B / smallest B", "both ends", "trend")
     rows = [
         (
             name,
             "across seeds" if kind == "seeds" else kind,
             fit.shape,
-            _slope(fit.slope_low, fit.slope_low_error),
-            _slope(fit.slope_high, fit.slope_high_error),
-            p_value(fit.both_ends_p),
-            p_value(fit.trend_p),
-            DASH if fit.calmest is None else f"{round(fit.calmest):,}",
-            _batch_interval(fit.calmest_interval, finding.curve),
+            _factor(fit),
+            p_value(fit.adjusted_both_ends_p),
+            p_value(fit.adjusted_trend_p),
         )
         for name, finding in titled
         for kind in KINDS
         if (fit := finding.instability(kind)) and fit.is_measured
     ]
-    return TextTable("Instability", (*heads, "trend", "calmest B", "95 % interval"), rows, texts=3)
+    return TextTable("Instability", heads, rows, texts=3)
 
 
 def _separation_table(separations: Sequence[Separation]) -> TextTable:
@@ -245,12 +264,12 @@ def _separation_table(separations: Sequence[Separation]) -> TextTable:
             _span((one.smallest, one.largest)),
             _change(one.change_epochs, one.change_epochs_interval),
             _change(one.change_steps, one.change_steps_interval),
-            p_value(one.difference_p),
+            p_value(one.adjusted[0]),
             f"{100 * one.share:.0f} [{interval(*one.share_interval, 0)}]"
             if one.share_interval
             else "not bounded",
-            p_value(one.batch_p),
-            p_value(one.steps_p),
+            p_value(one.adjusted[1]),
+            p_value(one.adjusted[2]),
         )
         for one in separations
     ]
@@ -280,18 +299,11 @@ def _part(spread: Spread | None) -> str:
     return f"{percent(spread.std)} [{interval(spread.low, spread.high)}]" if spread else DASH
 
 
-def _slope(value: float, error: float) -> str:
-    return f"{value:+.2f} ± {error:.2f}" if math.isfinite(value) else DASH
-
-
-def _batch_interval(ends: tuple[float, float] | None, curve: Curve) -> str:
-    """Return an interval of B; an end beyond the sizes of the curve becomes a bound."""
-    if ends is None:
+def _factor(fit: InstabilityFit) -> str:
+    if not math.isfinite(fit.change):
         return DASH
-    first, last = int(curve.batches[0]), int(curve.batches[-1])
-    low = f"< {first:,}" if ends[0] < first else f"{round(ends[0]):,}"
-    high = f"> {last:,}" if ends[1] > last else f"{round(ends[1]):,}"
-    return f"{low} to {high}"
+    low, high = fit.change_interval
+    return f"{fit.change:.2g} [{low:.2g} to {high:.2g}]"
 
 
 def _unbroken(text: str) -> str:

@@ -25,7 +25,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
 
 def test_report_makes_everything_of_a_table_alone(cli: Cli, tmp_path: Path) -> None:
     write_table(a_table(("digits",)), tmp_path)
-    code, out, _ = cli("report", tmp_path, "--draws", "100")
+    code, out, _ = cli("report", tmp_path, "--draws", "500")
     assert code == 0
     assert "digits at equal epochs" in out
     assert f"report: {tmp_path / 'report.html'}" in out
@@ -37,19 +37,19 @@ def test_report_makes_everything_of_a_table_alone(cli: Cli, tmp_path: Path) -> N
 def test_single_steps(cli: Cli, tmp_path: Path) -> None:
     table = a_measured_table()
     write_table(table, tmp_path)
-    code, out, _ = cli("fit", tmp_path, "--draws", "100")
+    code, out, _ = cli("fit", tmp_path, "--draws", "500")
     assert code == 0
-    findings = analyse(table, draws=100)
+    findings = analyse(table, draws=500)
     assert out.splitlines() == [
         *map(recommendation, findings.findings),
         *statements(findings).values(),
         *(f"{one.dataset}: {one.statement}" for one in findings.separations),
     ]
     assert (tmp_path / "fits.csv").exists()
-    code, out, _ = cli("plot", tmp_path, "--draws", "100")
+    code, out, _ = cli("plot", tmp_path, "--draws", "500")
     assert code == 0
     assert "all.png" in out
-    code, out, _ = cli("tensorboard", tmp_path, "--draws", "100")
+    code, out, _ = cli("tensorboard", tmp_path, "--draws", "500")
     assert code == 0
     assert f"tensorboard --logdir {tmp_path / 'tensorboard'}" in out
 
@@ -58,7 +58,7 @@ def test_single_steps(cli: Cli, tmp_path: Path) -> None:
 def test_an_older_table_is_noted_once(command: str, cli: Cli, tmp_path: Path) -> None:
     table = a_table(("digits",), batches=(4, 16, 64), seeds=2)
     write_table(table.rename(columns={"detrended_oscillation": "oscillation"}), tmp_path)
-    code, _, err = cli(command, tmp_path, "--draws", "100")
+    code, _, err = cli(command, tmp_path, "--draws", "500")
     assert code == 0
     assert err.count("the column oscillation is left out") == 1
 

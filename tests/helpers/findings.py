@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.findings.findings import Finding
 from analysis.fits.instability import InstabilityFit
-from analysis.fits.mean import FamilyFit, MeanFit
+from analysis.fits.mean import MeanFit
 from analysis.table.columns import COLUMNS
 from analysis.table.table import CRITICAL_COLUMNS, Curve, Floats
 
@@ -116,16 +116,18 @@ def a_curve(k: int = 4, seeds: int = 3, **changed: Any) -> Curve:
 def a_fit(**changed: Any) -> MeanFit:
     line = np.linspace(0.4, 0.6, 5)
     fields: dict[str, Any] = {
-        "families": (FamilyFit("hinge", {"knot": 6.0}, {"knot": math.nan}, -40.5, 1.0),),
-        "verdict": "optimum",
-        "flat_p": 0.003,
+        "flat_p": 0.001,
+        "adjusted_p": 0.003,
+        "detectable": 0.12,
         "difference": 0.31,
-        "lowest": 64,
+        "valley_p": 0.2,
+        "adjusted_valley_p": 0.4,
         "optimum": 63.7,
         "interval": (32.2, 127.6),
+        "lowest": 64,
         "best": 0.384,
         "best_interval": (0.331, 0.428),
-        "plateau": (32, 128),
+        "as_good": (32, 64),
         "margin": 0.05,
         "at": np.geomspace(16, 128, 5),
         "mean": line,
@@ -135,19 +137,22 @@ def a_fit(**changed: Any) -> MeanFit:
     return MeanFit(**fields | changed)
 
 
+CANNOT_TELL: dict[str, Any] = {"adjusted_p": 0.4}
+EQUIVALENT: dict[str, Any] = {"difference": 0.04}
+
+
 def a_spread(kind: Any = "seeds", **changed: Any) -> InstabilityFit:
     line = np.full(5, 0.05)
     fields: dict[str, Any] = {
         "kind": kind,
-        "shape": "both ends",
-        "slope_low": -0.5,
-        "slope_low_error": 0.1,
-        "slope_high": 0.4,
-        "slope_high_error": 0.1,
         "both_ends_p": 0.001,
         "trend_p": 0.6,
-        "calmest": 40.0,
-        "calmest_interval": (0.0, math.inf),
+        "adjusted_both_ends_p": 0.004,
+        "adjusted_trend_p": 1.0,
+        "rises": True,
+        "largest_ratio": 5.0,
+        "change": 1.2,
+        "change_interval": (0.4, 3.6),
         "std": np.array([0.09, 0.05, 0.06, 0.08]),
         "at": np.geomspace(16, 128, 5),
         "fitted": line,

@@ -386,7 +386,7 @@ def files() -> dict[str, Any]:
     Path("sweep.yaml").write_text(yaml.safe_dump(sweep))
     Path("stopped.yaml").write_text(yaml.safe_dump(stopped))
     write_study(Path("runs", "study"))
-    draws = ("--draws", "100")
+    draws = ("--draws", "500")
     commands: tuple[tuple[int, Callable[[list[str]], None], tuple[str, ...]], ...] = (
         (0, main, ("sweep", "--config", "sweep.yaml")),
         (0, analysis, ("collect", "runs/sweep")),

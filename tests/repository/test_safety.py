@@ -149,8 +149,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["bigbatch-ue", "evaluate", run],
         ["bigbatch-ue", "report", run / "evaluation", "--out", home / "page"],
         ["analysis", "collect", home / "runs", "--out", table],
-        ["analysis", "report", table, "--draws", "100"],
-        ["analysis", "tensorboard", table, "--draws", "100"],
+        ["analysis", "report", table, "--draws", "500"],
+        ["analysis", "tensorboard", table, "--draws", "500"],
         ["bigbatch-ue", "evaluate", run, "evaluation.countermeasures=all", "evaluation.arms=[uc]"],
     ]
     done = subprocess.run(

@@ -85,7 +85,7 @@ PICTURES = ("evaluate", "--protected", "folder:pictures", "--config", "folder.ya
 REPORT = ("report", "runs/done/evaluation", "--out", "page")
 REPORT_TWO = ("report", "runs/done/evaluation", "runs/drawn/evaluation", "--out", "page")
 COLLECT = ("analysis", "collect", "runs", "--out", "table")
-FIT = ("analysis", "fit", "runs/analysis", "--draws", "100")
+FIT = ("analysis", "fit", "runs/analysis", "--draws", "500")
 
 # -- damages -------------------------------------------------------------------------------------
 

@@ -23,4 +23,4 @@ def measured_table() -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def measured_findings(measured_table: pd.DataFrame) -> Findings:
-    return analyse(measured_table, draws=100)
+    return analyse(measured_table, draws=500)

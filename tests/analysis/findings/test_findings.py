@@ -34,7 +34,7 @@ def test_the_simulated_optimum_is_found(findings: Findings) -> None:
 
 def test_an_impossible_fit_is_a_problem_and_the_rest_is_kept() -> None:
     table = pd.concat([a_table(("digits",), seeds=1), a_table(("blood8",), budgets=("steps",))])
-    found = analyse(table, draws=100)
+    found = analyse(table, draws=500)
     blood, *digits = found.findings
     assert blood.mean is not None
     for finding in digits:
@@ -50,3 +50,18 @@ def test_a_curve_whose_every_run_failed_has_a_problem() -> None:
     (finding,) = analyse(a_table(("digits",), budgets=("epochs",), failures=everything)).findings
     assert finding.mean is None
     assert "40 of 40 runs failed" in recommendation(finding)
+
+
+def test_p_values_are_adjusted_for_all_curves_of_a_report(findings: Findings) -> None:
+    """Holm: the smallest of m counts m times; none falls below its own."""
+    raw, adjusted = zip(
+        *((one.mean.flat_p, one.mean.adjusted_p) for one in findings.findings if one.mean),
+        strict=True,
+    )
+    assert min(adjusted) == pytest.approx(min(1, len(raw) * min(raw)))
+    assert all(after >= before for before, after in zip(raw, adjusted, strict=True))
+    spreads = [finding.seeds for finding in findings.findings if finding.seeds]
+    assert all(fit.adjusted_trend_p >= fit.trend_p for fit in spreads)
+    first = findings.separations[0]
+    raw_p = (first.difference_p, first.batch_p, first.steps_p)
+    assert all(after >= before for before, after in zip(raw_p, first.adjusted, strict=True))

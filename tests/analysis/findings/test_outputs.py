@@ -11,7 +11,7 @@ from analysis.table.table import CRITICAL_COLUMNS
 from tests.helpers.findings import a_finding
 
 
-def test_findings_are_written_as_strict_json_and_a_row_for_each_family(
+def test_findings_are_written_as_strict_json_and_a_row_for_each_curve(
     tmp_path: Path, findings: Findings
 ) -> None:
     mixed = Findings((*findings.findings, a_finding()), findings.separations)
@@ -21,17 +21,20 @@ def test_findings_are_written_as_strict_json_and_a_row_for_each_family(
     *_, last = content["findings"]
     assert last["title"] == "digits, protected: equal steps"
     assert last["recommendation"] == recommendation(a_finding())
-    assert last["seeds"]["calmest_interval"] == [0.0, None]
-    assert last["mean"]["families"][0]["errors"] == {"knot": None}
+    assert last["mean"]["verdict"] == "effect"
+    assert last["seeds"]["shape"] == last["oscillation"]["shape"] == "both ends"
     assert content["findings"][2]["curve"]["accuracy"][0][3] is None
     assert content["separations"][0]["statement"] == findings.separations[0].statement
     fits = pd.read_csv(tmp_path / "fits.csv")
-    assert len(fits) == 4 * 5 + 1
-    assert fits["family"].iloc[-1] == "hinge"
-    assert fits["knot"].iloc[-1] == 6
-    assert fits.groupby(["dataset", "budget"], sort=False)["weight"].sum().iloc[0] == pytest.approx(
-        1
-    )
+    assert len(fits) == len(mixed.findings)
+    row = fits.iloc[-1]
+    assert row["verdict"] == "effect"
+    assert row[["optimum", "interval_low", "interval_high", "lowest"]].tolist() == [
+        63.7,
+        32.2,
+        127.6,
+        64,
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["findings.json", "fits.csv"]
 
 

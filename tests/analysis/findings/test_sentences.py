@@ -6,49 +6,54 @@ import numpy as np
 import pytest
 
 from analysis.findings.sentences import distinction, label, recommendation
-from tests.helpers.findings import a_curve, a_finding, a_fit
+from analysis.fits.failures import count_unprotected
+from tests.helpers.findings import EQUIVALENT, a_curve, a_finding, a_fit
 
 REACHED = "A network then recognises 38 % [33, 43] of clean test images, instead of 99 %."
-NEAR = "By the fitted curve, any B from 32 to 128 is within 5 points of that."
+NEAR = "Shown to be within 5 points of the best size tried: 32 and 64."
+MATTERS = "B matters (p = 0.003)"
 
 
 @pytest.mark.parametrize(
     ("changed", "advice"),
     [
-        ({}, f"train with B = 64 (95 % interval 32 to 128). {REACHED} {NEAR}"),
+        ({}, f"{MATTERS}: train with B = 64 (95 % interval 32 to 128). {REACHED} {NEAR}"),
         (
-            {"plateau": (64, 64), "margin": 0.005},
-            f"train with B = 64 (95 % interval 32 to 128). {REACHED} "
-            "By the fitted curve, only 64 of the sizes tried is within 0.5 points of that.",
+            {"interval": (32.0, 64.0), "as_good": (), "margin": 0.005},
+            f"{MATTERS}: train with B = 64 (95 % interval 32 to 64). {REACHED} "
+            "No size is shown to be within 0.5 points of the best size tried.",
         ),
         (
-            {"verdict": "at least", "optimum": 128.0, "interval": (64.0, 128.0)},
-            "train with B of at least 128 (95 % interval 64 to 128); protection still improves at "
-            f"the largest batch tried. {REACHED} {NEAR}",
+            {"interval": (32.0, 128.0), "as_good": (16, 32, 1024)},
+            f"{MATTERS}: train with B = 64 (95 % interval 32 to 128); larger batches than those "
+            f"tried may be better. {REACHED} "
+            "Shown to be within 5 points of the best size tried: 16, 32 and 1,024.",
         ),
         (
-            {"verdict": "at least", "optimum": 64.0},
-            "train with B of at least 64 (95 % interval 32 to 128); it is equally good from there "
-            f"to the largest batch tried. {REACHED} {NEAR}",
+            {"interval": (16.0, 64.0), "as_good": (64,)},
+            f"{MATTERS}: train with B = 64 (95 % interval 16 to 64); smaller batches than those "
+            f"tried may be better. {REACHED} "
+            "Shown to be within 5 points of the best size tried: 64.",
         ),
         (
-            {"verdict": "at most", "optimum": 16.0, "interval": (16.0, 31.0)},
-            "train with B of at most 16 (95 % interval 16 to 31); protection still improves at the "
-            f"smallest batch tried. {REACHED} {NEAR}",
+            {"interval": (16.0, 128.0)},
+            f"{MATTERS}: train with B = 64 (95 % interval 16 to 128); where it is "
+            f"best is not known. {REACHED} {NEAR}",
         ),
         (
-            {"verdict": "at most", "optimum": 32.0},
-            "train with B of at most 32 (95 % interval 32 to 128); it is equally good from there "
-            f"to the smallest batch tried. {REACHED} {NEAR}",
+            {"adjusted_valley_p": 0.012},
+            f"{MATTERS}: train with B = 64 (95 % interval 32 to 128). {REACHED} Accuracy falls "
+            f"and then rises with B (p = 0.012). {NEAR}",
         ),
         (
-            {"verdict": "cannot tell", "optimum": None, "interval": None, "flat_p": 0.412},
-            "whether B matters cannot be told (p = 0.41; sizes may differ by up to 31 points). "
-            "Train with B = 64, where the expected accuracy is lowest, or buy more seeds. "
+            {"adjusted_p": 0.412},
+            "whether B matters cannot be told (p = 0.41; sizes may differ by up to 31 points, and "
+            "this design finds a straight change of 12 points in 80 % of cases). Train with B = "
+            "64, where the expected accuracy is lowest, or buy more seeds. "
             f"{REACHED}",
         ),
         (
-            {"verdict": "equivalent", "optimum": None, "interval": None, "difference": 0.041},
+            EQUIVALENT,
             f"the sizes tried differ by less than 5 points; use whichever B is fastest. {REACHED}",
         ),
         (
@@ -72,14 +77,16 @@ def test_the_recommendation_says_which_batch_and_how_certain(
 def test_the_recommendation_warns_of_failures_and_of_noise_that_protects_as_well() -> None:
     failed = np.array([2, 0, 1, 0])
     said = recommendation(a_finding(failed=failed, noise=0.41, scope="all", arm="protected 80%"))
-    assert said.startswith("digits, protected 80% at equal steps, scope all: train with B = 64")
+    assert said.startswith(
+        "digits, protected 80% at equal steps, scope all: B matters (p = 0.003): train"
+    )
     assert "Random noise alone protects as well (41 %)." in said
     assert said.endswith("3 of 15 runs failed (2 at B = 16, 1 at B = 64).")
 
 
 def test_no_clean_accuracy_means_no_comparison() -> None:
     said = recommendation(a_finding(clean=math.nan, noise=math.nan))
-    assert "recognises 38 % [33, 43] of clean test images. By the fitted curve, any B" in said
+    assert "recognises 38 % [33, 43] of clean test images. Shown to be" in said
 
 
 def test_curves_are_told_apart_by_what_differs_only() -> None:
@@ -89,3 +96,15 @@ def test_curves_are_told_apart_by_what_differs_only() -> None:
     assert distinction(other, [one, other]) == "random surrogate, sqrt learning rate"
     assert distinction(one, [one, other], arm=False) == "unscaled learning rate"
     assert label(one, [one, replace(other, dataset="blood8")]) == "digits"
+
+
+def test_runs_that_left_the_images_unprotected_are_counted_by_size() -> None:
+    accuracy = np.full((4, 3), 0.3)
+    accuracy[0, 1] = accuracy[2, 0] = accuracy[2, 2] = 0.96
+    accuracy[3, 0] = np.nan
+    unprotected = count_unprotected(accuracy, 0.99, 0.05)
+    said = recommendation(replace(a_finding(), unprotected=unprotected))
+    assert said.endswith(
+        "3 of 11 runs left the images unprotected, within 5 points of clean ones: 27 % [6, 61] "
+        "(1 at B = 16, 2 at B = 64)."
+    )

@@ -5,9 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import statsmodels.formula.api as smf
 from numpy.typing import NDArray
-from pandas import DataFrame
 from scipy.stats import ttest_1samp, ttest_ind, ttest_rel
 
 from analysis.fits.confound import Separation, separate
@@ -84,7 +82,7 @@ def sweep(
 
 def separations(truth: Truth, count: int, shared: bool = True) -> list[Separation]:
     random = np.random.default_rng(1)
-    return [separate(*sweep(truth, random, shared=shared)) for _ in range(count)]
+    return [separate(*sweep(truth, random, shared=shared), draws=200) for _ in range(count)]
 
 
 def contains(interval: tuple[float, float] | None, value: float) -> bool:
@@ -95,17 +93,6 @@ def lines(one: Curve) -> Floats:
     """Each seed's change along its straight line, by numpy's own fit."""
     x = np.log2(BATCHES)
     return np.polyfit(x, one.accuracy, 1)[0] * (x[-1] - x[0])
-
-
-def frame(*both: Curve) -> DataFrame:
-    """The runs, one a row: accuracy y, seed, x = log2 B and t = log2 T."""
-    cells = [
-        (one.accuracy[i, j], seed, np.log2(batch), np.log2(one.steps[i]))
-        for one in both
-        for i, batch in enumerate(BATCHES)
-        for j, seed in enumerate(SEEDS)
-    ]
-    return DataFrame(cells, columns=["y", "seed", "x", "t"]).dropna()
 
 
 @pytest.mark.parametrize(("truth", "fraction"), [(by_steps, 1), (by_batch, 0), (by_half, 0.5)])
@@ -120,32 +107,47 @@ def test_the_fraction_is_found_and_lies_in_its_interval_nineteen_times_of_twenty
 
 
 def test_an_effect_of_steps_alone_is_attributed_to_steps() -> None:
-    found = separations(by_steps, 200)
-    assert max(one.steps_p for one in found) < 1e-6
+    found = separations(by_steps, 60)
+    assert max(one.steps_p for one in found) < 0.01
     assert max(one.difference_p for one in found) < 0.05
-    assert 0.01 <= np.mean([one.batch_p < 0.05 for one in found]) <= 0.09
+    assert np.mean([one.batch_p < 0.05 for one in found]) <= 0.13
 
 
 def test_an_effect_of_batch_alone_is_attributed_to_batch() -> None:
-    found = separations(by_batch, 200)
-    assert max(one.batch_p for one in found) < 1e-6
-    assert 0.01 <= np.mean([one.steps_p < 0.05 for one in found]) <= 0.09
-    assert 0.01 <= np.mean([one.difference_p < 0.05 for one in found]) <= 0.09
+    found = separations(by_batch, 60)
+    assert max(one.batch_p for one in found) < 0.01
+    assert np.mean([one.steps_p < 0.05 for one in found]) <= 0.13
+    assert np.mean([one.difference_p < 0.05 for one in found]) <= 0.13
 
 
-def test_without_an_effect_each_test_finds_one_in_twenty() -> None:
-    found = separations(nothing, 200)
+def test_without_an_effect_each_test_seldom_finds_one() -> None:
+    """At 5 %, more than 8 of 60 are found once in a hundred times."""
+    found = separations(nothing, 60)
     for field in ("batch_p", "steps_p", "difference_p"):
-        assert 0.01 <= np.mean([getattr(one, field) < 0.05 for one in found]) <= 0.09
-    assert np.mean([one.share_interval is not None for one in found]) <= 0.09
-    assert np.mean([contains(one.change_epochs_interval, 0) for one in found]) >= 0.91
-    assert np.mean([contains(one.change_steps_interval, 0) for one in found]) >= 0.91
+        assert np.mean([getattr(one, field) < 0.05 for one in found]) <= 0.13
+    assert np.mean([one.share_interval is not None for one in found]) <= 0.13
+    assert np.mean([contains(one.change_epochs_interval, 0) for one in found]) >= 0.87
+    assert np.mean([contains(one.change_steps_interval, 0) for one in found]) >= 0.87
+
+
+def test_seeds_with_slopes_of_their_own_seldom_make_steps_or_batch_matter() -> None:
+    random = np.random.default_rng(5)
+    x = np.linspace(-1, 1, len(BATCHES))[:, None]
+    found = []
+    for _ in range(60):
+        both = [
+            replace(one, accuracy=one.accuracy + 0.06 * x * random.standard_normal(len(SEEDS)))
+            for one in sweep(nothing, random)
+        ]
+        found.append(separate(*both, draws=1000))
+    for field in ("batch_p", "steps_p"):
+        assert np.mean([getattr(one, field) < 0.05 for one in found]) <= 0.2
 
 
 def test_small_effects_of_either_are_found() -> None:
-    both = separations(lambda x, t: 0.2 + 0.008 * x - 0.03 * t, 50)
+    both = separations(lambda x, t: 0.2 + 0.012 * x - 0.03 * t, 40)
     assert np.mean([one.batch_p < 0.05 for one in both]) > 0.8
-    both = separations(lambda x, t: 0.2 + 0.03 * x - 0.01 * t, 50)
+    both = separations(lambda x, t: 0.2 + 0.03 * x - 0.015 * t, 40)
     assert np.mean([one.steps_p < 0.05 for one in both]) > 0.8
 
 
@@ -189,36 +191,30 @@ def test_two_common_seeds_are_pairs_and_one_is_not(common: int, kind: str) -> No
     assert kind in found.statement
 
 
-def test_the_f_tests_are_those_of_statsmodels_with_levels_of_what_is_given() -> None:
-    epochs, steps = sweep(by_half, np.random.default_rng(0), noise=0.2)
-    epochs.accuracy[3, 1] = np.nan
-    data = frame(epochs, steps)
-    found = separate(epochs, steps)
-    for p, given, tested in ((found.batch_p, "t", "x"), (found.steps_p, "x", "t")):
-        reduced = smf.ols(f"y ~ C(seed) + C({given})", data).fit()
-        full = smf.ols(f"y ~ C(seed) + C({given}) + {tested} + I({tested}**2)", data).fit()
-        assert p == pytest.approx(full.compare_f_test(reduced)[1])
+def test_a_run_of_both_budgets_shows_no_difference() -> None:
+    epochs, _ = sweep(by_half, np.random.default_rng(0))
+    found = separate(epochs, replace(epochs, budget="steps"), draws=200)
+    assert found.steps_p == found.difference_p == 1
+    assert found.batch_p < 0.05
 
 
-def test_a_run_of_both_budgets_counts_once_in_the_f_tests() -> None:
-    epochs, steps = sweep(by_half, np.random.default_rng(0), noise=0.2)
-    epochs.steps[4] = steps.steps[4]
-    steps.accuracy[4] = epochs.accuracy[4]
-    data = frame(epochs, steps).drop_duplicates()
-    assert len(data) == 2 * 45 - 5
-    reduced = smf.ols("y ~ C(seed) + C(x)", data).fit()
-    full = smf.ols("y ~ C(seed) + C(x) + t + I(t**2)", data).fit()
-    assert separate(epochs, steps).steps_p == pytest.approx(full.compare_f_test(reduced)[1])
-
-
-def test_a_bend_that_lines_miss_is_left_to_the_f_tests() -> None:
+def test_a_bend_that_lines_miss_is_found_by_the_smooth_tests() -> None:
     found = separate(*sweep(lambda x, t: 0.3 + 0.02 * (x - 6) ** 2, np.random.default_rng(0)))
     assert contains(found.change_epochs_interval, 0)
     assert (
         "No change is shown at equal epochs, so a fraction of it has no meaning." in found.statement
     )
     assert found.statement.endswith("at a given number of steps, B matters (p < 0.001).")
-    assert "at a given B, the number of steps is not shown to matter (p" in found.statement
+    assert "At a given B, the number of steps is not shown to matter (p" in found.statement
+
+
+def test_the_statement_says_the_adjusted_p_values() -> None:
+    found = separate(*sweep(by_half, np.random.default_rng(0)))
+    assert found.adjusted == (found.difference_p, found.batch_p, found.steps_p)
+    said = replace(found, adjusted=(0.9, 0.8, 0.7)).statement
+    assert "(paired difference p = 0.9)" in said
+    assert "the number of steps is not shown to matter (p = 0.7)" in said
+    assert "B is not shown to matter (p = 0.8)" in said
 
 
 def test_missing_cells_leave_both_budgets_and_thin_seeds_leave_the_pairs() -> None:
@@ -283,15 +279,6 @@ def test_runs_without_any_noise_do_not_crash(shared: bool) -> None:
     assert found.share_interval is None
 
 
-def test_budgets_that_ran_the_same_steps_cannot_be_told_apart_by_f_tests() -> None:
-    epochs, _ = sweep(by_half, np.random.default_rng(0))
-    found = separate(epochs, replace(epochs, budget="steps"))
-    assert np.isnan(found.batch_p)
-    assert np.isnan(found.steps_p)
-    assert found.difference_p == 1
-    assert "cannot be tested" in found.statement
-
-
 def test_the_statement_of_an_effect_of_steps() -> None:
     epochs, steps = sweep(lambda x, t: 1 - 0.05 * t, np.random.default_rng(3))
     found = separate(epochs, steps)
@@ -301,9 +288,8 @@ def test_the_statement_of_an_effect_of_steps() -> None:
     assert re.fullmatch(
         rf"From B = 4 to 1024, accuracy changes by {change} at equal epochs and by {change} at "
         r"equal optimizer steps \(paired difference p < 0\.001\)\. Of the effect of B, "
-        r"\d+ % \[\d+, \d+\] goes with fewer steps\. F-tests over all runs also detect bends, but "
-        r"treat runs as independent: at a given B, the number of steps matters \(p < 0\.001\); "
-        r"at a given number of steps, B is not shown to matter \(p = 0\.\d+\)\.",
+        r"\d+ % \[\d+, \d+\] goes with fewer steps\. At a given B, the number of steps matters "
+        r"\(p < 0\.001\); at a given number of steps, B is not shown to matter \(p = 0\.\d+\)\.",
         found.statement,
     )
 

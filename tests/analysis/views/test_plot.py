@@ -17,7 +17,15 @@ from analysis.views.plot import (
     plot,
     steps_figure,
 )
-from tests.helpers.findings import a_curve, a_finding, a_fit, a_spread, a_table
+from tests.helpers.findings import (
+    CANNOT_TELL,
+    EQUIVALENT,
+    a_curve,
+    a_finding,
+    a_fit,
+    a_spread,
+    a_table,
+)
 
 
 def words(part: Figure | Axes) -> Iterator[str]:
@@ -91,9 +99,12 @@ def test_the_best_batch_is_marked_with_its_interval() -> None:
 
 
 def test_what_was_not_fitted_or_is_flat_says_so() -> None:
-    flat = a_finding(a_fit(verdict="cannot tell", optimum=None, interval=None))
-    assert "no effect of B is shown" in words(curves_figure([flat]))
-    bare = Finding(a_curve(), None, None, None, "too few")
+    for changed, said in (
+        (CANNOT_TELL, "whether B matters cannot be told"),
+        (EQUIVALENT, "sizes are equivalent"),
+    ):
+        assert said in words(curves_figure([a_finding(a_fit(**changed))]))
+    bare = Finding(a_curve(), None, None, None, problem="too few")
     assert "not fitted" in words(curves_figure([bare]))
     assert "not fitted" in words(overview_figure([bare], ["steps"]))
 
@@ -130,7 +141,10 @@ def test_arms_have_rows_and_budgets_columns_and_what_was_not_run_is_blank() -> N
 
 
 def test_instability_titles_say_the_verdict() -> None:
-    finding = replace(a_finding(), oscillation=a_spread("oscillation", shape="large batches"))
+    finding = replace(
+        a_finding(),
+        oscillation=a_spread("oscillation", adjusted_both_ends_p=0.2, adjusted_trend_p=0.01),
+    )
     said = set(words(curves_figure([finding])))
     assert "std across seeds: unstable at both ends" in said
     assert "oscillation within a run: unstable at large batches" in said

@@ -1,6 +1,5 @@
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from analysis.findings.sentences import recommendation
 from analysis.table.collect import Collection, Problem
 from analysis.views.plot import ALL, file_names
 from analysis.views.report import write_report
-from tests.helpers.findings import a_finding, a_spread, a_table
+from tests.helpers.findings import a_finding, a_table
 
 EVIL = "My <b>set</b> | `x`"
 VOID = {"meta", "img", "br"}
@@ -187,12 +186,15 @@ def test_other_arms_are_apart_from_the_recommendation(tmp_path: Path) -> None:
     first, rest = (tmp_path / "report.md").read_text().split("## How to read this")
     assert "digits at equal steps" in first
     assert "random surrogate" not in first
-    assert "### Other arms\n\n* digits, random surrogate at equal steps: train with" in rest
+    assert "### Other arms\n\n* digits, random surrogate at equal steps: B matters" in rest
 
 
 @pytest.mark.usefixtures("no_drawings")
-def test_an_interval_of_batches_beyond_the_sizes_has_bounds(tmp_path: Path) -> None:
-    finding = replace(a_finding(), seeds=a_spread(calmest_interval=(0.0, 2.0**70)))
+def test_agreement_stands_beside_protection(tmp_path: Path) -> None:
     table = a_table(("digits",), batches=(16, 32, 64, 128), budgets=("steps",))
-    write_report(Collection(table, ()), Findings((finding,)), tmp_path)
-    assert "| 40 | < 16 to > 128 |" in (tmp_path / "report.md").read_text()
+    told = table.assign(agreement=0.912, purity=0.95)
+    write_report(Collection(told, ()), Findings((a_finding(),)), tmp_path)
+    page = (tmp_path / "report.md").read_text()
+    assert "| digits, equal steps | 0.91 | 0.95 | 99.0 | 38.4 | 60.6 |" in page
+    write_report(Collection(table, ()), Findings((a_finding(),)), tmp_path)
+    assert "what the clusters tell" not in (tmp_path / "report.md").read_text()

@@ -25,7 +25,7 @@ def table() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def findings(table: pd.DataFrame) -> Findings:
-    return analyse(table, draws=100)
+    return analyse(table, draws=500)
 
 
 @pytest.fixture(scope="module")
