@@ -114,6 +114,41 @@ def report(folder: Folder, margin: Margin = MARGIN, draws: Draws = DRAWS) -> Non
 
 
 @app.command()
+def design(
+    noise: Annotated[
+        str,
+        typer.Option(
+            help="standard deviation of a run apart from its seed's level, in points of accuracy, "
+            "or from:TABLE to take that of a table.csv (measured so far: 8 to 17)"
+        ),
+    ],
+    effect: Annotated[
+        float,
+        typer.Option(min=0.1, max=100, help="difference of best and worst size, in points"),
+    ] = 10,
+    sizes: Annotated[
+        list[int] | None, typer.Option(help="numbers of batch sizes; repeatable (default: 5 7 9)")
+    ] = None,
+    seeds: Annotated[
+        list[int] | None, typer.Option(help="numbers of seeds; repeatable (default: 3 5 8 12)")
+    ] = None,
+    spread: Annotated[
+        float,
+        typer.Option(min=1, help="growth of the standard deviation to the largest batch"),
+    ] = 2,
+) -> None:
+    """Say what a sweep of so many sizes and seeds can find, before it is run."""
+    from analysis.planner.design import advice, noise_of, plan_designs, power_table
+
+    std, words = noise_of(noise)
+    grid = (sizes or [5, 7, 9], seeds or [3, 5, 8, 12])
+    found = plan_designs(*grid, effect=effect / 100, noise=std, growth=spread)
+    console.print(power_table(found, effect=effect / 100, growth=spread), soft_wrap=False)
+    console.print(f"Noise of a run: {words}.")
+    console.print(advice(found))
+
+
+@app.command()
 def scaling(
     folders: Annotated[
         list[Path], typer.Argument(help="folders with a records.jsonl of `bigbatch-ue bench`")

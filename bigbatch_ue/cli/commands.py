@@ -303,7 +303,11 @@ def sweep(
     from bigbatch_ue.sweeps.progress import cell_table
 
     if dry_run:
-        console.print(cell_table(sweep_cells(settings, download=download)))
+        planned = sweep_cells(settings, download=download)
+        sizes = len({cell.config.batch.effective for cell in planned})
+        design = f"--sizes {sizes} --seeds {len(settings.seeds.run)}"
+        console.print(cell_table(planned))
+        console.print(f"what it can find: python -m analysis design {design} --noise POINTS")
         return
     cells = run_sweep(settings, shard=part, retry=retry, download=download)
     states = Counter(outcome.state if outcome else "claimed" for _, outcome in cells)

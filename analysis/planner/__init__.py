@@ -1,0 +1,1 @@
+"""The planner: what a sweep can find, before it is run."""
