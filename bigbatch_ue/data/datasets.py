@@ -12,7 +12,8 @@ import numpy as np
 
 from bigbatch_ue.config.names import DATASETS, MEDMNIST_2D
 from bigbatch_ue.config.sections import DataConfig
-from bigbatch_ue.data.image_files import ImageFiles, open_folder
+from bigbatch_ue.data.class_folders import open_folder
+from bigbatch_ue.data.image_files import ImageFiles
 from bigbatch_ue.data.npz import Npz
 from bigbatch_ue.data.source import PARTS, Part, Source, Split
 from bigbatch_ue.files.atomic import atomic_file, atomic_folder

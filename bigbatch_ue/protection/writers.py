@@ -72,7 +72,7 @@ class PngWriter:
         data = self.originals.data
         written = map(PurePosixPath, png_names(data.train.names, data.train.labels, data.classes))
         pairs = zip(data.train.names, written, strict=True)
-        return [name for name, path in pairs if path.stem == Path(name).name != Path(name).stem]
+        return [name for name, path in pairs if keeps_old_suffix(PurePosixPath(name), path)]
 
     def write(self, folder: Path, protected: Iterable[Pixels]) -> None:
         """Write the protected train images below `folder`."""
@@ -178,6 +178,18 @@ def distinct_png_names(paths: Sequence[PurePosixPath]) -> list[str]:
             return chosen
         chosen = longer
     return chosen
+
+
+def keeps_old_suffix(name: PurePosixPath, written: PurePosixPath) -> bool:
+    """Whether the old suffix stands before the new one, as in `x.jpg.png`."""
+    return written.stem == name.name != name.stem
+
+
+def describe_old_suffixes(names: Sequence[str]) -> list[str]:
+    """Say how many images keep their old suffix, and which comes first; nothing if none does."""
+    if not names:
+        return []
+    return [f"{len(names):,} images keep their old suffix, such as {names[0]}.png"]
 
 
 def _copy_unprotected(source: Path, archive: zipfile.ZipFile) -> None:
