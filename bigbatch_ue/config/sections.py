@@ -46,8 +46,9 @@ class DataConfig(Section):
 
     strict: bool = Field(
         False,
-        description="Whether a file that is left out, or taken only in part, stops the program; "
-        "else it is named.",
+        description="Whether a file that is left out, converted, or taken only in part stops the "
+        "program; else such files are counted, and the first is named. An image that cannot be "
+        "read always stops it.",
     )
     title: str | None = Field(
         None,

@@ -12,7 +12,8 @@ import numpy as np
 
 from bigbatch_ue.config.names import DATASETS, MEDMNIST_2D
 from bigbatch_ue.config.sections import DataConfig
-from bigbatch_ue.data.image_files import ImageFiles, class_names, open_folder
+from bigbatch_ue.data.class_folders import class_folders, open_folder
+from bigbatch_ue.data.image_files import ImageFiles
 from bigbatch_ue.data.npz import Npz
 from bigbatch_ue.data.source import PARTS, Part, Source, Split
 from bigbatch_ue.files.atomic import atomic_file, atomic_folder
@@ -134,7 +135,7 @@ def require_source(data: DataConfig, *, download: bool = False) -> None:
     """
     kind, _, place = data.name.partition(":")
     if kind == "folder" and place:
-        class_names(_require_place(data))  # there may be millions of files in these
+        class_folders(_require_place(data))  # there may be millions of files in these
     elif not (download and data.has_name):
         open_source(data)
 

@@ -27,12 +27,12 @@ from bigbatch_ue.data.source import PARTS, Labels, Part, Pixels, Source, to_hwc
 from bigbatch_ue.files.atomic import atomic_file, atomic_folder
 from bigbatch_ue.files.formats import digest, read_json, write_json
 from bigbatch_ue.files.locks import locked
-from bigbatch_ue.files.paths import expand_path, hide_home, require_file
+from bigbatch_ue.files.paths import composed, expand_path, hide_home, require_file
 from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.identity import DataIdentity, answer_digest
 from bigbatch_ue.runtime.console import note, progress_bar
-from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.errors import UserError, first_of
 
 META = "meta.json"
 _DECODER, _FORMER_DECODER = 3, 1
@@ -125,12 +125,31 @@ class DataSet:
 
 
 def prepare_dataset(data: DataConfig, *, download: bool = False) -> DataSet:
-    """Return the images of `data`, decoding them unless another run or rank has done so.
+    """Return the images of `data`, and say what is left out or changed.
+
+    They are decoded unless another run or rank has done so.
 
     Raises:
         UserError: the source, or its decoded images, are not as they should be.
         OSError: `data.root` is full or cannot be written.
     """
+    found, files = _open(data, download)
+    if files or data.name.startswith("folder:"):
+        _say(_inventory(data, found, files))
+    return found
+
+
+def dataset_of_run(config: Config, run: Run, *, download: bool = False) -> DataSet:
+    """Return the images that `run` was trained on; what is left out was said in training.
+
+    Raises:
+        UserError: the images have changed, and as for `prepare_dataset`.
+    """
+    return _open(config.data, download)[0].as_trained_on(config, run)
+
+
+def _open(data: DataConfig, download: bool) -> tuple[DataSet, list[str]]:
+    """Open a data set, and list what is left out or changed, a line for each kind."""
     decoded = data.root / "decoded"
     slug = _slug(data.name)
     decoded.mkdir(parents=True, exist_ok=True)
@@ -151,10 +170,7 @@ def prepare_dataset(data: DataConfig, *, download: bool = False) -> DataSet:
     found, changes = _load(entry, data, digest([_FORMER_DECODER, facts]), lock)
     changes += found.classes_without_train_image
     _refuse_if_strict(data, changes)
-    files = [*left_out, *found.beyond_limit, *changes]
-    if files or data.name.startswith("folder:"):
-        _say(_inventory(data, found, files))
-    return found
+    return found, [*left_out, *found.beyond_limit, *changes]
 
 
 def _refuse_if_strict(data: DataConfig, files: list[str]) -> None:
@@ -202,8 +218,11 @@ def _facts(source: Source) -> list[tuple[str, int, int]]:
     base = os.path.commonpath([file.parent for file in files]) if files else ""
     try:
         stats = [(file, file.stat()) for file in files]
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: no such file") from None
+    except FileNotFoundError:
+        missing = [str(file) for file in files if not file.exists()]
+        raise UserError(
+            f"{first_of(missing)}: no such file, or a link to none; restore or remove it"
+        ) from None
     return [(os.path.relpath(file, base), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
 
 
@@ -288,7 +307,7 @@ def _load(
         meta = read_json(entry / META, dict)
         content, changes = str(meta["content"]), [str(change) for change in meta["changes"]]
         decoded_otherwise = bool(meta["decoded_otherwise"])
-        classes = [str(name) for name in meta["classes"]]
+        classes = [composed(str(name)) for name in meta["classes"]]
         whole, test = (_load_part(entry, part, meta, data.size) for part in PARTS)
     except _DAMAGES as error:
         raise _damaged(entry, error) from None

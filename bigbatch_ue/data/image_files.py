@@ -1,7 +1,8 @@
-"""Image files of any format: decoding to 8 bits of sRGB, and folders of classes."""
+"""Image files of any format: headers, decoding to 8 bits of sRGB, and what that changes."""
 
+import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,19 +10,13 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from bigbatch_ue.data.inventory import (
-    Inventory,
-    describe_left_out,
-    is_hidden_folder,
-    list_others,
-    safe_formats,
-    take_inventory,
-)
+from bigbatch_ue.data.inventory import describe_left_out, safe_formats
 from bigbatch_ue.data.source import PARTS, Part, Pixels, Split
-from bigbatch_ue.files.paths import require_file
-from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.files.paths import why_unreadable
+from bigbatch_ue.runtime.console import note
+from bigbatch_ue.runtime.errors import UserError, first_of
 
 _DEPTHS = (8, 10, 12, 14, 16)
 """Bits of a grey value that cameras and scanners write into 16-bit files."""
@@ -29,6 +24,14 @@ _DARK = 64
 """Upper byte that 14 of 16 bits do not reach."""
 _PHOTOMETRIC = 262
 """TIFF's tag PhotometricInterpretation: at 0, the value 0 is white."""
+
+
+class UnreadableImageError(UserError):
+    """The error of one file that is not a complete image; `fault` says what the file is."""
+
+    def __init__(self, path: Path, fault: str) -> None:
+        super().__init__(f"{path}: {fault}; fix or remove it")
+        self.fault = fault
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class ImageFiles:
 
     @cached_property
     def _headers(self) -> dict[Path, Header]:
-        headers = {path: read_header(path) for path in self.files()}
+        headers = read_headers(self.files())
         upper = max((header.upper for header in headers.values()), default=0)
         if 0 < upper < _DARK:
             raise UserError(
@@ -123,19 +126,61 @@ class ImageFiles:
         names = [path.relative_to(folder).as_posix() for path, _ in samples]
 
         def decode_at(indices: Iterable[int]) -> Iterator[Pixels]:
-            return (decode(samples[index][0], self.channels, self.bits) for index in indices)
+            with naming_all_unreadable(self.files()):
+                for index in indices:
+                    yield decode(samples[index][0], self.channels, self.bits)
 
         return Split(labels, names, decode_at)
 
 
-# -- one file ------------------------------------------------------------------------------------
+@contextmanager
+def naming_all_unreadable(files: Collection[Path]) -> Iterator[None]:
+    """Replace the error of one unreadable image by an error that names all among `files`."""
+    try:
+        yield
+    except UnreadableImageError:
+        note("an image cannot be read; looking for others")
+        faults = {path: fault for path in files if (fault := _find_fault(path))}
+        if len(faults) < 2:
+            raise
+        top = common_folder(faults)
+        each = [f"{path.relative_to(top)} {fault}" for path, fault in faults.items()]
+        raise UserError(
+            f"{top}: {len(faults):,} image files are damaged or unreadable: {first_of(each)}; "
+            "fix or remove them"
+        ) from None
+
+
+def common_folder(files: Iterable[Path]) -> Path:
+    """Return the folder of all files."""
+    return Path(os.path.commonpath([file.parent for file in files]))
+
+
+def read_headers(files: Collection[Path]) -> dict[Path, Header]:
+    """Read the header of each file.
+
+    Raises:
+        UserError: names all files that are not complete images.
+    """
+    with naming_all_unreadable(files):
+        return {path: read_header(path) for path in files}
+
+
+def _find_fault(path: Path) -> str | None:
+    """Say what keeps an image from being read; None if nothing does."""
+    try:
+        read_header(path)
+        decode(path, 3)
+    except UnreadableImageError as error:
+        return error.fault
+    return None
 
 
 def read_header(path: Path) -> Header:
     """Read the header of an image file, and the pixels of one with more than 8 bits.
 
     Raises:
-        UserError: not an image, or one of another kind of numbers than 0 to 65,535.
+        UnreadableImageError: not an image, or one of another kind of numbers than 0 to 65,535.
     """
     with _open_image(path) as image:
         deep = image.mode.startswith(("I", "F"))
@@ -156,7 +201,7 @@ def decode(path: Path, channels: int, bits: int = 16) -> Pixels:
     number of `bits` in use. Colours of another profile than sRGB are converted to it.
 
     Raises:
-        UserError: not a complete image, or suspiciously many pixels.
+        UnreadableImageError: not a complete image, or suspiciously many pixels.
     """
     with _open_image(path) as image:
         inverted = _zero_is_white(image)
@@ -183,6 +228,7 @@ def describe_changes(headers: dict[Path, Header], top: Path, channels: int) -> l
         channels: to which they are decoded.
     """
     profiles = sorted({header.profile for header in headers.values() if header.profile})
+    in_colour = " and taken in colour" if channels == 3 else ""
     kinds = {
         "with several pages or frames, of which the first is taken": [
             path for path, header in headers.items() if header.frames > 1
@@ -190,8 +236,10 @@ def describe_changes(headers: dict[Path, Header], top: Path, channels: int) -> l
         "with transparency, put on white": [
             path for path, header in headers.items() if header.transparent
         ],
-        "grey among colour images, so written in colour": [
-            path for path, header in headers.items() if header.grey and channels == 3
+        "grey among colour images, so taken in colour": [
+            path
+            for path, header in headers.items()
+            if header.grey and header.largest <= 255 and channels == 3
         ],
         **{
             f"with the colour profile {profile}, converted to sRGB": [
@@ -205,7 +253,7 @@ def describe_changes(headers: dict[Path, Header], top: Path, channels: int) -> l
         "with 16 bits a colour, of which the upper 8 are taken": [
             path for path, header in headers.items() if header.upper
         ],
-        f"with {bits_of(headers.values())} bits a value, scaled to 8": [
+        f"with {bits_of(headers.values())} bits a value, scaled to 8{in_colour}": [
             path for path, header in headers.items() if header.largest > 255
         ],
     }
@@ -214,17 +262,21 @@ def describe_changes(headers: dict[Path, Header], top: Path, channels: int) -> l
 
 @contextmanager
 def _open_image(path: Path) -> Iterator[Image.Image]:
+    if reason := why_unreadable(path):
+        raise UnreadableImageError(path, f"cannot be opened ({reason})")
+    if path.stat().st_size == 0:
+        raise UnreadableImageError(path, "is empty (0 bytes)")
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(require_file(path), formats=safe_formats()) as image:
+            with Image.open(path, formats=safe_formats()) as image:
                 yield image
-        except UserError:
-            raise
-        except Exception as error:  # for a broken file, PIL raises almost any of them
-            raise UserError(
-                f"{path}: cannot be read as an image ({error}); fix or remove it"
+        except UnidentifiedImageError:  # its text repeats the path
+            raise UnreadableImageError(
+                path, "cannot be read as an image (damaged, or of another format)"
             ) from None
+        except Exception as error:  # for a broken file, PIL raises almost any of them
+            raise UnreadableImageError(path, f"cannot be read as an image ({error})") from None
 
 
 def _levels(image: Image.Image) -> Pixels:
@@ -278,60 +330,3 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     if alpha is not None:
         converted.putalpha(alpha)
     return converted
-
-
-# -- folders of classes --------------------------------------------------------------------------
-
-
-def open_folder(path: Path) -> ImageFiles:
-    """Open a folder with `train/<class>/<image>` and `test/<class>/<image>`.
-
-    Raises:
-        UserError: a missing folder, a class without images or in one part only, or a link that
-            leads out of the folder.
-    """
-    folders = {part: path / part for part in PARTS}
-    classes = class_names(path)
-    samples: dict[Part, list[tuple[Path, int]]] = {}
-    whole = Inventory()
-    for part, folder in folders.items():
-        samples[part] = []
-        for label, name in enumerate(classes):
-            found = take_inventory(folder / name, inside=path)
-            if not found.images:
-                raise UserError(f"{folder / name}: contains no image; add at least one")
-            samples[part] += [(file, label) for file in found.images]
-            whole.add(found)
-        outside = f"outside the class folders of {part}/, to be moved into one"
-        whole.add(list_others(folder, classes, outside))
-    whole.add(list_others(path, PARTS, "outside train/ and test/, to be moved there"))
-    return ImageFiles(classes, folders, samples, path, whole.left_out)
-
-
-def class_names(path: Path) -> list[str]:
-    """List the names of the class folders, which must be the same in `train/` and `test/`.
-
-    Raises:
-        UserError: a missing folder, or a class in one part only.
-    """
-    names = {}
-    for part in PARTS:
-        folder = path / part
-        if not folder.is_dir():
-            raise UserError(
-                f"{folder}: no such folder; put images into {part}/<class>/, and name the folder "
-                "of train/ and test/"
-            )
-        names[part] = {
-            entry.name
-            for entry in folder.iterdir()
-            if entry.is_dir() and not is_hidden_folder(entry.name)
-        }
-        if not names[part]:
-            raise UserError(f"{folder}: contains no class folder; put images into {part}/<class>/")
-    for part, other in (PARTS, PARTS[::-1]):
-        for name in sorted(names[part] - names[other]):
-            raise UserError(
-                f"{path / other / name}: no such folder, but {part} has that class; add it"
-            )
-    return sorted(names["train"])

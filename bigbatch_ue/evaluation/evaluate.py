@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bigbatch_ue.config.load import revise_evaluation
 from bigbatch_ue.config.names import ArmName
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.data.decoded import DataSet, prepare_dataset
+from bigbatch_ue.data.decoded import DataSet, dataset_of_run, prepare_dataset
 from bigbatch_ue.data.source import Pixels
 from bigbatch_ue.evaluation.arm_store import (
     finished_arm,
@@ -158,7 +158,7 @@ def run_evaluation(
 
 def _subject_of_run(config: Config, run: Run, accelerator: Accelerator, download: bool) -> Subject:
     """Load the data set and perturbations of a run; train its control run if it is missing."""
-    data = prepare_dataset(config.data, download=download).as_trained_on(config, run)
+    data = dataset_of_run(config, run, download=download)
     perturbations = load_perturbations(config, run, data)
     result = read_result(run.result)
 

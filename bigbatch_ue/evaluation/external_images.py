@@ -12,7 +12,7 @@ from bigbatch_ue.data.inventory import find_images
 from bigbatch_ue.data.npz import Npz
 from bigbatch_ue.data.source import Pixels
 from bigbatch_ue.evaluation.resemblance import resembles_original
-from bigbatch_ue.files.paths import expand_path
+from bigbatch_ue.files.paths import composed, expand_path
 from bigbatch_ue.protection.writers import png_names
 from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.console import note, progress_bar
@@ -127,7 +127,8 @@ def _match_files(
 ) -> tuple[dict[int, Path], list[Path]]:
     """Find the file of each clean image, by the image's index, and the files that belong to none.
 
-    A file belongs to the image with its own name, or else to that with its name without suffix.
+    A file belongs to the image with its own name, or else to that with its name without suffix,
+    whatever form of Unicode they are written in.
 
     Args:
         top: folder of the perturbed images.
@@ -135,14 +136,14 @@ def _match_files(
         originals: the names that `png_names` was given.
     """
     exact = {
-        str(PurePosixPath(name).with_name(PurePosixPath(original).name)): index
+        composed(str(PurePosixPath(name).with_name(PurePosixPath(original).name))): index
         for index, (name, original) in enumerate(zip(names, originals, strict=True))
     }
     by_stem = {_without_suffix(name): index for index, name in enumerate(names)}
     files: dict[int, Path] = {}
     extra: list[Path] = []
     for file in find_images(top, inside=top):
-        name = file.relative_to(top).as_posix()
+        name = composed(file.relative_to(top).as_posix())
         index = exact.get(name, by_stem.get(_without_suffix(name)))
         if index is None:
             extra.append(file)
@@ -154,7 +155,7 @@ def _match_files(
 
 
 def _without_suffix(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
+    return composed(str(PurePosixPath(name).with_suffix("")))
 
 
 def _read_npz(path: Path, clean: DataSet) -> Iterator[Pixels]:

@@ -17,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from bigbatch_ue.data.decoded import DataSet, ImageSet
-from bigbatch_ue.files.paths import expand_path
+from bigbatch_ue.files.paths import composed, expand_path
 from bigbatch_ue.files.yaml_files import TextLoader, read_yaml
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.randomness import Purpose, draw
@@ -78,7 +78,7 @@ def _read_map(path: Path, classes: list[str]) -> list[str]:
         raise UserError(
             f"{path}: not a mapping of classes; write `old class: new class`, one line per class"
         )
-    new_names = {old: str(new) for old, new in content.items() if new}
+    new_names = {composed(str(old)): composed(str(new)) for old, new in content.items() if new}
     for problem, names, remedy in (
         ("no new name for", [name for name in classes if name not in new_names], "add one"),
         ("unknown classes:", [name for name in new_names if name not in classes], "remove them"),

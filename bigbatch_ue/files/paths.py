@@ -2,6 +2,7 @@
 
 import re
 import stat
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from bigbatch_ue.runtime.errors import UserError
 
 _BEFORE, _AFTER = r"(?<![^\s\"'=:,;(\[])", r"(?![^/\s\"'=:,;)\]])"
 """Around the leading part of a path: nothing that belongs to a longer name."""
+_MISSING = "no such file"
 
 
 def require_file(path: Path) -> Path:
@@ -17,16 +19,29 @@ def require_file(path: Path) -> Path:
     Raises:
         UserError: it does not exist, or is something else.
     """
+    reason = why_unreadable(path)
+    if reason is None:
+        return path
+    remedy = "; check the path" if reason == _MISSING else ""
+    raise UserError(f"{path}: {reason}{remedy}")
+
+
+def why_unreadable(path: Path) -> str | None:
+    """Say why `path` is not a file that can be read; None if it is."""
     try:
-        if stat.S_ISREG(path.stat().st_mode):
-            path.open("rb").close()
-            return path
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "not a file"
+        path.open("rb").close()
+    except FileNotFoundError:
+        return _MISSING
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or error
-        if isinstance(error, FileNotFoundError):
-            reason = "no such file; check the path"
-        raise UserError(f"{path}: {reason}") from None
-    raise UserError(f"{path}: not a file")
+        return str(getattr(error, "strerror", None) or error)
+    return None
+
+
+def composed(name: str) -> str:
+    """Return `name` in composed Unicode (NFC): names that look alike are then equal."""
+    return unicodedata.normalize("NFC", name)
 
 
 def expand_path(text: str) -> Path:

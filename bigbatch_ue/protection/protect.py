@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from bigbatch_ue.data.datasets import open_source
-from bigbatch_ue.data.decoded import prepare_dataset
+from bigbatch_ue.data.decoded import dataset_of_run
 from bigbatch_ue.data.image_files import ImageFiles
 from bigbatch_ue.data.source import Pixels, Source
 from bigbatch_ue.files.atomic import atomic_folder
@@ -27,7 +27,14 @@ from bigbatch_ue.protection.perturbations import (
     to_eight_bit,
 )
 from bigbatch_ue.protection.visibility import Visibility, measure_visibility
-from bigbatch_ue.protection.writers import WRITERS, FileFormat, ImageSize, Originals, Writer
+from bigbatch_ue.protection.writers import (
+    WRITERS,
+    FileFormat,
+    ImageSize,
+    Originals,
+    Writer,
+    describe_old_suffixes,
+)
 from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runs.folder import load_run
 from bigbatch_ue.runtime.console import note, progress_bar
@@ -86,17 +93,17 @@ def protect(
     out = out or run.protected
     _require_apart(out, source)
     form = form or ("png" if isinstance(source, ImageFiles) else "npz")
-    data = prepare_dataset(config.data, download=download).as_trained_on(config, run)
+    data = dataset_of_run(config, run, download=download)
     perturbations = load_perturbations(config, run, data)
     inputs = digest([_FORMAT, run.answer, perturbations.fingerprint(), form, at])
     if os.path.lexists(out):
         return _existing_report(out, inputs)
     writer = WRITERS[form](Originals(source, data, at))
     changes = [*source.changes(), *_names_with_old_suffix(writer)]
+    left_out = [*source.left_out(), *data.beyond_limit]
     try:
         with atomic_folder(out) as folder:
             visibility = _write_and_measure(writer, perturbations, folder)
-            left_out = [*source.left_out(), *data.beyond_limit]
             manifest = {
                 "dataset": data.name,
                 "answer": run.answer,
@@ -111,6 +118,8 @@ def protect(
         raise UserError(
             f"{out}: nothing was written ({error}); fix the cause and try again"
         ) from None
+    if left_out or changes:
+        note(f"{out / MANIFEST}: lists what was left out or converted")
     return ProtectionReport(out, form, at, visibility)
 
 
@@ -138,12 +147,10 @@ def hash_files(folder: Path) -> str:
 
 def _names_with_old_suffix(writer: Writer) -> list[str]:
     """Say which images keep their old suffix before the new one, for the manifest and the user."""
-    names = writer.with_old_suffix()
-    if not names:
-        return []
-    line = f"{counted(len(names), 'image')} with the old suffix kept, such as {names[0]}.png"
-    note(f"{line}: another image has the same name without it")
-    return [line]
+    lines = describe_old_suffixes(writer.with_old_suffix())
+    for line in lines:
+        note(f"{line}: another image has the same name without it")
+    return lines
 
 
 def _write_and_measure(writer: Writer, perturbations: Perturbations, folder: Path) -> Visibility:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bigbatch_ue.clustering.clusters import Clusters
 from bigbatch_ue.config.names import Grouping
-from bigbatch_ue.data.decoded import prepare_dataset
+from bigbatch_ue.data.decoded import dataset_of_run
 from bigbatch_ue.data.source import Labels, Pixels
 from bigbatch_ue.files.atomic import atomic_folder
 from bigbatch_ue.files.formats import first_problem, read_json, write_json
@@ -209,7 +209,7 @@ class Protector:
             UserError: the run is not finished, or its data set has changed.
         """
         config, run = load_run(folder, place)
-        data = prepare_dataset(config.data, download=download).as_trained_on(config, run)
+        data = dataset_of_run(config, run, download=download)
         perturbations = load_perturbations(config, run, data)
         by, size = config.clusters.by, config.data.size
         settings = ProtectorSettings(

@@ -18,6 +18,7 @@ from bigbatch_ue.data.decoded import DataSet, ImageSet
 from bigbatch_ue.data.image_files import decode
 from bigbatch_ue.data.npz import Npz
 from bigbatch_ue.data.source import Part, Pixels, Source, to_hwc
+from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.errors import UserError
 
 FileFormat = Literal["png", "npz"]
@@ -72,7 +73,7 @@ class PngWriter:
         data = self.originals.data
         written = map(PurePosixPath, png_names(data.train.names, data.train.labels, data.classes))
         pairs = zip(data.train.names, written, strict=True)
-        return [name for name, path in pairs if path.stem == Path(name).name != Path(name).stem]
+        return [name for name, path in pairs if keeps_old_suffix(PurePosixPath(name), path)]
 
     def write(self, folder: Path, protected: Iterable[Pixels]) -> None:
         """Write the protected train images below `folder`."""
@@ -178,6 +179,19 @@ def distinct_png_names(paths: Sequence[PurePosixPath]) -> list[str]:
             return chosen
         chosen = longer
     return chosen
+
+
+def keeps_old_suffix(name: PurePosixPath, written: PurePosixPath) -> bool:
+    """Whether the old suffix stands before the new one, as in `x.jpg.png`."""
+    return written.stem == name.name != name.stem
+
+
+def describe_old_suffixes(names: Sequence[str]) -> list[str]:
+    """Say how many images keep their old suffix, and which comes first; nothing if none does."""
+    if not names:
+        return []
+    kept = counted(len(names), "image")
+    return [f"{kept} with the old suffix kept, such as {names[0]}.png"]
 
 
 def _copy_unprotected(source: Path, archive: zipfile.ZipFile) -> None:

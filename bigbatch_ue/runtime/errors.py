@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+from collections.abc import Sequence
 
 EXIT_LOST_RANK = 76
 """Exit code of a rank that ends because another one ended."""
@@ -34,6 +35,12 @@ def user_message(error: Exception) -> str | None:
         remedy = _REMEDIES.get(error.errno or 0, "")
         return _one_line(f"{error.filename or 'output'}: {error.strerror}{remedy}")
     return None
+
+
+def first_of(names: Sequence[str], count: int = 5) -> str:
+    """List the first `count` of `names`, and say how many more there are."""
+    more = f" and {len(names) - count:,} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
 
 
 def _one_line(text: str) -> str:

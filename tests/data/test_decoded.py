@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import unicodedata
 from collections.abc import Callable
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
@@ -17,7 +18,8 @@ from PIL import Image
 
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.config.sections import DataConfig
-from bigbatch_ue.data.decoded import DataSet, prepare_dataset, resize
+from bigbatch_ue.data.decoded import DataSet, dataset_of_run, prepare_dataset, resize
+from bigbatch_ue.files.formats import read_json, write_json
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.identity import DataIdentity, answer_digest
 from bigbatch_ue.runtime.errors import UserError
@@ -171,6 +173,35 @@ def test_limit_takes_a_share_of_each_class(
     more = prepared(path, tmp_path, limit=13)
     assert (len(more.train), more.identity) == (12, whole.identity)
     assert len(entries(tmp_path)) == 1
+
+
+def test_only_the_first_command_lists_what_is_left_out(
+    make_npz: MakeNpz, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Config(data=DataConfig(name=f"npz:{make_npz()}", root=tmp_path, size=10, limit=5))
+    with pytest.raises(UserError, match="has changed since this run; train again"):
+        dataset_of_run(config, Run(tmp_path, "another"))
+    assert "left out" not in capsys.readouterr().err
+    data = prepare_dataset(config.data)
+    assert "7 train images beyond data.limit=5" in capsys.readouterr().err
+    run = Run(tmp_path, answer_digest(config, data.identity))
+    assert dataset_of_run(config, run).identity == data.identity
+
+
+def test_names_in_either_form_of_unicode_are_kept_in_one(tmp_path: Path) -> None:
+    """A set that an earlier version decoded has the names of the folders as they were."""
+    folder = make_images(tmp_path / "set", [(8, 8)])
+    nfd, nfc = (unicodedata.normalize(form, "Blüten") for form in ("NFD", "NFC"))
+    for part in ("train", "test"):
+        (folder / part / "cat").rename(folder / part / nfd)
+    config = DataConfig(name=f"folder:{folder}", root=tmp_path, size=8)
+    data = prepare_dataset(config)
+    assert (data.classes, data.train.names[0]) == ([nfc, "dog"], f"{nfd}/image0.png")
+    (entry,) = entries(tmp_path)
+    meta = read_json(entry / "meta.json", dict)
+    write_json(entry / "meta.json", {**meta, "classes": [nfd, "dog"]})
+    again = prepare_dataset(config)
+    assert (again.classes, again.identity) == (data.classes, data.identity)
 
 
 def test_a_limit_below_one_image_of_each_class_is_refused(

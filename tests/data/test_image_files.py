@@ -2,7 +2,9 @@
 
 import shutil
 import struct
+import unicodedata
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ from PIL import Image, ImageCms
 
 from bigbatch_ue.data.image_files import decode
 from bigbatch_ue.data.inventory import find_images
+from bigbatch_ue.data.source import Part
 from bigbatch_ue.runtime.errors import UserError, user_message
 from tests.helpers.sources import PHOTO, images, opened, save
 from tests.soak.damage import Maze
 
 
-def make_folder(path: Path, image: Image.Image = PHOTO, classes: str = "ab") -> Path:
+def make_folder(path: Path, image: Image.Image = PHOTO, classes: Sequence[str] = "ab") -> Path:
     for part in ("train", "test"):
         for name in classes:
             save(path / part / name / "1.png", image)
@@ -162,7 +165,16 @@ def test_transparent_and_grey_images_among_others_are_counted(tmp_path: Path) ->
     save(tmp_path / "test" / "b" / "0.png", Image.new("RGBA", (6, 5)))
     assert opened(f"folder:{tmp_path}", tmp_path).changes() == [
         "1 with transparency, put on white, such as test/b/0.png",
-        "1 grey among colour images, so written in colour, such as train/a/0.png",
+        "1 grey among colour images, so taken in colour, such as train/a/0.png",
+    ]
+
+
+def test_a_grey_image_of_16_bits_among_colour_ones_is_counted_once(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    deep = Image.fromarray(np.full((6, 5), 40_000, np.uint16))
+    save(tmp_path / "train" / "a" / "0.png", deep)
+    assert opened(f"folder:{tmp_path}", tmp_path).changes() == [
+        "1 with 16 bits a value, scaled to 8 and taken in colour, such as train/a/0.png"
     ]
 
 
@@ -246,6 +258,57 @@ def test_invalid_image_is_named(
         images(opened(f"folder:{tmp_path}", tmp_path))
 
 
+def damage(folder: Path) -> dict[str, str]:
+    """Add images that cannot be read to a folder; returns what is wrong with each."""
+    (folder / "empty.png").touch()
+    (folder / "text.png").write_text("no image")
+    cut = save(folder / "truncated.jpg", PHOTO, "JPEG")
+    cut.write_bytes(cut.read_bytes()[:-200])
+    return {
+        "empty.png": "is empty (0 bytes)",
+        "text.png": "cannot be read as an image (damaged, or of another format)",
+        "truncated.jpg": "cannot be read as an image (image file is truncated",
+    }
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_all_unreadable_images_are_named_at_once(tmp_path: Path, part: Part) -> None:
+    """Those, too, that are found damaged only when their pixels are read."""
+    faults = damage(make_folder(tmp_path) / "train" / "a")
+    (tmp_path / "test" / "b" / "empty.png").touch()
+
+    def message() -> str:
+        with pytest.raises(UserError) as caught:
+            images(opened(f"folder:{tmp_path}", tmp_path), part)
+        return str(caught.value)
+
+    said = message()
+    assert said.startswith(f"{tmp_path}: 4 image files are damaged or unreadable: ")
+    assert said.endswith("test/b/empty.png is empty (0 bytes); fix or remove them")
+    assert all(f"train/a/{name} {fault}" in said for name, fault in faults.items())
+    assert said.count(str(tmp_path)) == 1
+    for name in ("empty", "text"):
+        (tmp_path / "train" / "a" / f"{name}.png").unlink()
+    (tmp_path / "test" / "b" / "empty.png").unlink()
+    cut = tmp_path / "train" / "a" / "truncated.jpg"
+    shutil.copy(cut, tmp_path / "test" / "b" / "cut.jpg")
+    assert message().startswith(f"{tmp_path}: 2 image files are damaged or unreadable: train/a/tr")
+    (tmp_path / "test" / "b" / "cut.jpg").unlink()
+    for number in range(7):
+        (tmp_path / "train" / "a" / f"0{number}.png").touch()
+    assert "8 image files" in (said := message())
+    assert said.endswith("04.png is empty (0 bytes) and 3 more; fix or remove them")
+
+
+def test_one_unreadable_image_is_named_once(tmp_path: Path) -> None:
+    for name, fault in damage(tmp_path).items():
+        with pytest.raises(UserError) as caught:
+            decode(tmp_path / name, 3)
+        assert str(caught.value).startswith(f"{tmp_path / name}: {fault}")
+        assert str(caught.value).endswith("; fix or remove it")
+        assert str(caught.value).count(name) == 1
+
+
 def test_postscript_is_not_an_image(tmp_path: Path) -> None:
     """PIL would start Ghostscript, which runs it."""
     Image.new("RGB", (8, 8)).save(tmp_path / "a.eps")
@@ -275,6 +338,38 @@ def test_invalid_folders_are_named(tmp_path: Path) -> None:
     assert f"{tmp_path}/test/a: contains no image" in message()
     (tmp_path / "test" / "b").mkdir()
     assert f"{tmp_path}/train/b: no such folder, but test has that class" in message()
+    (tmp_path / "train" / "b").mkdir()
+    assert f"{tmp_path}/train/b, {tmp_path}/test/a, {tmp_path}/test/b: contains no" in message()
+
+
+NFC, NFD = (unicodedata.normalize(form, "Blüten") for form in ("NFC", "NFD"))
+
+
+@pytest.mark.parametrize(("train", "test"), [(NFC, NFC), (NFC, NFD), (NFD, NFC), (NFD, NFD)])
+def test_a_class_may_be_written_in_two_forms_of_unicode(
+    tmp_path: Path, train: str, test: str
+) -> None:
+    for part, name in (("train", train), ("test", test)):
+        for label in ("Blz", name, "a"):
+            save(tmp_path / part / label / "1.png", PHOTO)
+    source = opened(f"folder:{tmp_path}", tmp_path)
+    order = sorted(["Blz", train, "a"])
+    assert source.classes == [NFC if name == train else name for name in order]
+    assert source.left_out() == []
+    for part, name in (("train", train), ("test", test)):
+        split = source.split(part)  # type: ignore[arg-type]
+        assert dict(zip((source.classes[i] for i in split.labels), split.names, strict=True)) == {
+            "Blz": "Blz/1.png",
+            NFC: f"{name}/1.png",
+            "a": "a/1.png",
+        }
+
+
+def test_two_class_folders_of_one_name_are_refused(tmp_path: Path) -> None:
+    make_folder(tmp_path, classes=(NFC, NFD))
+    with pytest.raises(UserError, match=r"train/Blüten: there are two folders of that name") as two:
+        opened(f"folder:{tmp_path}", tmp_path)
+    assert r"('Blu\u0308ten' and 'Bl\xfcten'); merge them" in str(two.value)
 
 
 @pytest.mark.parametrize("name", ["a\nb.png", "\x1b[31m.png", "\udcff.png"])

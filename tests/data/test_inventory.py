@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from bigbatch_ue.config.sections import DataConfig
+from bigbatch_ue.data.class_folders import open_folder
 from bigbatch_ue.data.decoded import prepare_dataset
-from bigbatch_ue.data.image_files import open_folder
 from bigbatch_ue.data.inventory import describe_left_out, take_inventory
 from bigbatch_ue.runtime.errors import UserError
 from tests.helpers.images import make_images
@@ -60,6 +60,15 @@ def test_what_is_left_out_is_said_and_stops_if_strict(
     assert "  1 .NEF, not an image format that is read, such as train/cat/DSC_1.NEF" in said
     with pytest.raises(UserError, match=r"such as .*; remove or convert them, or set data\.strict"):
         prepare_dataset(data.model_copy(update={"strict": True}))
+
+
+def test_all_links_to_nothing_are_named_at_once(folder: Path, tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        (folder / "train" / "cat" / f"{name}.png").symlink_to(f"{name}-is-away.png")
+    with pytest.raises(
+        UserError, match=r"cat/x\.png, .*cat/y\.png: no such file, or a link to none"
+    ):
+        prepare_dataset(DataConfig(name=f"folder:{folder}", root=tmp_path, size=8))
 
 
 def test_a_telephone_format_is_read_with_the_extra(tmp_path: Path) -> None:

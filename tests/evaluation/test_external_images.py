@@ -1,6 +1,7 @@
 """External images: found and matched with their originals, or refused."""
 
 import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,19 @@ def test_names_that_differ_in_the_suffix_alone_are_told_apart(
         (theirs / "cat" / "image0.bmp").unlink()
     found = dict(zip(names(settings), read(str(theirs), *settings)[:, 0, 0, 0], strict=True))
     assert {suffix: found[f"cat/image0{suffix}"] for suffix in levels} == levels
+
+
+def test_names_may_be_written_in_two_forms_of_unicode(
+    folders: tuple[Path, Path, list[str]],
+) -> None:
+    clean, theirs, settings = folders
+    nfc, nfd = (unicodedata.normalize(form, "Größe") for form in ("NFC", "NFD"))
+    expected = read(str(theirs), *settings)
+    (clean / "train" / "dog" / "image0.png").rename(clean / "train" / "dog" / f"{nfc}.png")
+    (perturbed,) = (theirs / "dog").glob("image0.*")
+    perturbed.rename(perturbed.with_stem(nfd))
+    found = read(str(theirs), *settings)
+    np.testing.assert_array_equal(found[names(settings).index(f"dog/{nfc}.png")], expected[3])
 
 
 def names(settings: list[str]) -> list[str]:

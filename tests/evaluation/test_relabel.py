@@ -1,5 +1,6 @@
 """Other labels, the same for train and test: by a map, at random or by prototypes."""
 
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +70,15 @@ def test_classes_named_like_numbers_are_names(tmp_path: Path, data: DataSet) -> 
     file = tmp_path / "map.yaml"
     file.write_text("{001: 01, no: 01, 1e3: yes, null: yes, true: yes}")
     assert relabel(f"map:{file}", numbered, features, 0).classes == ["01", "yes"]
+
+
+def test_a_map_may_be_written_in_another_form_of_unicode(tmp_path: Path, data: DataSet) -> None:
+    file = tmp_path / "map.yaml"
+    named = replace(data, classes=["bär", *CLASSES[1:]])
+    for form in ("NFC", "NFD"):
+        text = unicodedata.normalize(form, "{bär: ä, bee: Ä, cat: ä, dog: Ä, elk: ä}")
+        file.write_text(text, encoding="utf-8")
+        assert relabel(f"map:{file}", named, features, 0).classes == ["ä", "Ä"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`apply` and `export`: images that came later get the perturbation of their cluster."""
 
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,15 @@ from PIL import Image
 
 from bigbatch_ue.cli.commands import main
 from bigbatch_ue.files.formats import read_json
-from bigbatch_ue.protection.apply import apply_protector
+from bigbatch_ue.protection.apply import ApplyReport, apply_protector
 from bigbatch_ue.protection.protect import protect
-from bigbatch_ue.protection.protector import open_protector
+from bigbatch_ue.protection.protector import Protector, open_protector
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.training.train import train
 from tests.helpers.command_line import Cli, cli_of
 from tests.helpers.images import make_images
 from tests.helpers.runs import tiny
+from tests.helpers.sources import PHOTO, save
 
 SIZES = [(12, 12), (9, 16), (16, 9), (8, 8), (20, 20), (11, 11)]
 
@@ -94,6 +96,118 @@ def test_a_single_image_of_a_named_class(run: Path, tmp_path: Path) -> None:
     assert Image.open(tmp_path / "out" / "new.png").size == (30, 20)
 
 
+def with_classes(run: Path) -> Protector:
+    """The protector of a run; skips the test if its clusters ignore classes."""
+    protector = open_protector(run)
+    if not protector.needs_classes:
+        pytest.skip("classes do not matter")
+    return protector
+
+
+def labels_of(protector: Protector, report: ApplyReport) -> dict[str, int]:
+    """How many images were written with a perturbation of each class."""
+    counts: dict[str, int] = {}
+    for cluster, count in report.clusters.items():
+        name = protector.settings.classes[protector.labels[cluster]]
+        counts[name] = counts.get(name, 0) + count
+    return counts
+
+
+def test_a_named_class_may_not_contradict_the_folders(run: Path, tmp_path: Path) -> None:
+    protector, new = with_classes(run), make_images(tmp_path / "new", SIZES[:3]) / "test"
+    out = tmp_path / "out"
+    for paths in ([new], [new / "dog"], [new / "dog" / f"image{i}.png" for i in range(3)]):
+        with pytest.raises(UserError) as caught:
+            apply_protector(protector, paths, out, class_name="cat")
+        first, folder = new / "dog" / "image0.png", new / "dog"
+        assert str(caught.value) == (
+            f"{first} and 2 more: in {folder}, which is named after another class than --class "
+            "cat; leave --class out, so that each image gets the class of its folder"
+        )
+    assert not out.exists()
+    report = apply_protector(protector, [new / "cat"], out, class_name="cat")
+    assert labels_of(protector, report) == {"cat": 3}
+
+
+def test_images_in_no_class_folder_are_counted_and_the_others_can_be_protected(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protector, new = with_classes(run), make_images(tmp_path / "new", SIZES[:3]) / "test"
+    strays = [save(new / f"stray{i}.png", PHOTO) for i in range(3)]
+    (new / "dog" / "notes.txt").write_text("no image")
+    with pytest.raises(UserError) as caught:
+        apply_protector(protector, [new], tmp_path / "out")
+    assert str(caught.value) == (
+        f"{strays[0]} and 2 more: in no folder that is named after a class (cat, dog); protect "
+        "them by themselves, with --class, and the others by naming their class folders one by "
+        f"one, such as {new / 'cat'}"
+    )
+    with pytest.raises(UserError, match=r"add --class, or put each into a folder that is named"):
+        apply_protector(protector, strays, tmp_path / "out")
+    (tmp_path / "dog").mkdir()
+    monkeypatch.chdir(tmp_path / "dog")
+    for place in (Path(".."), tmp_path / "dog" / ".."):
+        with pytest.raises(UserError, match=r"stray0.png: in no folder"):
+            apply_protector(protector, [place / "new/test/stray0.png"], tmp_path / "out")
+    report = apply_protector(protector, [new / "cat", new / "dog"], tmp_path / "out")
+    assert labels_of(protector, report) == {"cat": 3, "dog": 3}
+    assert report.left_out == ["dog/notes.txt"]
+    written = {f"{name}/image{i}.png" for name in ("cat", "dog") for i in range(3)}
+    assert pixels(tmp_path / "out").keys() == written
+    report = apply_protector(protector, strays, tmp_path / "strays", class_name="dog")
+    assert labels_of(protector, report) == {"dog": 3}
+
+
+def test_classes_are_known_in_either_form_of_unicode(run: Path, tmp_path: Path) -> None:
+    nfc, nfd = (unicodedata.normalize(form, "Blüten") for form in ("NFC", "NFD"))
+    photograph = save(tmp_path / "b.png", PHOTO)
+    for own, other in ((nfc, nfd), (nfd, nfc)):
+        protector = with_classes(run)
+        protector.settings.classes[1] = own
+        in_folder = save(tmp_path / other / "a.png", PHOTO)
+        report = apply_protector(protector, [in_folder], tmp_path / f"{own!a}-1")
+        assert labels_of(protector, report) == {own: 1}
+        out = tmp_path / f"{own!a}-2"
+        report = apply_protector(protector, [photograph, in_folder], out, class_name=other)
+        assert labels_of(protector, report) == {own: 2}
+
+
+def test_only_the_new_images_are_spoken_of(run: Path, cli: Cli, tmp_path: Path) -> None:
+    new = make_images(tmp_path / "new", SIZES[:2]) / "test" / "cat"
+    for suffix in ("bmp", "png"):
+        save(new / f"x.{suffix}", Image.new("L", (9, 9)))
+    code, said, noted = cli("apply", run, new, "--out", tmp_path / "out")
+    assert code == 0
+    assert "photographs" not in noted
+    assert said.splitlines()[1:] == [
+        "2 grey among colour images, so taken in colour, such as x.bmp",
+        "2 images with the old suffix kept, such as x.bmp.png",
+    ]
+    assert read_json(tmp_path / "out" / "applied.json", dict)["changes"] == said.splitlines()[1:]
+
+
+def test_a_class_that_has_no_effect_is_said(run: Path, cli: Cli, tmp_path: Path) -> None:
+    photograph = save(tmp_path / "a.png", PHOTO)
+    _, _, noted = cli("apply", run, photograph, "--out", tmp_path / "out", "--class", "cat")
+    ignored = "--class cat: has no effect; this collection's clusters ignore classes" in noted
+    assert ignored is not open_protector(run).needs_classes
+
+
+def test_all_unreadable_images_are_named_at_once(run: Path, tmp_path: Path) -> None:
+    new = make_images(tmp_path / "new", SIZES[:2]) / "test"
+    (new / "cat" / "empty.png").touch()
+    for name in ("cat", "dog"):
+        cut = new / name / "image1.png"
+        cut.write_bytes(cut.read_bytes()[:-60])
+    protector = open_protector(run)
+    with pytest.raises(UserError, match=f"{new}: 3 image .* cat/empty.png is empty .0 bytes., cat"):
+        apply_protector(protector, [new], tmp_path / "out")
+    (new / "cat" / "empty.png").unlink()
+    with pytest.raises(UserError, match=rf"{new}: 2 image .* dog/image1\.png cannot be read as"):
+        apply_protector(protector, [new], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_cannot_be_applied_is_an_error_and_writes_nothing(run: Path, tmp_path: Path) -> None:
     protector = open_protector(run)
     folder = tmp_path / "new"
@@ -113,6 +227,9 @@ def test_what_cannot_be_applied_is_an_error_and_writes_nothing(run: Path, tmp_pa
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="contains no image"):
         apply_protector(protector, [tmp_path / "empty"], out)
+    alike = [save(tmp_path / place / "a.png", PHOTO) for place in ("cat", "dog")]
+    with pytest.raises(UserError, match=f"{alike[0]}, {alike[1]}: would get the same name"):
+        apply_protector(protector, alike, out)
     with pytest.raises(UserError, match="overlaps"):
         apply_protector(protector, [folder], folder / "out")
     with pytest.raises(UserError, match="no such file or folder"):
