@@ -328,7 +328,7 @@ def _goals(found: pd.DataFrame) -> Iterator[str]:
 
     def of(part: str, measure: str = "") -> pd.Series:
         rows = found[(found["part"] == part) & found["measure"].str.contains(measure)]
-        return 100 * rows.set_index("case")["value"]
+        return (100 * rows.set_index("case")["value"]).round(1)
 
     held = of("The best B", "best B")
     counted = found.set_index("case")["count"]
