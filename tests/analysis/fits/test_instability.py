@@ -55,9 +55,9 @@ def test_runs_of_one_spread_seldom_pass_for_unstable(noise: Callable[..., Floats
 @pytest.mark.parametrize("shape", ["U", "slope"])
 def test_a_mean_near_chance_is_not_instability(shape: str) -> None:
     """The noise is even in log odds, so that accuracies spread less where they are low."""
-    design = Design(8, 5)
-    fits = spreads(lambda random: design.bounded(SHAPES[shape], 0.11, 0.5, random))
-    assert claims(fits) <= 9 / 60
+    design = Design(8, 20)
+    fits = spreads(lambda random: design.bounded(SHAPES[shape], 0.11, 0.5, random), 40)
+    assert claims(fits) <= 6 / 40
 
 
 def test_a_mean_that_bends_is_not_instability() -> None:
@@ -75,6 +75,13 @@ def test_a_spread_that_grows_is_found_and_its_end_is_named() -> None:
     assert np.mean(inside) >= 0.85
     fits = spreads(growing(RISING[::-1], 10), 40)
     assert named(fits, "small batches") >= 0.75
+
+
+def test_levels_of_seeds_do_not_hide_a_spread_that_grows() -> None:
+    def make(random: np.random.Generator) -> Floats:
+        return growing(RISING, 10)(random) + 0.15 * random.normal(size=10)
+
+    assert named(spreads(make, 30), "large batches") >= 0.6
 
 
 def test_many_seeds_show_both_ends() -> None:

@@ -175,6 +175,11 @@ def test_with_few_sizes_and_at_the_ends_an_interval_is_no_finer_than_the_sizes()
     for end in fit_exact("V in the middle", few).interval:
         assert end in few
     assert fit_exact("slope").interval == (16, 32)
+    truth = np.array([0.4, 0.3, 0.45, 0.5, 0.55, 0.6, 0.65])[:, None]
+    second = fit_mean(SEVEN.batches, np.repeat(truth, 4, 1), draws=300)
+    assert second.interval[0] == 16 < second.optimum
+    last_but_one = fit_mean(SEVEN.batches, np.repeat(truth[::-1], 4, 1), draws=300)
+    assert last_but_one.interval[1] == 1024 > last_but_one.optimum
 
 
 def test_the_margin_decides_what_is_as_good_and_equivalent() -> None:

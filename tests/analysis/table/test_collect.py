@@ -212,3 +212,27 @@ def test_copies_beyond_number_change_nothing(run: Path) -> None:
     print(f"31 runs in {time.perf_counter() - began:.2f} s")
     assert len(collection.table) == 6
     assert len(collection.problems) == 180
+
+
+def test_targets_of_another_recipe_are_a_curve_of_their_own(run: Path, tmp_path: Path) -> None:
+    """`evaluate RUN target.fit.epochs=60` adds to the results; its networks are not more seeds."""
+    copy = tmp_path / "again" / "run"
+    shutil.copytree(run, copy)
+    results = copy / "evaluation" / "results.json"
+    records = read_json(results)
+    longer = [json.loads(json.dumps(record)) for record in records]
+    for record in longer:
+        record["recipe"]["target"]["fit"]["epochs"] = 60
+        record["final_accuracy"] = record["accuracies"][-1] = 0.125
+    write_json(results, [*records, *longer])
+    table = collect([copy.parent]).table
+    protected = table[table["arm"] == "protected"]
+    assert protected["settings"].nunique() == 2
+    own = collect([run.parent]).table
+    (settings,) = own["settings"].unique()
+    old = protected[protected["settings"] == settings]
+    new = protected[protected["settings"] != settings]
+    assert len(old) == len(new) == 2
+    assert (new["final_accuracy"] == 0.125).all()
+    assert (new["clean_accuracy"] == 0.125).all()
+    assert (old["clean_accuracy"] != 0.125).all()
