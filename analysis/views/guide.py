@@ -22,7 +22,7 @@ _TERMS = {
         "pairs of one-sided tests show. An *effect* of B: a test rejects a flat curve. *Cannot "
         "tell*: neither is shown; the largest difference that the data allow is said, and the "
         "straight change from the smallest to the largest B that such a design would find in 80 % "
-        "of cases."
+        "of cases, if its curve were the only one of the report."
     ),
     "Best B": (
         "The B with the lowest expected accuracy. The curve is a Gaussian process in log₂ B, which "
