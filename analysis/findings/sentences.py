@@ -64,14 +64,16 @@ def _advice(finding: Finding) -> str:
         is_shown = mean.best_interval[0] >= curve.clean - mean.margin
         verdict = "not protected" if is_shown else "protection is not shown"
         return (
-            f"{where}: {verdict} at any batch size tried. At best, a network still recognises "
-            f"{reached}."
+            f"{where}: {verdict} at any batch size tried. At best, networks still recognise, on "
+            f"average, {reached}."
         )
     noise = ""
     if mean.best_interval[1] >= curve.noise - mean.margin:
         noise = f" Random noise alone protects as well ({percent(curve.noise, 0)} %)."
     advice = _best_batch(mean) if mean.verdict == "effect" else _without_effect(mean)
-    return f"{where}: {advice}. A network then recognises {reached}.{_shape(mean)}{noise}"
+    return (
+        f"{where}: {advice}. Networks then recognise, on average, {reached}.{_shape(mean)}{noise}"
+    )
 
 
 def _without_effect(mean: MeanFit) -> str:
@@ -79,10 +81,11 @@ def _without_effect(mean: MeanFit) -> str:
         points = f"{100 * mean.margin:g} points"
         return f"the sizes tried differ by less than {points}; use whichever B is fastest"
     return (
-        f"whether B matters cannot be told ({p_value(mean.adjusted_p)}; sizes may differ by up to "
-        f"{percent(mean.difference, 0)} points, and this design finds a straight change of "
-        f"{percent(mean.detectable, 0)} points in 80 % of cases). Train with B = {mean.lowest:,}, "
-        "where the expected accuracy is lowest, or buy more seeds"
+        f"whether B matters cannot be told ({p_value(mean.adjusted_p)}; two sizes may differ by up "
+        f"to {percent(mean.difference, 0)} points, and such a sweep finds a straight change of "
+        f"{percent(mean.detectable, 0)} points in 80 % of cases). No size is shown to be better: "
+        f"take B = {mean.lowest:,}, where the expected accuracy is lowest, or plan more seeds "
+        "(python -m analysis design)"
     )
 
 

@@ -80,17 +80,18 @@ class Components:
         total = self.seed.variance + self.run_and_target.variance
         if total == 0:
             return "All targets of one B are equally accurate."
-        beginning = f"Of the variance between targets at one B, {_share(self.seed, total)} is"
+        shared = f"Of the variance between networks at one B, about {_share(self.seed, total)} is"
         if self.run is None or self.target is None:
-            also = ", and what the target's seed does alike in all runs," if self.same_seed else ""
+            also = ", and what the target's seed does in all of them" if self.same_seed else ""
             return (
-                f"{beginning} surrogate and clusters{also} and "
-                f"{_share(self.run_and_target, total)} generators and the target's training, which "
-                "one target for each run cannot tell apart."
+                f"{shared} common to all runs of a seed (surrogate and clusters{also}), and "
+                f"{_share(self.run_and_target, total)} a run's own (generators and the target's "
+                "training, which one target for each run cannot tell apart)."
             )
         return (
-            f"{beginning} surrogate and clusters, {_share(self.run, total)} generators and "
-            f"{_share(self.target, total)} the target's training."
+            f"{shared} common to all runs of a seed (surrogate and clusters), "
+            f"{_share(self.run, total)} a run's own (generators) and "
+            f"{_share(self.target, total)} a target's own (its training)."
         )
 
     def next_seeds(self, run_cost: float = 0.0) -> str:
@@ -109,39 +110,44 @@ class Components:
         per_run = self.targets_per_run
         by_runs = 1 - np.sqrt((run_cost + per_run) / (run_cost + per_run + 1))
         if self.run is None or self.target is None:
-            return self._next_seeds_of_single_targets(by_runs)
+            return self._next_seeds_of_single_targets(by_runs, run_cost)
         shared = self.seed.variance + self.run.variance
         own = self.target.variance
         by_targets = 1 - np.sqrt((shared + own / (per_run + 1)) / (shared + own / per_run))
         comparison = (
             "One more target for each run would shrink the interval of the mean at one B by "
-            f"{percent(by_targets, 0)} %, new runs for the same money by {percent(by_runs, 0)} %"
+            f"{percent(by_targets, 0)} %, new seeds {_at_cost(run_cost)} by {percent(by_runs, 0)} %"
         )
         if percent(by_targets, 0) == percent(by_runs, 0):
             return f"{comparison}: buy either."
         if own == 0:
-            return f"{comparison}: buy runs."
+            return f"{comparison}: buy seeds."
         even = per_run * (per_run + 1) * shared / own
-        bought, limit = ("runs", "more") if run_cost < even else ("targets", "less")
+        bought, limit = ("seeds", "more") if run_cost < even else ("targets", "less")
         return (
             f"{comparison}: buy {bought}, unless learning the perturbations of a run costs {limit} "
             f"than {number(even)} trainings of a target."
         )
 
-    def _next_seeds_of_single_targets(self, by_runs: float) -> str:
+    def _next_seeds_of_single_targets(self, by_runs: float, run_cost: float) -> str:
         """Compare with the most that a second target could do, if all of g + e were e."""
         seed, rest = self.seed.variance, self.run_and_target.variance
         at_most = 1 - np.sqrt((seed + rest / 2) / (seed + rest))
         advice = (
-            "buy runs"
+            "buy seeds"
             if by_runs >= at_most
             else "buy a second target for some runs, which tells how much it would"
         )
         return (
             "A second target for each run would shrink the interval of the mean at one B by at "
-            f"most {percent(at_most, 0)} %, new runs for the same money by {percent(by_runs, 0)} "
-            f"%: {advice}."
+            f"most {percent(at_most, 0)} %, new seeds {_at_cost(run_cost)} by "
+            f"{percent(by_runs, 0)} %: {advice}. The difference of two sizes is taken within "
+            f"seeds, where a second target would do at most {percent(1 - np.sqrt(0.5), 0)} %."
         )
+
+
+def _at_cost(run_cost: float) -> str:
+    return "for the same money" if run_cost else "with as many trainings of targets"
 
 
 @dataclass(frozen=True)

@@ -241,10 +241,10 @@ def _means_and_errors(
 def _changes_in_words(result: Separation) -> str:
     kind = "paired difference" if result.paired else "difference"
     changes = (
-        f"From B = {result.smallest} to {result.largest}, accuracy changes by "
-        f"{_points(result.change_epochs, result.change_epochs_interval)} at equal epochs and by "
-        f"{_points(result.change_steps, result.change_steps_interval)} at equal optimizer steps "
-        f"({kind} {p_value(result.adjusted[0])})."
+        f"From B = {result.smallest:,} to {result.largest:,}, straight lines through the runs of "
+        f"each seed change by {_points(result.change_epochs, result.change_epochs_interval)} at "
+        f"equal epochs and by {_points(result.change_steps, result.change_steps_interval)} at "
+        f"equal optimizer steps ({kind} {p_value(result.adjusted[0])})."
     )
     return f"{changes} {_fraction_in_words(result)}"
 
@@ -252,7 +252,9 @@ def _changes_in_words(result: Separation) -> str:
 def _fraction_in_words(result: Separation) -> str:
     low, high = result.change_epochs_interval
     if low <= 0 <= high:
-        return "No change is shown at equal epochs, so a fraction of it has no meaning."
+        return (
+            "No change is shown at equal epochs, so it is not said how much goes with fewer steps."
+        )
     if result.share_interval is None:
         return "The fraction of the effect that goes with fewer steps cannot be bounded."
     best, low, high = (round(100 * part) for part in (result.share, *result.share_interval))

@@ -14,8 +14,10 @@ _TERMS = {
         "that the generator has."
     ),
     "Budget": (
-        "*Equal epochs*: every B sees each image equally often, so a larger B takes fewer steps. "
-        "*Equal steps*: every B takes the same number of steps, so a larger B sees more images."
+        "*Equal epochs*: every B passes equally often over the images, so a larger B takes fewer "
+        "steps; the last batch of a pass may be filled up with further views. *Equal steps*: every "
+        "B takes the same number of steps, so a larger B sees more images. Where a B takes as many "
+        "steps under both, it is the same training."
     ),
     "Verdict": (
         "*Equivalent*: no two of the sizes tried can differ by more than {margin:g} points, as "
@@ -24,12 +26,17 @@ _TERMS = {
         "straight change from the smallest to the largest B that such a design would find in 80 % "
         "of cases, if its curve were the only one of the report."
     ),
+    "Expected accuracy": (
+        "The drawn curve: a Gaussian process in log₂ B, which assumes no shape. It draws noisy "
+        "means towards their neighbours, so that it differs from the means in the tables, and "
+        "its lowest B need not be the size with the lowest mean."
+    ),
     "Best B": (
-        "The B with the lowest expected accuracy. The curve is a Gaussian process in log₂ B, which "
-        "assumes no shape. An interval that reaches the smallest or largest size tried does not "
-        "exclude a best B beyond it. With fewer than five sizes, and between the two outermost "
-        "ones, it is no finer than the sizes. *As good*: sizes that are all within {margin:g} "
-        "points of the best size tried, with 95 % confidence."
+        "The B with the lowest expected accuracy, if B is shown to matter. An interval that "
+        "reaches the smallest or largest size tried does not exclude a best B beyond it. With "
+        "fewer than five sizes, and between the two outermost ones, it is no finer than the "
+        "sizes. *As good*: sizes that are all within {margin:g} points of the best size tried, "
+        "whichever that is, with 95 % confidence; often none can be named."
     ),
     "Interval": (
         "95 %: for a mean, Student's t over seeds; for a curve or the best B, draws of what the "
@@ -40,11 +47,18 @@ _TERMS = {
         "Runs after which a network is within {margin:g} points of one trained on clean images; "
         "their share with its exact 95 % interval."
     ),
+    "Seed, run, target": (
+        "A *run* learns perturbations from one seed: a surrogate network is fitted, images are "
+        "grouped into clusters, and a generator is trained for each. A *target* is a network that "
+        "is trained on the protected images of a run, and tested."
+    ),
     "Instability": (
         "*Across seeds*: standard deviation of the final accuracy among runs that differ only in "
         "their seed. *Oscillation*: standard deviation of the accuracies of one run around a "
         "straight line through the last quarter of its epochs, so that a steady rise or fall does "
-        "not count; unknown where that is fewer than three epochs. Both are in points. A claim "
+        "not count; unknown where that is fewer than three epochs, or where an earlier version "
+        "measured it with its trend. Both are in points; *largest B / smallest B* is the ratio of "
+        "the standard deviations there. A claim "
         "rests on ranks, so that a single run cannot make it, and must hold for accuracies and for "
         "their log odds: spread that follows the mean is not instability. *Even*: no two sizes can "
         "differ threefold."
@@ -58,9 +72,11 @@ _TERMS = {
         "noise."
     ),
     "p": (
-        "p-value of a test of no effect, adjusted by Holm's method for the number of tests of the "
-        "same question in this report: does B matter, does accuracy fall and rise, where are runs "
-        "unstable, is it batch size or steps."
+        "p-value of a test of no effect: whether B matters is an adaptive smooth test (Neyman), "
+        "which allows for seeds with curves of their own and for sizes of unequal noise, and "
+        "seldom finds a single odd size. Adjusted by Holm's method for the number of tests of "
+        "the same question in this report: does B matter, does accuracy fall and rise, where are "
+        "runs unstable, is it batch size or steps."
     ),
 }
 

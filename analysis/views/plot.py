@@ -246,7 +246,9 @@ def _draw_instability(
             if fit := finding.instability(kind):
                 _draw_fit(panel, finding.curve.batches * style.shift, fit.std, fit, style)
         if len(here) == 1 and (fit := here[0][0].instability(kind)):
-            words += f": {SHAPES[fit.shape] if fit.is_measured else 'not measured'}"
+            words += f": {SHAPES[fit.shape]}" if fit.is_measured else ""
+        if not any((fit := finding.instability(kind)) and fit.is_measured for finding, _ in here):
+            words += ": not measured"
         panel.set(ylim=(0, top))
         panel.set_title(words, size=8.5)
 

@@ -205,27 +205,37 @@ def test_two_seeds_at_two_sizes_suffice() -> None:
 
 def test_shares_are_said_in_words() -> None:
     assert components(0.06, 0.05, 0.03).shares() == (
-        "Of the variance between targets at one B, 51 % is surrogate and clusters, 36 % generators "
-        "and 13 % the target's training."
+        "Of the variance between networks at one B, about 51 % is common to all runs of a seed "
+        "(surrogate and clusters), 36 % a run's own (generators) and 13 % a target's own (its "
+        "training)."
     )
     assert single(0.06, 0.08).shares() == (
-        "Of the variance between targets at one B, 36 % is surrogate and clusters and 64 % "
-        "generators and the target's training, which one target for each run cannot tell apart."
+        "Of the variance between networks at one B, about 36 % is common to all runs of a seed "
+        "(surrogate and clusters), and 64 % a run's own (generators and the target's training, "
+        "which one target for each run cannot tell apart)."
     )
     assert replace(single(0.06, 0.08), same_seed=True).shares() == (
-        "Of the variance between targets at one B, 36 % is surrogate and clusters, and what the "
-        "target's seed does alike in all runs, and 64 % generators and the target's training, "
-        "which one target for each run cannot tell apart."
+        "Of the variance between networks at one B, about 36 % is common to all runs of a seed "
+        "(surrogate and clusters, and what the target's seed does in all of them), and 64 % a "
+        "run's own (generators and the target's training, which one target for each run cannot "
+        "tell apart)."
     )
 
 
 @pytest.mark.parametrize(
     ("run_cost", "advice"),
     [
-        (0, "new runs for the same money by 18 %: buy runs, unless learning the perturbations of "),
-        (5.9, "new runs for the same money by 6 %: buy either."),
-        (4.0, "new runs for the same money by 7 %: buy runs, unless learning the perturbations "),
-        (10, "new runs for the same money by 4 %: buy targets, unless learning the perturbations "),
+        (
+            0,
+            "new seeds with as many trainings of targets by 18 %: buy seeds, unless learning the "
+            "perturbations of ",
+        ),
+        (5.9, "new seeds for the same money by 6 %: buy either."),
+        (4.0, "new seeds for the same money by 7 %: buy seeds, unless learning the perturbations "),
+        (
+            10,
+            "new seeds for the same money by 4 %: buy targets, unless learning the perturbations ",
+        ),
     ],
 )
 def test_seeds_to_buy_next(run_cost: float, advice: str) -> None:
@@ -233,7 +243,7 @@ def test_seeds_to_buy_next(run_cost: float, advice: str) -> None:
     said = found.next_seeds(run_cost)
     assert said.startswith("One more target for each run would shrink the interval of the mean at ")
     assert f"by 6 %, {advice}" in said
-    limit = {"runs": "more", "targets": "less"}
+    limit = {"seeds": "more", "targets": "less"}
     for bought, word in limit.items():
         if f"buy {bought}" in said:
             assert said.endswith(f"of a run costs {word} than 6 trainings of a target.")
@@ -254,26 +264,25 @@ def test_the_advice_is_that_of_the_variances(
     widths = [width(runs, targets + 1), width(more_runs, targets)]
     by_targets, by_runs = (1 - new / width(runs, targets) for new in widths)
     said = components(*parts, targets_per_run=targets).next_seeds(run_cost)
-    assert f"by {100 * by_targets:.0f} %, new runs for the same money by {100 * by_runs:.0f} %" in (
-        said
-    )
+    assert f"by {100 * by_targets:.0f} %, new seeds " in said
+    assert f" by {100 * by_runs:.0f} %: buy" in said
     if f"{100 * by_targets:.0f}" != f"{100 * by_runs:.0f}":
-        assert f"buy {'runs' if by_runs > by_targets else 'targets'}" in said
+        assert f"buy {'seeds' if by_runs > by_targets else 'targets'}" in said
     else:
         assert "buy either" in said
 
 
 def test_runs_are_bought_whatever_they_cost_if_targets_do_not_vary() -> None:
-    assert components(0.06, 0.05, 0).next_seeds(3).endswith("by 9 %: buy runs.")
+    assert components(0.06, 0.05, 0).next_seeds(3).endswith("by 9 %: buy seeds.")
 
 
 @pytest.mark.parametrize(
     ("run_cost", "advice"),
     [
-        (0, "new runs for the same money by 29 %: buy runs."),
+        (0, "new seeds with as many trainings of targets by 29 %: buy seeds."),
         (
             9,
-            "new runs for the same money by 5 %: buy a second target for some runs, which tells "
+            "new seeds for the same money by 5 %: buy a second target for some runs, which tells "
             "how much it would.",
         ),
     ],
@@ -283,5 +292,6 @@ def test_one_target_for_each_run_bounds_what_a_second_would_do(
 ) -> None:
     assert single(0.06, 0.08).next_seeds(run_cost) == (
         "A second target for each run would shrink the interval of the mean at one B by at most "
-        f"18 %, {advice}"
+        f"18 %, {advice} The difference of two sizes is taken within seeds, where a second target "
+        "would do at most 29 %."
     )

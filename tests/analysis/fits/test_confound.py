@@ -202,7 +202,8 @@ def test_a_bend_that_lines_miss_is_found_by_the_smooth_tests() -> None:
     found = separate(*sweep(lambda x, t: 0.3 + 0.02 * (x - 6) ** 2, np.random.default_rng(0)))
     assert contains(found.change_epochs_interval, 0)
     assert (
-        "No change is shown at equal epochs, so a fraction of it has no meaning." in found.statement
+        "No change is shown at equal epochs, so it is not said how much goes with fewer steps."
+        in found.statement
     )
     assert found.statement.endswith("at a given number of steps, B matters (p < 0.001).")
     assert "At a given B, the number of steps is not shown to matter (p" in found.statement
@@ -286,7 +287,8 @@ def test_the_statement_of_an_effect_of_steps() -> None:
     number = r"-?\d+\.\d"
     change = rf"[-+]\d+\.\d points \[{number}, {number}\]"
     assert re.fullmatch(
-        rf"From B = 4 to 1024, accuracy changes by {change} at equal epochs and by {change} at "
+        rf"From B = 4 to 1,024, straight lines through the runs of each seed change by {change} at "
+        rf"equal epochs and by {change} at "
         r"equal optimizer steps \(paired difference p < 0\.001\)\. Of the effect of B, "
         r"\d+ % \[\d+, \d+\] goes with fewer steps\. At a given B, the number of steps matters "
         r"\(p < 0\.001\); at a given number of steps, B is not shown to matter \(p = 0\.\d+\)\.",
