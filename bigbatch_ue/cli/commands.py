@@ -300,14 +300,14 @@ def sweep(
     require_sweep(settings, download)
     from bigbatch_ue.sweeps.cells import sweep_cells
     from bigbatch_ue.sweeps.jobs import run_sweep
+    from bigbatch_ue.sweeps.power import describe_power
     from bigbatch_ue.sweeps.progress import cell_table
 
     if dry_run:
         planned = sweep_cells(settings, download=download)
         sizes = len({cell.config.batch.effective for cell in planned})
-        design = f"--sizes {sizes} --seeds {len(settings.seeds.run)}"
         console.print(cell_table(planned))
-        console.print(f"what it can find: python -m analysis design {design} --noise POINTS")
+        console.print(describe_power(sizes, len(settings.seeds.run)), soft_wrap=True)
         return
     cells = run_sweep(settings, shard=part, retry=retry, download=download)
     states = Counter(outcome.state if outcome else "claimed" for _, outcome in cells)

@@ -19,5 +19,5 @@ def test_dry_run_lists_cells_with_their_times_and_does_nothing(
     for cell in sweep_cells(load_sweep(config)):
         assert cell.name in printed
     assert printed.count("to do") == 4
-    assert "python -m analysis design --sizes 2 --seeds 2 --noise POINTS" in printed
+    assert "what it can find: nothing; an effect of B needs at least 3 sizes" in printed
     assert not (tmp_path / "sweep").exists()
