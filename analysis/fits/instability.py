@@ -40,10 +40,10 @@ class InstabilityFit:
     Attributes:
         kind: `seeds`: standard deviation across seeds. `oscillation`: within a run.
         both_ends_p: p-value of the claim that it falls and then rises with B; NaN with too few
-        runs.
+            runs.
         trend_p: two-sided p-value of a trend with B.
         adjusted_both_ends_p: `both_ends_p`, adjusted for the other tests of instability of a
-        report.
+            report.
         adjusted_trend_p: `trend_p`, likewise.
         rises: whether the trend is upwards.
         largest_ratio: largest ratio of standard deviations at two sizes that the data allow.
@@ -98,8 +98,8 @@ def fit_spread(
     """Test at which B runs of different seeds differ most, and estimate their spread as a curve.
 
     A run counts by the rank of its distance from the medians of its size and of its seed, as a
-    normal score (Fligner and Killeen, 1976): a run that failed is one rank. The scores are tested
-    as accuracies are, with seeds that may have curves of their own.
+    normal score (Fligner and Killeen, 1976): a run that failed is one rank. Scores that change
+    places within their seed show what trend, or what fall and rise, is chance.
 
     The spread of fractions is small near 0 and 1, and so follows their mean. Every claim is
     therefore tested on accuracies and on their log odds, and the larger p-value holds.
@@ -138,20 +138,18 @@ def fit_oscillation(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> InstabilityFit:
-    """Test at which B the accuracy of a run oscillates most, and estimate the oscillation as a
-    curve.
+    """Test at which B a run's accuracy oscillates most, and estimate the oscillation as a curve.
 
-    Its logarithm is tested as accuracies are. Every claim is tested on the oscillation of
-    accuracies, and on that of their log odds, which is larger by 1 / (a (1 - a)) at accuracy a; the
-    larger p-value holds.
+    Its logarithms change places within their seed, as the scores of `fit_spread` do. Every claim is
+    tested on the oscillation of accuracies, and on that of their log odds, which is larger by
+    1 / (a (1 - a)) at accuracy a; the larger p-value holds.
 
     Args:
         batches: int64 [k], effective batches, ascending.
         oscillation: float64 [k, n], each run's standard deviation of accuracy around a line over
             its last epochs; NaN where it is missing.
         accuracy: float64 [k, n], each run's final accuracy.
-        resolution: > 0, accuracy of a single test image; a smaller oscillation counts as half of
-        it.
+        resolution: > 0, accuracy of a single test image; less oscillation counts as half of it.
         tail_epochs: number of the last epochs; below 3 nothing is measured.
         draws: number of draws of the curve.
         seed: seed of the random draws.
