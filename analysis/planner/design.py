@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from rich import box
-from rich.progress import track
 from rich.table import Table
 
 from analysis.fits.contrasts import SmoothTest
@@ -19,6 +18,7 @@ from analysis.table.table import Floats, curves, read_table
 from bigbatch_ue.config.names import ArmName
 from bigbatch_ue.evaluation.arms import ARM_NAMES
 from bigbatch_ue.reporting.words import counted
+from bigbatch_ue.runtime.console import progress_bar
 from bigbatch_ue.runtime.errors import UserError
 
 POWER = 0.8
@@ -130,10 +130,9 @@ def plan_designs(
     if min(sizes) < 3 or min(seeds) < 2:
         raise UserError("design: needs at least 3 sizes and 2 seeds; raise --sizes or --seeds")
     grid = [(k, n) for k in sorted(set(sizes)) for n in sorted(set(seeds))]
-    return [
-        _power(k, n, effect, noise, growth, simulations)
-        for k, n in track(grid, "simulating sweeps", transient=True)
-    ]
+    with progress_bar(transient=True) as progress:
+        tracked = progress.track(grid, description="simulating sweeps")
+        return [_power(k, n, effect, noise, growth, simulations) for k, n in tracked]
 
 
 def _power(
@@ -143,7 +142,8 @@ def _power(
     batches, z = 2 ** np.arange(k), np.linspace(0, 1, k)
     odd = np.ones(k)
     odd[k // 2] = 0
-    shapes = effect * np.stack([z, 4 * (z - 0.5) ** 2, odd])
+    valley = (z - 0.5) ** 2 - ((z - 0.5) ** 2).min()
+    shapes = effect * np.stack([z, valley / valley.max(), odd])
     found, spreads, detectable = np.zeros(3), 0, []
     for simulation in range(simulations):
         errors = noise * random.normal(size=(k, n))
@@ -153,13 +153,13 @@ def _power(
         if simulation < _DETECTABLE:
             detectable.append(test.detectable)
         spreads += _finds_spread(batches, errors * growth ** (z - 0.5)[:, None], simulation)
-    slope, valley, odd_size = (found / simulations).tolist()
+    on_slope, in_valley, at_odd_size = (found / simulations).tolist()
     return DesignPower(
         sizes=k,
         seeds=n,
-        slope=slope,
-        valley=valley,
-        odd_size=odd_size,
+        slope=on_slope,
+        valley=in_valley,
+        odd_size=at_odd_size,
         spread=spreads / simulations,
         detectable=float(np.mean(detectable)),
     )

@@ -305,9 +305,8 @@ def sweep(
 
     if dry_run:
         planned = sweep_cells(settings, download=download)
-        sizes = len({cell.config.batch.effective for cell in planned})
         console.print(cell_table(planned))
-        console.print(describe_power(sizes, len(settings.seeds.run)), soft_wrap=True)
+        console.print(describe_power([cell.config for cell in planned]), soft_wrap=True)
         return
     cells = run_sweep(settings, shard=part, retry=retry, download=download)
     states = Counter(outcome.state if outcome else "claimed" for _, outcome in cells)

@@ -1,6 +1,10 @@
 """What a sweep can find, said beside what it costs."""
 
 from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any
+
+from bigbatch_ue.config.schema import Config
 
 _SIZES = (3, 5, 7, 9, 12)
 _DETECTABLE = {
@@ -35,8 +39,20 @@ def detectable_change(sizes: int, seeds: int) -> float | None:
     return row[bisect_right(_SIZES, sizes) - 1]
 
 
-def describe_power(sizes: int, seeds: int) -> str:
-    """Say what a sweep of so many sizes and seeds finds, and which command says more."""
+def describe_power(runs: Sequence[Config]) -> str:
+    """Say what the runs of a sweep find, and which command says more.
+
+    A curve is all runs that differ in effective batch and seed only. Of several curves, the
+    smallest is described.
+    """
+    curves: dict[tuple[Any, ...], list[Config]] = {}
+    for run in runs:
+        shared = {**run.axes, "effective_batch": None, "seed": None}
+        curves.setdefault(tuple(shared.values()), []).append(run)
+    sizes, seeds = min(
+        (len({run.batch.effective for run in own}), len({run.seed for run in own}))
+        for own in curves.values()
+    )
     change = detectable_change(sizes, seeds)
     if change is None:
         return "what it can find: nothing; an effect of B needs at least 3 sizes and 2 seeds"
