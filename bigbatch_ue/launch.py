@@ -2,7 +2,7 @@
 
 import sys
 
-from bigbatch_ue.cli.launcher import main
+from bigbatch_ue.launching.ranks import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -2,6 +2,8 @@
 # Functions of the launchers, which source this file with their own arguments. It removes a first
 # argument --dry-run; `start` then prints its command and runs nothing.
 
+source launchers/signals.sh
+
 dry_run=
 if [[ ${1:-} == --dry-run ]]; then
     dry_run=yes
@@ -32,21 +34,10 @@ show() { # command
     echo
 }
 
-start() { # command: passes SIGUSR1 and SIGTERM on to it, and returns its exit code
-    local child code interrupted=yes
+start() { # command: runs it with `pass_signals`, or prints it
     if [[ -n $dry_run ]]; then
         show "$@"
         return
     fi
-    "$@" &
-    child=$!
-    trap 'interrupted=yes; kill -USR1 "$child" || true' USR1
-    trap 'interrupted=yes; kill -TERM "$child" || true' TERM
-    while [[ -n $interrupted ]]; do # a signal interrupts `wait`, but does not end the child
-        interrupted=
-        code=0
-        wait "$child" || code=$?
-    done
-    trap - USR1 TERM
-    return "$code"
+    pass_signals "$@"
 }

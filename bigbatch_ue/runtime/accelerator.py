@@ -47,8 +47,7 @@ def start_accelerator() -> Accelerator:
         handlers.append(InitProcessGroupKwargs(backend=backend, timeout=COLLECTIVE_TIMEOUT))
     elif _requested("DEEPSPEED"):
         raise UserError(
-            "DeepSpeed: needs a launcher; run accelerate launch --config_file "
-            "launchers/accelerate/zero2.yaml ..."
+            "DeepSpeed: needs a launcher; run bigbatch-ue launch zero2 --ranks N -- ..."
         )
     if on_cpu and _requested("DEEPSPEED"):
         load_shared_memory_operator()

@@ -56,7 +56,7 @@ def run_sweep(
     if world_size() > 1:
         raise UserError(
             "sweep: a launcher started this process; start the sweep without one, and name the "
-            "launcher of its cells in the sweep file (launcher: FILE)"
+            "engine of its cells in the sweep file (launcher: ENGINE)"
         )
     cells = sweep_cells(sweep, download=download)
     _write_specification(sweep)

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from bigbatch_ue.config.load import load_config, read_settings, resolve
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.config.section import Positive, Section, SettingsOf, UserPath
+from bigbatch_ue.launching.engines import LaunchedEngine
 
 _ARMS = ["clean", "random_noise", "uc"]
 _VARIED = {
@@ -166,8 +167,10 @@ class SweepSpec(Section):
     protect: bool = Field(
         True, description="Whether to write the protected images of each cell, at training size."
     )
-    launcher: UserPath | None = Field(
-        None, description="Accelerate YAML file under which each cell trains."
+    launcher: LaunchedEngine | UserPath | None = Field(
+        None,
+        description="Engine on whose ranks each cell trains, one for each GPU, or two without a "
+        "GPU; or an Accelerate YAML file, which gives their number.",
     )
 
     @model_validator(mode="after")

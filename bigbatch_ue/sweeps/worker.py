@@ -17,6 +17,13 @@ from typing import Any
 
 import psutil
 
+from bigbatch_ue.launching.engines import (
+    LaunchedEngine,
+    Machines,
+    gpus,
+    is_engine,
+    launch_arguments,
+)
 from bigbatch_ue.runs.folder import RunFiles
 from bigbatch_ue.runtime.errors import UserError, user_message
 from bigbatch_ue.runtime.signals import (
@@ -50,7 +57,7 @@ class Worker:
         self,
         folder: Path,
         *,
-        launcher: Path | None = None,
+        launcher: LaunchedEngine | Path | None = None,
         protect: bool = True,
         lost: Callable[[], bool] = lambda: False,
     ) -> Outcome | None:
@@ -58,7 +65,8 @@ class Worker:
 
         Args:
             folder: of the cell, with its `cell.yaml`; all output goes to `log.txt` there.
-            launcher: Accelerate YAML file under which the cell trains; None trains in the worker.
+            launcher: engine, or Accelerate YAML file, under which the cell trains; None trains in
+                the worker.
             protect: write the protected images.
             lost: whether this job has lost the cell; the work on it then ends.
 
@@ -187,10 +195,13 @@ def _run_cell(folder: Path, launcher: str | None, protect: bool) -> None:
 
 def _train_under(launcher: str, settings: Path) -> None:
     """Train under a launcher, which starts processes of its own."""
-    command = [sys.executable, "-m", "bigbatch_ue.launch", "--config_file", launcher]
-    command += ["--main_process_port", "0"]  # jobs of a sweep may share a machine
-    training = ["-m", "bigbatch_ue.train", "--config", str(settings), "--resume"]
-    with subprocess.Popen([*command, *training]) as ranks, handling_signals(ranks.send_signal):
+    module = ["bigbatch_ue.train", "--config", str(settings), "--resume"]
+    if is_engine(launcher):
+        arguments = launch_arguments(launcher, gpus() or 2, Machines(), module)
+    else:  # any free port, since jobs of a sweep may share a machine
+        arguments = ["--config_file", launcher, "--main_process_port", "0", "-m", *module]
+    command = [sys.executable, "-m", "bigbatch_ue.launch", *arguments]
+    with subprocess.Popen(command) as ranks, handling_signals(ranks.send_signal):
         code = ranks.wait()
     if code == EXIT_INTERRUPTED:
         raise Interrupted(_STOPPED)

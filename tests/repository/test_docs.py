@@ -19,10 +19,10 @@ from typer.exceptions import TyperException
 
 from analysis.cli import app as analysis_app
 from bigbatch_ue.cli.commands import app
-from bigbatch_ue.cli.launcher import describe
 from bigbatch_ue.config.load import load_config, resolve, revise_evaluation
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.files.yaml_files import parse_yaml
+from bigbatch_ue.launching.ranks import describe
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.sweeps.spec import SweepSpec, load_sweep
 

@@ -228,5 +228,5 @@ def test_a_sweep_under_a_launcher_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_launcher_variables(monkeypatch, 2)
-    with pytest.raises(UserError, match="launcher: FILE"):
+    with pytest.raises(UserError, match="launcher: ENGINE"):
         run_sweep(load_sweep(write(tmp_path)))

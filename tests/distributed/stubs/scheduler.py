@@ -6,6 +6,7 @@ They take only the options that the launchers use, and append each call to `$CLU
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -42,7 +43,7 @@ def directives(script: Path, mark: str, names: Sequence[str]) -> dict[str, str]:
         if line.strip() and not line.startswith("#"):
             break
         if line.startswith(f"{mark} "):
-            options |= split(line.split()[1:], names)[0]
+            options |= split(shlex.split(line)[1:], names)[0]
     return options
 
 
@@ -58,6 +59,16 @@ def run_tasks(command: Sequence[str], environments: Sequence[dict[str, str]]) ->
         signal.signal(number, pass_on)
     tasks += [subprocess.Popen(command, env={**os.environ, **own}) for own in environments]
     return max(code if code >= 0 else 128 - code for code in [task.wait() for task in tasks])
+
+
+def batch_script(rest: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Take the script and its arguments from a command line, or the script from standard input."""
+    if rest:
+        return rest[0], rest[1:]
+    script = CLUSTER / "submitted"
+    script.write_text(sys.stdin.read())
+    script.chmod(0o755)
+    return str(script), []
 
 
 def spool(script: str) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bigbatch_ue.cli.launcher import main
+from bigbatch_ue.launching.ranks import main
 
 ROOT = Path(__file__).parents[2]
 RANK = """
