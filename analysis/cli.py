@@ -14,6 +14,7 @@ from bigbatch_ue.cli.runner import run
 from bigbatch_ue.files.paths import hide_home
 from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.extras import require_extra
 
 if TYPE_CHECKING:
     from analysis.findings.findings import Findings
@@ -23,7 +24,6 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Find the effective batch that protects a data set best, and how certain that is.",
 )
 console = Console(soft_wrap=True, highlight=False, markup=False)
 
@@ -39,6 +39,13 @@ Margin = Annotated[
 Draws = Annotated[
     int, typer.Option(min=500, help="number of random draws of the noise of each curve")
 ]
+
+
+@app.callback()
+def require_packages() -> None:
+    """Find the effective batch that protects a data set best, and how certain that is."""
+    for package in ("pandas", "pyarrow", "statsmodels"):
+        require_extra(package, "analysis", "analysis")
 
 
 @app.command()
