@@ -111,7 +111,7 @@ def check_command(words: list[str]) -> None:
         case ["make", *targets]:
             known = re.findall(r"^(\w+):", (TOP / "Makefile").read_text(), re.MULTILINE)
             assert {target for target in targets if "=" not in target} <= set(known)
-        case ["pip", "install", requirement]:
+        case ["pip", "install", *_, requirement]:
             extra = Requirement(requirement).extras
             assert extra <= set(metadata.metadata("bigbatch-ue").get_all("Provides-Extra"))
         case ["source", file]:
@@ -146,7 +146,9 @@ def check_options(program: typer.Typer, words: list[str]) -> None:
     name, *rest = words
     assert name in known
     given = known[name].make_context(name, rest).params
-    if program is app:
+    if program is app and name in ("launch", "submit"):
+        check_options(app, given["command"])
+    elif program is app:
         check_settings(name, given)
 
 
@@ -204,6 +206,9 @@ def test_commands_exist_and_parse(page: Path, monkeypatch: pytest.MonkeyPatch) -
         "python -m analysis report x --draws few",
         "python -m bigbatch_ue.launch --config_file nowhere.yaml -m bigbatch_ue datasets",
         "accelerate launch --config_file launchers/accelerate/ddp.yaml -m bigbatch_ue trian",
+        "bigbatch-ue launch zero9 --ranks 2 -- train",
+        "bigbatch-ue launch zero2 --ranks 2 -- train --preset digit",
+        "bigbatch-ue submit slurm --node 2 --time 4:00 -- train",
         "ENGINE=zero9 sbatch launchers/slurm/train.sbatch train",
         "sbatch --array=1-3 launchers/slurm/sweep.sbatch --configs sweep.yaml",
         "launchers/nowhere.sh train",
