@@ -4,6 +4,8 @@ import importlib.metadata as metadata
 import importlib.util
 import re
 import shlex
+import shutil
+import sys
 from collections.abc import Iterator
 from functools import cache
 from itertools import dropwhile, pairwise, takewhile
@@ -114,6 +116,8 @@ def check_command(words: list[str]) -> None:
         case ["pip", "install", *_, requirement]:
             extra = Requirement(requirement).extras
             assert extra <= set(metadata.metadata("bigbatch-ue").get_all("Provides-Extra"))
+        case ["twine" | "check-wheel-contents" | "pre-commit" as tool, *_]:
+            assert shutil.which(tool, path=str(Path(sys.executable).parent))
         case ["source", file]:
             assert file == ".venv/bin/activate"
         case ["bigbatch-ue", *rest]:
