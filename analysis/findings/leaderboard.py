@@ -25,7 +25,6 @@ from bigbatch_ue.config.names import ArmName
 from bigbatch_ue.evaluation.arms import arm_title
 from bigbatch_ue.evaluation.report.groups import SeedGroup, group_by
 from bigbatch_ue.evaluation.report.verdict import LEAST_IMAGES
-from bigbatch_ue.files.formats import digest
 from bigbatch_ue.protection.visibility import Visibility
 from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.errors import UserError
@@ -75,8 +74,11 @@ class Score:
 
     @property
     def clusters(self) -> str:
-        """Which images share a perturbation; empty if unknown or of clean images."""
-        return self._told([grouping(e.evaluation) for e in self.entries if not e.is_clean])
+        """Which images share a perturbation; empty if unknown, or of clean images."""
+        unknown = (ArmName.CLEAN, ArmName.PROTECTED)
+        return self._told(
+            [grouping(e.evaluation) for e in self.entries if e.arm.arm not in unknown]
+        )
 
     @property
     def eps(self) -> str:
@@ -268,7 +270,7 @@ def compare(evaluations: Sequence[Evaluation]) -> Leaderboard:
         first = same[0]
         group = SeedGroup([entry.arm for entry in same])
         measure = "balanced_accuracy" if group.is_uneven else "final_accuracy"
-        methods = group_by(same, lambda e: names[e.base, digest(dict(e.settings))])
+        methods = group_by(same, lambda entry: names[entry.method])
         scores = [Score(method, own, measure) for method, own in methods.items()]
         clean = next((score for score in scores if score.entries[0].is_clean), None)
         if clean:

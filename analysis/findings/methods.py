@@ -52,6 +52,11 @@ class Entry:
         return (*self.column, self.arm.countermeasure, settings)
 
     @property
+    def method(self) -> tuple[str, str]:
+        """Identity of the method: its base and the digest of its settings."""
+        return (self.base, digest(dict(self.settings)))
+
+    @property
     def run(self) -> Hashable | None:
         """What tells repetitions of the method apart, besides the seeds of targets; None if none.
 
@@ -110,22 +115,22 @@ def compared_entries(evaluations: Sequence[Evaluation]) -> list[Entry]:
         for arm in each.arms
         if is_compared(arm)
     ]
-    return list({(e.images, e.base, e.run, e.arm.key, e.arm.inputs): e for e in found}.values())
+    return list({(*e.task, e.method, e.run, e.arm.seed, e.arm.inputs): e for e in found}.values())
 
 
 def method_names(entries: Iterable[Entry]) -> dict[tuple[str, str], str]:
-    """Name each method, known by its base and the digest of its settings.
+    """Name each method, by its identity.
 
     A setting that differs in any task between methods of one base is part of all their names.
     """
     names: dict[tuple[str, str], str] = {}
     for base, alike in group_by(entries, lambda entry: entry.base).items():
         tasks = group_by(alike, lambda entry: entry.task).values()
-        keys = sorted({key for same in tasks for key in _differing(same)})
+        keys = list(dict.fromkeys(key for same in tasks for key in _differing(same)))
         for entry in alike:
             settings = [f"{key}={entry.settings[key]}" for key in keys if key in entry.settings]
             apart = settings or ([UNKNOWN] if keys and not entry.settings else [])
-            names[base, digest(dict(entry.settings))] = ", ".join([base, *apart])
+            names[entry.method] = ", ".join([base, *apart])
     return names
 
 
@@ -189,10 +194,10 @@ def _differing(entries: Sequence[Entry]) -> Iterator[str]:
 
     Those that both of a pair have tell them apart, or else those that one of them has.
     """
-    kinds = {digest(dict(entry.settings)): entry.settings for entry in entries}.values()
+    kinds = {entry.method: entry.settings for entry in entries}.values()
     for one, other in combinations(kinds, 2):
         shared = [key for key in one if key in other and one[key] != other[key]]
-        yield from shared or one.keys() ^ other.keys()
+        yield from shared or [key for key in {**one, **other} if (key in one) != (key in other)]
 
 
 def _place(evaluation: Evaluation) -> str:

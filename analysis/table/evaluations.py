@@ -5,15 +5,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
 from bigbatch_ue.config.names import ArmName
-from bigbatch_ue.evaluation.arms import ARM_NAMES, Arm, load_arms
+from bigbatch_ue.evaluation.arms import ARM_NAMES, Arm, arm_title, load_arms
 from bigbatch_ue.evaluation.report.page import ABOUT, RESULTS, EvaluationMetadata, read_metadata
+from bigbatch_ue.files.formats import first_problem
 from bigbatch_ue.files.paths import hide_home
 from bigbatch_ue.runs.folder import RunFiles
 from bigbatch_ue.runtime.errors import UserError
 
 RESERVED = (*set(ARM_NAMES.values()), "UC")
 """Names that methods have by themselves."""
+
+
+class _Generator(BaseModel):
+    eps: float
+
+
+class _Origin(BaseModel):
+    """The settings of a run that are read one by one."""
+
+    generator: _Generator
+    clusters: dict[str, Any]
+    surrogate: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -96,8 +112,23 @@ def _read(name: str, path: Path, results: Path) -> Evaluation:
     arms = load_arms(results)
     if not arms:
         raise UserError(f"{results}: no results yet; wait for the first arm")
+    for arm in arms:
+        shares = (arm.final_accuracy, arm.balanced_accuracy, arm.auc)
+        if not all(0 <= share <= 1 for share in shares) or not np.sum(arm.confusion):
+            raise UserError(
+                f"{results}: {arm_title(arm)}: accuracies are not those of test images; evaluate "
+                "again"
+            )
     has_about = results.name == RESULTS and (results.parent / ABOUT).exists()
     about = read_metadata(results.parent) if has_about else None
+    if about and about.origin and "protected" not in about.origin:
+        try:
+            _Origin.model_validate(about.origin)
+        except ValidationError as error:
+            raise UserError(
+                f"{results.parent / ABOUT}: not the origin of a run's perturbations "
+                f"({first_problem(error)}); evaluate the run again"
+            ) from None
     return Evaluation(hide_home(path.as_posix()), name, arms, about)
 
 
