@@ -122,8 +122,8 @@ def _overview(board: Leaderboard) -> Table:
     table = _table(f"mean drop over {counted(len(board.shared), 'task')}, in points")
     for head in ("drop", "tasks", "best or tied"):
         table.add_column(head, justify="right", no_wrap=True)
-    for method in board.methods_of(board.plain)[1:]:
-        scores = [score for task in board.plain if (score := task.score(method))]
+    for method in board.methods_of(board.shared)[1:]:
+        scores = [score for task in board.shared if (score := task.score(method))]
         good = sum(score.standing in ("best", "tied") for score in scores)
         cells = (percent(board.mean_drop(method)), str(len(scores)), str(good))
         table.add_row(method, *cells)
