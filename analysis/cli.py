@@ -153,7 +153,7 @@ def compare(
     places: Annotated[
         list[str],
         typer.Argument(
-            metavar="[NAME=]PATH...",
+            metavar="[NAME=]PATH",
             help="evaluated runs, evaluation folders or results.json files; NAME names the method, "
             "and several places of one NAME are repetitions of it",
         ),
