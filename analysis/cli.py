@@ -156,6 +156,33 @@ def design(
 
 
 @app.command()
+def compare(
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]PATH",
+            help="evaluated runs, evaluation folders or results.json files; NAME names the method, "
+            "and several places of one NAME are repetitions of it",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="output folder")] = Path("runs/leaderboard"),
+) -> None:
+    """Compare methods of protection in one table with intervals: a leaderboard (HTML and CSV)."""
+    from analysis.findings.leaderboard import compare as compare_methods
+    from analysis.table.evaluations import read_evaluations
+    from analysis.views.leaderboard import leaderboard_tables, remarks, write_leaderboard
+
+    board = compare_methods(read_evaluations(places))
+    words = ["python", "-m", "analysis", "compare", *places, "--out", str(out)]
+    page = write_leaderboard(board, out, hide_home(shlex.join(words)))
+    for table in leaderboard_tables(board):
+        console.print(table, soft_wrap=False)
+    for line in remarks(board):
+        console.print(line)
+    console.print(f"leaderboard: {page}")
+
+
+@app.command()
 def scaling(
     folders: Annotated[
         list[Path], typer.Argument(help="folders with a records.jsonl of `bigbatch-ue bench`")

@@ -5,15 +5,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
-import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from analysis.defaults import DRAWS, MARGIN
 from analysis.fits.components import Components, fit_components
 from analysis.fits.confound import Separation, separate
 from analysis.fits.failures import Unprotected, count_unprotected
 from analysis.fits.instability import InstabilityFit, Kind, fit_oscillation, fit_spread
+from analysis.fits.intervals import holm
 from analysis.fits.mean import MeanFit, fit_mean
 from analysis.table.table import Curve, curves, rows_of
 from bigbatch_ue.config.names import ArmName
@@ -150,10 +149,10 @@ def _fit_curve(curve: Curve, rows: pd.DataFrame, draws: int, margin: float) -> F
 def _adjust_findings(findings: Sequence[Finding]) -> Iterator[Finding]:
     """Adjust the p-values of each question over all findings."""
     means = [finding.mean for finding in findings]
-    effects = iter(_holm([mean.flat_p for mean in means if mean]))
-    valleys = iter(_holm([mean.valley_p for mean in means if mean]))
+    effects = iter(holm([mean.flat_p for mean in means if mean]))
+    valleys = iter(holm([mean.valley_p for mean in means if mean]))
     fits = [fit for finding in findings for fit in (finding.seeds, finding.oscillation) if fit]
-    unstable = iter(_holm([p for fit in fits for p in (fit.both_ends_p, fit.trend_p)]))
+    unstable = iter(holm([p for fit in fits for p in (fit.both_ends_p, fit.trend_p)]))
 
     def adjust(fit: InstabilityFit | None) -> InstabilityFit | None:
         if fit is None:
@@ -172,18 +171,9 @@ def _adjust_findings(findings: Sequence[Finding]) -> Iterator[Finding]:
 def _adjust_separations(separations: Sequence[Separation]) -> Iterator[Separation]:
     """Adjust the p-values of batch size or steps over all pairs."""
     raw = [p for one in separations for p in (one.difference_p, one.batch_p, one.steps_p)]
-    adjusted = iter(_holm(raw))
+    adjusted = iter(holm(raw))
     for one in separations:
         yield replace(one, adjusted=(next(adjusted), next(adjusted), next(adjusted)))
-
-
-def _holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values for their number (Holm, 1979); those that are unknown, NaN, do not count."""
-    values = np.array(p_values, dtype=np.float64)
-    known = np.isfinite(values)
-    if known.any():
-        values[known] = multipletests(values[known], method="holm")[1]
-    return [float(value) for value in values]
 
 
 def _attempt(fit: Callable[[], _Fit], problems: list[str]) -> _Fit | None:

@@ -1,6 +1,9 @@
-"""The significance level of all fits, and intervals of ratios."""
+"""The significance level of all fits, p-values of several tests, and intervals of ratios."""
+
+from collections.abc import Sequence
 
 import numpy as np
+from statsmodels.stats.multitest import multipletests
 
 from analysis.table.table import Floats
 from bigbatch_ue.reporting.statistics import CONFIDENCE
@@ -34,3 +37,12 @@ def fieller(
         return -np.inf, np.inf
     half = np.sqrt(max(b**2 - a * c, 0.0))
     return float((b - half) / a), float((b + half) / a)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for their number (Holm, 1979); those that are unknown, NaN, do not count."""
+    values = np.array(p_values, dtype=np.float64)
+    known = np.isfinite(values)
+    if known.any():
+        values[known] = multipletests(values[known], method="holm")[1]
+    return [float(value) for value in values]

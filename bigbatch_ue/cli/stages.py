@@ -139,4 +139,7 @@ def export(
     protector = Protector.of_run(run, place=place, download=download)
     protector.save(out)
     console.print(f"{out}: {protector}\n{PRIVATE}", soft_wrap=True)
+    console.print(
+        f"to keep it on the Hugging Face hub: hf upload USER/NAME {out} --private", soft_wrap=True
+    )
     console.print(f"next: bigbatch-ue apply {out} IMAGES --out PERTURBED", soft_wrap=True)

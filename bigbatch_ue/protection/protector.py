@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
+from bigbatch_ue import __version__
 from bigbatch_ue.clustering.clusters import Clusters
 from bigbatch_ue.config.names import Grouping
 from bigbatch_ue.data.decoded import dataset_of_run
@@ -35,12 +36,21 @@ PRIVATE = (
 )
 _FORMAT = 1
 _CARD = """\
+---
+library_name: bigbatch-ue
+tags:
+- unlearnable-examples
+- unlearnable-clusters
+- data-protection
+---
+
 # Protector of {settings.title}
 
 Perturbs further images of the collection "{settings.title}", so that a network trained on them does
 badly on clean images. It contains {clusters} perturbations of at most {units:.3g}/255, each for one
 cluster of images, {told}. It contains no image and no path.
 
+    hf download USER/NAME --local-dir THIS_FOLDER
     bigbatch-ue apply THIS_FOLDER IMAGES --out PERTURBED
 
 * Images: {channels}; perturbations of {settings.size} x {settings.size} pixels, resized to each
@@ -48,7 +58,14 @@ cluster of images, {told}. It contains no image and no path.
 * Classes: {classes}.
 * {private}
 * What it does not protect from is in `docs/limits.md` of bigbatch-ue.
+* Files: {files}.
+* Made by bigbatch-ue {version}, after Unlearnable Clusters (Zhang et al., CVPR 2023,
+  arXiv:2301.01217).
+* Licence: none is given. To give one, add a line such as `license: cc-by-4.0` to the first lines of
+  this file.{weights}
 """
+_WEIGHTS_LICENCE = """ If the surrogate was pretrained, the licence of its weights holds for
+  `surrogate.safetensors`."""
 
 
 class ProtectorSettings(BaseModel):
@@ -153,7 +170,7 @@ class Protector:
             write_json(temporary / SETTINGS, self.settings.model_dump(mode="json"))
             if self.surrogate is not None:
                 write_tensors(temporary / WEIGHTS, self.surrogate.net.state_dict(), {})
-            (temporary / CARD).write_text(self._card())
+            (temporary / CARD).write_text(self._card(), encoding="utf-8")
 
     def _card(self) -> str:
         settings = self.settings
@@ -163,6 +180,9 @@ class Protector:
         }
         return _CARD.format(
             private=PRIVATE,
+            files=self._files(),
+            version=__version__,
+            weights=_WEIGHTS_LICENCE if self.surrogate else "",
             settings=settings,
             clusters=len(self.delta),
             units=255 * settings.eps,
@@ -170,6 +190,10 @@ class Protector:
             channels="grey" if settings.channels == 1 else "colour",
             classes=", ".join(settings.classes),
         )
+
+    def _files(self) -> str:
+        weights = f", `{WEIGHTS}` (the network {self.settings.model} that sees the images)"
+        return f"`{TENSORS}`, `{SETTINGS}`{weights if self.surrogate else ''}"
 
     @classmethod
     def load(cls, folder: Path) -> Self:

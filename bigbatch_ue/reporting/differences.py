@@ -12,7 +12,7 @@ def describe_differences(several: Sequence[Mapping[str, Any]]) -> list[str]:
 
     Settings that all have in common are left out. Where only some are known, the others say so.
     """
-    flat = [dict(_flatten(settings)) for settings in several]
+    flat = [dict(flatten(settings)) for settings in several]
     known = [settings for settings in flat if settings]
     keys = dict.fromkeys(key for settings in known for key in settings)
     differing = [key for key in keys if len({settings.get(key) for settings in known}) > 1]
@@ -24,10 +24,10 @@ def describe_differences(several: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yield each setting's full name and its value as text."""
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)

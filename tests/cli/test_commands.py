@@ -261,10 +261,11 @@ def test_a_run_goes_on_to_the_next_command(finished: Path, tmp_path: Path, cli: 
     assert out.splitlines()[-1] == f"next: bigbatch-ue evaluate {finished} --data {place}"
     code, out, _ = cli("export", finished, "--data", place, "--out", tmp_path / "export")
     assert code == 0
-    wrote, private, following = out.splitlines()
+    wrote, private, upload, following = out.splitlines()
     assert wrote.startswith(f"{tmp_path / 'export'}: 3 perturbations of 8 x 8 pixels, ")
     assert private.startswith("Keep it to yourself: with it, perturbations can be subtracted")
     assert private in (tmp_path / "export" / "README.md").read_text()
+    assert upload.endswith(f" hub: hf upload USER/NAME {tmp_path / 'export'} --private")
     assert following == f"next: bigbatch-ue apply {tmp_path / 'export'} IMAGES --out PERTURBED"
 
 

@@ -1,7 +1,9 @@
 """`apply` and `export`: images that came later get the perturbation of their cluster."""
 
+import re
 import shutil
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +11,16 @@ import pytest
 from PIL import Image
 
 from bigbatch_ue.cli.commands import main
+from bigbatch_ue.data.decoded import dataset_of_run
 from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.protection.apply import ApplyReport, apply_protector
 from bigbatch_ue.protection.protect import protect
 from bigbatch_ue.protection.protector import Protector, open_protector
+from bigbatch_ue.runs.folder import load_run
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.training.train import train
 from tests.helpers.command_line import Cli, cli_of
+from tests.helpers.hub import a_hub
 from tests.helpers.images import make_images
 from tests.helpers.runs import tiny
 from tests.helpers.sources import PHOTO, save
@@ -71,17 +76,62 @@ def test_images_of_the_collection_get_what_protect_gave_them(
     assert kept["visibility"]["linf"] <= 16
 
 
-def test_an_export_contains_no_image_and_no_path(run: Path, tmp_path: Path) -> None:
+def test_an_export_contains_no_image_no_path_and_no_user(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("USER", "LOGNAME"):
+        monkeypatch.setenv(variable, "someone-else")
     out = tmp_path / "export"
     open_protector(run).save(out)
     names = {path.name for path in out.iterdir()}
     own = {"protector.json", "protector.safetensors", "README.md"}
     assert names - {"surrogate.safetensors"} == own
-    for name in ("protector.json", "README.md"):
-        text = (out / name).read_text()
-        assert str(run.parent) not in text
-        assert "image0" not in text
-    assert b"image0" not in (out / "protector.safetensors").read_bytes()
+    config, folders = load_run(run)
+    images = dataset_of_run(config, folders).train.images
+    secrets = ["image0", "someone-else", str(Path.home()), str(run.parent)]
+    secrets += [config.data.name, str(config.data.root)]
+    for path in out.iterdir():
+        content = path.read_bytes()
+        assert not [secret for secret in secrets if secret.encode() in content], path.name
+        for image in images:
+            for pixels_of in (image, image.astype(np.float32), image / np.float32(255)):
+                assert pixels_of[0, 0].tobytes() not in content
+
+
+def test_an_export_is_a_repository_that_the_hub_takes_as_it_is(run: Path, tmp_path: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    out = tmp_path / "export"
+    open_protector(run).save(out)
+    card = hub.ModelCard.load(out / "README.md")
+    assert card.data.to_dict() == {
+        "library_name": "bigbatch-ue",
+        "tags": ["unlearnable-examples", "unlearnable-clusters", "data-protection"],
+    }
+    assert card.text.strip().startswith("# Protector of ")
+    assert ("licence of its weights" in card.text) is (out / "surrogate.safetensors").exists()
+    files = [hub.CommitOperationAdd(path.name, path) for path in out.iterdir()]
+    with a_hub() as (endpoint, received):
+        hub.HfApi(endpoint, token="hf_test").create_commit("user/name", files, commit_message="new")
+    assert received == {path.name: path.read_bytes() for path in out.iterdir()}
+    assert {f"`{name}`" for name in received} - {"`README.md`"} <= set(
+        re.findall("`.*?`", card.text)
+    )
+    downloaded = tmp_path / "downloaded"
+    (downloaded / ".cache" / "huggingface").mkdir(parents=True)
+    for name, content in {**received, ".gitattributes": b"*.safetensors filter=lfs\n"}.items():
+        (downloaded / name).write_bytes(content)
+    assert np.array_equal(open_protector(downloaded).delta, open_protector(run).delta)
+
+
+def test_the_names_of_classes_do_not_disturb_a_card(run: Path, tmp_path: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    protector = open_protector(run)
+    named = {"classes": ["Blüten: {0}", "---"], "title": "a: \N{EM DASH}\n---\nlicense: mit"}
+    settings = protector.settings.model_copy(update=named)
+    replace(protector, settings=settings).save(tmp_path / "export")
+    card = hub.ModelCard.load(tmp_path / "export" / "README.md")
+    assert "Classes: Blüten: {0}, ---." in card.text
+    assert set(card.data.to_dict()) == {"library_name", "tags"}
 
 
 def test_a_single_image_of_a_named_class(run: Path, tmp_path: Path) -> None:
