@@ -8,6 +8,7 @@ tracker's own says otherwise, such as `WANDB_MODE` or `MLFLOW_TRACKING_URI`.
 import importlib.util
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ _ANONYMOUS = {"mlflow.user": "unknown", "mlflow.source.name": PROJECT}
 
 _WANDB_SERVICE = "WANDB_SERVICE"
 """Variable in which wandb leaves its service to later processes, which would die with this one."""
+
+_WANDB_SECONDS = 10.0
+"""How long its service may take to write the end of a file."""
 
 
 @dataclass(frozen=True)
@@ -282,10 +286,17 @@ class _Wandb:
 
     def finish(self, *, failed: bool) -> None:
         try:
+            file = Path(self._tracker.tracker.settings.sync_file)
+            before = file.stat().st_size
             self._wandb.finish(exit_code=int(failed))
-        except OSError:  # its service has died; the next run starts another one
+        except Exception:  # its service may have died; the next run starts another one
             self._wandb.teardown()
             raise
+        began = time.monotonic()
+        while file.stat().st_size == before:  # its service writes the end; an error it only logs
+            if time.monotonic() - began > _WANDB_SECONDS:
+                raise OSError(f"{file}: could not be written to the end; the disk may be full")
+            time.sleep(0.01)
 
 
 class _Mlflow:

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -68,8 +69,13 @@ def wandb_runs(folder: Path) -> list[Tracked]:
 
 
 def _wandb_run(path: Path) -> Tracked:
+    for _ in range(100):  # wandb's service writes the end a little later
+        records = list(_records(path.read_bytes()))
+        if records[-1].WhichOneof("record_type") == "exit":
+            break
+        time.sleep(0.01)
     tracked = Tracked()
-    for record in _records(path.read_bytes()):
+    for record in records:
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run = record.run

@@ -24,7 +24,7 @@ from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.training.train import train
 from tests.helpers.command_line import cli_of
 from tests.helpers.forked import Program, run_ranks
-from tests.helpers.runs import TINY, tiny
+from tests.helpers.runs import TINY, make_run, tiny
 from tests.helpers.tracked import mlflow_runs, tensorboard_scalars, wandb_runs
 
 ALL = "tracking=[tensorboard, wandb, mlflow]"
@@ -112,19 +112,19 @@ def test_a_file_of_weights_is_shown_without_its_folder() -> None:
 def test_a_killed_run_goes_on_in_the_same_runs_and_repeats_no_step(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = (*TINY, ALL, "budget.steps=300", "checkpoint.every=100")
+    settings = (*TINY, ALL, "budget.steps=120", "checkpoint.every=40")
     config = tiny(folder, *settings, name="killed")
     places = [f"data.root={config.data.root}", f"output={config.output}"]
     process = Program(["-m", "bigbatch_ue.train", "--preset", "digits", *settings, *places])
     metrics = config.run_folder / "metrics.jsonl"
     while process.poll() is None:
-        if metrics.exists() and len(metrics.read_text().splitlines()) > 130:
+        if metrics.exists() and len(metrics.read_text().splitlines()) > 50:
             break
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
     logged = len(metrics.read_text().splitlines())
-    assert 130 < logged < 300
+    assert 50 < logged < 120
     ids = (config.run_folder / "trackers.json").read_text()
     train(config, resume=True)
     assert (config.run_folder / "trackers.json").read_text() == ids
@@ -132,14 +132,14 @@ def test_a_killed_run_goes_on_in_the_same_runs_and_repeats_no_step(
     for tag in ("lr", "loss/mean"):
         steps = tracked.order[tag]
         assert steps == sorted(set(steps))
-        assert set(range(300)) - set(steps) <= {logged - 1}  # under way when the process died
-    assert [step for _, step in tracked.pictures] == [100, 200, 300]
+        assert set(range(120)) - set(steps) <= {logged - 1}  # under way when the process died
+    assert [step for _, step in tracked.pictures] == [40, 80, 120]
     first, second = wandb_runs(config.run_folder)
     assert first.own_id == second.own_id == json.loads(ids)["wandb"]["training"]
-    assert second.order["lr"] == list(range(logged, 300))
+    assert second.order["lr"] == list(range(logged, 120))
     assert first.order["lr"] == list(range(len(first.order["lr"])))
     assert len(first.order["lr"]) <= logged
-    assert second.settings["budget.steps"] == 300
+    assert second.settings["budget.steps"] == 120
 
 
 def test_a_tracker_that_is_added_when_resuming_begins_there(
@@ -197,10 +197,9 @@ def test_trackers_that_fail_later_are_left_out_and_do_not_spoil_the_next_run(
         shutil.rmtree(files.folder / "mlflow")
         trackers.scalars(1, {"a": 1.0})
         assert trackers.failed == {TrackerName.MLFLOW}
-        for core in psutil.Process().children():
-            if core.name().startswith("wandb"):
-                core.kill()
-                core.wait()
+        (core,) = [each for each in psutil.Process().children() if "wandb" in each.name()]
+        core.kill()
+        core.wait()
         for step in range(2, 50):
             trackers.scalars(step, {"a": 1.0})
             time.sleep(0.01)
@@ -211,8 +210,30 @@ def test_trackers_that_fail_later_are_left_out_and_do_not_spoil_the_next_run(
     with open_trackers(BOTH, TrackedRun.of_training(RunFiles(tmp_path / "b"), {})) as trackers:
         trackers.scalars(0, {"a": 0.0})
     assert not trackers.failed
+    assert len(wandb_runs(tmp_path / "b")) == 1
     (found,) = mlflow_runs(tmp_path / "b" / "mlflow", monkeypatch)
     assert found.name == "b"
+
+
+def test_a_full_disk_under_wandb_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its service, which writes the file, it is only logged."""
+    PartialState()
+    monkeypatch.setattr("bigbatch_ue.runs.trackers._WANDB_SECONDS", 1.0)
+    with open_trackers(
+        [TrackerName.WANDB], TrackedRun.of_training(RunFiles(tmp_path), {})
+    ) as found:
+        found.scalars(0, {"a": 0.0})
+        (core,) = [each for each in psutil.Process().children() if "wandb" in each.name()]
+        core.rlimit(psutil.RLIMIT_FSIZE, (30_000, psutil.RLIM_INFINITY))
+        for step in range(1, 1000):
+            found.scalars(step, {"a": 0.0})
+    core.rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
+    assert found.failed == {TrackerName.WANDB}
+    said = capsys.readouterr().err
+    assert said.startswith("warning: tracking=wandb: OSError: ")
+    assert "could not be written to the end; the disk may be full" in said
 
 
 def test_a_run_that_ends_early_is_shown_as_such(
@@ -274,3 +295,10 @@ def test_a_tracker_that_is_not_installed_is_an_error_before_anything_is_done(
     assert code == 2
     assert "error: tracking=trackio: needs trackio; run: pip install trackio" in said
     assert not (tmp_path / "run").exists()
+    made = make_run(tmp_path)
+    for command in (("evaluate", made, "tracking=[trackio]"), ("evaluate", made, "seed=1")):
+        code, _, said = cli(*command)
+        assert code == 2
+        assert ("needs trackio" in said) == ("tracking=[trackio]" in command)
+    assert "set only target.*, evaluation.*, tracking and data.root" in said
+    assert not (made / "evaluation").exists()
