@@ -8,6 +8,7 @@ from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.datasets import require_source
 from bigbatch_ue.evaluation.external_images import external_path
 from bigbatch_ue.runs.folder import RunFiles, load_run
+from bigbatch_ue.runs.trackers import require_trackers
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.sweeps.spec import SweepSpec, base_config
 
@@ -21,13 +22,23 @@ def require_images(config: Config, download: bool) -> None:
     require_source(config.data, download=download)
 
 
+def require_training(config: Config, download: bool) -> None:
+    """Check that the images of a configuration are at hand, and that its trackers are installed.
+
+    Raises:
+        UserError: as for `require_images`, or a tracker is not installed.
+    """
+    require_trackers(config.tracking)
+    require_images(config, download)
+
+
 def require_run(
     folder: Path,
     place: str | None,
     download: bool,
     target: str | None = None,
     overrides: Sequence[str] = (),
-) -> None:
+) -> Config:
     """Check that `folder` contains a finished run, whose images are at hand.
 
     Args:
@@ -36,6 +47,9 @@ def require_run(
         download: whether a data set that is missing will be fetched.
         target: preset of the target network, for an evaluation.
         overrides: settings of an evaluation.
+
+    Returns:
+        The settings of the run, revised for the evaluation.
 
     Raises:
         UserError: it does not; an invalid setting; or the images are missing.
@@ -51,6 +65,7 @@ def require_run(
         raise UserError(
             f"{error}; if the images of the run have moved, add --data {kind}:PATH"
         ) from None
+    return config
 
 
 def require_protector(
@@ -72,20 +87,20 @@ def require_external(config: Config, location: str, download: bool) -> None:
     """Check that there are perturbed images at `location`, and the clean ones of `config`.
 
     Raises:
-        UserError: as for `require_images`, or there is nothing at `location`.
+        UserError: as for `require_training`, or there is nothing at `location`.
     """
-    require_images(config, download)
+    require_training(config, download)
     external_path(location)
 
 
 def require_sweep(sweep: SweepSpec, download: bool) -> None:
-    """Check the settings of each data set of a sweep, and that its images are at hand.
+    """Check the settings of each data set of a sweep, as `require_training` does.
 
     Raises:
-        UserError: an invalid setting, or the images are missing.
+        UserError: an invalid setting, the images are missing, or a tracker is not installed.
     """
     for dataset in sweep.datasets:
-        require_images(base_config(sweep, dataset, sweep.seeds.run[0], sweep.scopes[0]), download)
+        require_training(base_config(sweep, dataset, sweep.seeds.run[0], sweep.scopes[0]), download)
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from bigbatch_ue.config.load import load_config, revise_evaluation
 from bigbatch_ue.config.names import TARGETS, ArmName, GradientPath
 from bigbatch_ue.files.paths import hide_home
 from bigbatch_ue.reporting.words import counted
+from bigbatch_ue.runs.trackers import require_trackers
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.ranks import is_main_process
 
@@ -75,7 +76,7 @@ def evaluate(
             )
         folder = Path(given.pop(0))
         overrides += given
-        require_run(folder, place, download, target, overrides)
+        require_trackers(require_run(folder, place, download, target, overrides).tracking)
         from bigbatch_ue.evaluation.evaluate import evaluate as evaluate_run
 
         results = evaluate_run(folder, place=place, target=target, overrides=overrides, **options)

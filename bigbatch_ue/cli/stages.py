@@ -9,6 +9,7 @@ from bigbatch_ue.cli.checks import (
     require_images,
     require_protector,
     require_run,
+    require_training,
 )
 from bigbatch_ue.cli.options import (
     ConfigFile,
@@ -73,7 +74,7 @@ def train(
 ) -> None:
     """Train the perturbations of one data set at one effective batch."""
     resolved = load_config(preset, config, overrides or ())
-    require_images(resolved, download)
+    require_training(resolved, download)
     from bigbatch_ue.training.train import train as run_training
 
     run = run_training(resolved, resume=resume, download=download, time_limit=time_limit)

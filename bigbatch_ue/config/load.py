@@ -74,7 +74,7 @@ def revise_evaluation(
     Args:
         config: the configuration of the run.
         target: one of `config.names.TARGETS`; None keeps the target of `config`.
-        overrides: settings of `target`, `evaluation` and `data.root`.
+        overrides: settings of `target`, `evaluation`, `tracking` and `data.root`.
 
     Raises:
         UserError: as for `load_config`, or an override that belongs to the run.
@@ -84,11 +84,11 @@ def revise_evaluation(
         content["target"] = read_target(target)
     revised = resolve(Config, content, overrides)
     if revised.answer() != config.answer() or revised.output != config.output:
-        own = ("target", "evaluation", "data.root=")
+        own = ("target", "evaluation", "tracking=", "data.root=")
         refused = [override for override in overrides if not override.startswith(own)]
         raise UserError(
             f"{' '.join(refused)}: belongs to the run, so that an evaluation cannot change it; "
-            "set only target.*, evaluation.* and data.root"
+            "set only target.*, evaluation.*, tracking and data.root"
         )
     return revised
 

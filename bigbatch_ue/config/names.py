@@ -30,6 +30,15 @@ TARGETS = (
 )
 
 
+class TrackerName(StrEnum):
+    """The tool that shows the scalars and pictures of runs."""
+
+    TENSORBOARD = "tensorboard"
+    WANDB = "wandb"
+    MLFLOW = "mlflow"
+    TRACKIO = "trackio"
+
+
 class GradientPath(StrEnum):
     """The path to the gradient of an effective batch; the baseline is for measurements only."""
 

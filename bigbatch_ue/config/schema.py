@@ -1,12 +1,14 @@
 """The one typed configuration of a run; `config.load` reads it."""
 
 import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from bigbatch_ue.config.evaluation_sections import EvaluationConfig, TargetConfig
+from bigbatch_ue.config.names import TrackerName
 from bigbatch_ue.config.section import Section, UserPath
 from bigbatch_ue.config.sections import (
     AugmentConfig,
@@ -23,9 +25,11 @@ from bigbatch_ue.config.sections import (
     SurrogateConfig,
 )
 from bigbatch_ue.files.atomic import atomic_file
+from bigbatch_ue.files.paths import hide_home
 from bigbatch_ue.files.yaml_files import format_yaml
 
-_NOT_IN_ANSWER = {"output", "compute", "noise", "checkpoint", "target", "evaluation"}
+_NOT_IN_ANSWER = {"output", "tracking", "compute", "noise", "checkpoint", "target", "evaluation"}
+_NOT_SHOWN = {"output", "tracking", "checkpoint", "target", "evaluation"}
 
 
 class Config(Section):
@@ -36,6 +40,13 @@ class Config(Section):
     )
     output: UserPath | None = Field(
         None, description="Folder of the run; by default `runs/<data>-b<B>-s<seed>`."
+    )
+    tracking: tuple[TrackerName, ...] = Field(
+        (TrackerName.TENSORBOARD,),
+        description="Where scalars, pictures and settings of runs and evaluations go, besides the "
+        "run's own files; they change no result. `wandb` and `mlflow` come with the extra "
+        "`trackers`, `trackio` with `pip install trackio`; without a variable that says otherwise, "
+        "all stay in the folder of the run or sweep.",
     )
     data: DataConfig = DataConfig()
     surrogate: SurrogateConfig = SurrogateConfig()
@@ -72,6 +83,8 @@ class Config(Section):
                 f"augment.pad={self.augment.pad}: reaches over the whole image; "
                 f"use less than data.size={self.data.size}"
             )
+        if len(set(self.tracking)) < len(self.tracking):
+            raise ValueError("tracking: contains a value twice; remove one of them")
         return self
 
     @property
@@ -92,6 +105,19 @@ class Config(Section):
             "lr_rule": self.optimizer.lr_rule,
             "scope": self.batch.scope,
         }
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """The settings of the run by dotted name, as others may see them: files without folders."""
+        content = self.model_dump(mode="json", exclude=_NOT_SHOWN)
+        content["data"] = {
+            "name": self.data.shown_as,
+            "size": self.data.size,
+            "limit": self.data.limit,
+        }
+        kind, colon, place = self.surrogate.weights.partition(":")
+        content["surrogate"]["weights"] = f"{kind}{colon}{Path(place).name}"
+        return dict(_flat(content))
 
     def full_batch(self, images: int) -> int:
         """Return the images of a generator, of `images` in all: a mean cluster, or the whole set.
@@ -122,3 +148,12 @@ class Config(Section):
         """Write the resolved configuration as YAML, atomically."""
         with atomic_file(path) as temporary:
             temporary.write_text(format_yaml(self.model_dump(mode="json")))
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings by dotted name, the home folder in a text as `~`."""
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", hide_home(value) if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""Files of an evaluation besides its results: report page, pictures, TensorBoard."""
+"""Files of an evaluation besides its results: report page, pictures, trackers."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from bigbatch_ue import __version__
-from bigbatch_ue.config.names import ArmName
+from bigbatch_ue.config.names import ArmName, TrackerName
 from bigbatch_ue.data.source import Pixels
 from bigbatch_ue.evaluation.arms import Arm, load_arms, save_arms
 from bigbatch_ue.evaluation.report.page import (
@@ -24,6 +24,7 @@ from bigbatch_ue.evaluation.report.page import (
 )
 from bigbatch_ue.evaluation.report.pictures import first_of_each_group, picture_grid
 from bigbatch_ue.evaluation.report.tensorboard import write_tensorboard
+from bigbatch_ue.evaluation.report.tracking import track_arms
 from bigbatch_ue.evaluation.subject import Subject, protected_indices
 from bigbatch_ue.files.formats import read_json, write_json
 from bigbatch_ue.files.locks import locked
@@ -43,7 +44,7 @@ MAX_MEASURED = 1000
 def write_outputs(
     folder: Path, subject: Subject, arms: Sequence[Arm], about: dict[str, Any]
 ) -> None:
-    """Write everything that shows the results in `folder`: report, pictures, TensorBoard.
+    """Write everything that shows the results in `folder`: report, pictures, trackers.
 
     Args:
         folder: evaluation folder with `results.json`.
@@ -75,8 +76,10 @@ def write_outputs(
         about["notes"] = list(dict.fromkeys([*_earlier_notes(folder), *about["notes"]]))
         write_json(folder / ABOUT, about)
         _draw_pictures(folder / PICTURE, subject)
-        write_tensorboard(folder / "tensorboard", sorted_arms)
+        if TrackerName.TENSORBOARD in config.tracking:
+            write_tensorboard(folder / "tensorboard", sorted_arms)
         page = write_report([folder], folder)
+        track_arms(folder, sorted_arms, config.tracking)
     note(f"report: {page}")
 
 

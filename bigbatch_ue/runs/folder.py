@@ -59,6 +59,11 @@ class RunFiles:
         return self.folder / "tensorboard"
 
     @property
+    def trackers(self) -> Path:
+        """JSON: what trackers know the run by (`trackers`)."""
+        return self.folder / "trackers.json"
+
+    @property
     def result(self) -> Path:
         """JSON: a `TrainingResult`; exists once the run has finished."""
         return self.folder / "result.json"
@@ -102,6 +107,14 @@ class RunFiles:
     def log(self) -> Path:
         """Text: output of a cell."""
         return self.folder / "log.txt"
+
+    @property
+    def home(self) -> Path:
+        """The absolute folder of the whole: of the sweep of a cell, of the run of its parts."""
+        own = self.folder.absolute()
+        whole = RunFiles(own.parent.parent)
+        is_part = own.parent in (whole.controls, whole.groups) and whole.config.exists()
+        return whole.home if is_part or self.cell.exists() else own
 
     @property
     def finished(self) -> bool:

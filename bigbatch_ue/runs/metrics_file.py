@@ -26,6 +26,11 @@ def drop_steps_from(path: Path, step: int) -> None:
         temporary.write_text("".join(f"{line}\n" for line in kept))
 
 
+def count_steps(path: Path) -> int:
+    """Count the steps that the file tells of, the last one by its number; 0 without a file."""
+    return max((content["step"] + 1 for _, content in _lines(path)), default=0)
+
+
 def read_moments(path: Path, space: str, generators: int) -> NDArray[np.float64]:
     """Read the estimates of the gradient noise in one space.
 

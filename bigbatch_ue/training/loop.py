@@ -115,7 +115,7 @@ def optimise(
         UserError: a loss is not finite, and its step must not be skipped, or too many were.
     """
     config, plan, accelerator = job.config, job.plan, engine.accelerator
-    open_log = StepLog.open(run, start.step, plan.images_per_step)
+    open_log = StepLog.open(run, config, start.step, plan.images_per_step)
     schedule = NoiseSchedule(config.noise.every, start.step)
     timer = _CheckpointTimer(config.checkpoint)
     losses, skipped, in_a_row = torch.full([len(plan.per_generator)], torch.nan), start.skipped, 0

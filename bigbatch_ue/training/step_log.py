@@ -1,18 +1,23 @@
-"""The log of a run's steps: JSON lines and TensorBoard events, from the main process alone."""
+"""The log of a run's steps: JSON lines and trackers, from the main process alone."""
 
 import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Self, TextIO
 
+from PIL import Image
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from torchvision.utils import make_grid
 
+from bigbatch_ue.config.names import TrackerName
+from bigbatch_ue.config.schema import Config
 from bigbatch_ue.runs.folder import Run
-from bigbatch_ue.runs.metrics_file import Moments, drop_steps_from
+from bigbatch_ue.runs.metrics_file import Moments, count_steps, drop_steps_from
 from bigbatch_ue.runs.result import Agreement
+from bigbatch_ue.runs.trackers import TrackedRun, Trackers, open_trackers
 from bigbatch_ue.training.noise import SmoothedNoiseScale
 
 
@@ -21,25 +26,39 @@ class StepLog:
 
     Args:
         lines: text file for JSON lines.
-        tensorboard: writer of events.
+        tensorboard: writer of events; None if they are not wanted.
+        trackers: the other trackers.
         images_per_step: images through the surrogate in one step.
     """
 
-    def __init__(self, lines: TextIO, tensorboard: SummaryWriter, images_per_step: int) -> None:
-        self.lines, self.tensorboard = lines, tensorboard
+    def __init__(
+        self,
+        lines: TextIO,
+        tensorboard: SummaryWriter | None,
+        trackers: Trackers,
+        images_per_step: int,
+    ) -> None:
+        self.lines, self.tensorboard, self.trackers = lines, tensorboard, trackers
         self.images_per_step = images_per_step
         self.smoothed: defaultdict[str, SmoothedNoiseScale] = defaultdict(SmoothedNoiseScale)
 
     @classmethod
     @contextmanager
-    def open(cls, run: Run, start: int, images_per_step: int) -> Iterator[Self]:
-        """Open the log of `run` at step `start`; drop that and later steps of a former process."""
+    def open(cls, run: Run, config: Config, start: int, images_per_step: int) -> Iterator[Self]:
+        """Open the log of `run` at step `start`; drop that and later steps of a former process.
+
+        Trackers cannot drop steps. They keep them, and get only later ones.
+        """
+        logged, tracked = count_steps(run.metrics), TrackedRun.of_training(run, config.shown)
         drop_steps_from(run.metrics, start)
-        with (
-            SummaryWriter(str(run.tensorboard), purge_step=start) as tensorboard,
-            run.metrics.open("a", buffering=1) as lines,
-        ):
-            yield cls(lines, tensorboard, images_per_step)
+        with ExitStack() as stack:
+            tensorboard = None
+            if TrackerName.TENSORBOARD in config.tracking:
+                writer = SummaryWriter(str(run.tensorboard), purge_step=start)
+                tensorboard = stack.enter_context(writer)
+            lines = stack.enter_context(run.metrics.open("a", buffering=1))
+            trackers = stack.enter_context(open_trackers(config.tracking, tracked, logged))
+            yield cls(lines, tensorboard, trackers, images_per_step)
 
     def step(
         self,
@@ -71,19 +90,29 @@ class StepLog:
             for index, scale in enumerate(self.smoothed[space].update(*moments)):
                 if scale is not None:
                     scalars[f"noise_scale_{space}/cluster_{index:02d}"] = scale
-        for tag, value in scalars.items():
-            self.tensorboard.add_scalar(tag, value, step)
+        self._scalars(step, scalars)
 
     def agreement(self, agreement: Agreement) -> None:
         """Record how much the clusters tell of the labels, before the first step."""
-        self.tensorboard.add_scalar("agreement/nmi", agreement.nmi, 0)
-        self.tensorboard.add_scalar("agreement/purity", agreement.purity, 0)
-        self.tensorboard.add_text("agreement/table", _as_table(agreement.table), 0)
+        self._scalars(0, {"agreement/nmi": agreement.nmi, "agreement/purity": agreement.purity})
+        if self.tensorboard:
+            self.tensorboard.add_text("agreement/table", _as_table(agreement.table), 0)
 
     def pictures(self, step: int, delta: Tensor) -> None:
         """Record the perturbations [p, C, H, W] as pictures, grey where they are zero."""
         largest = delta.abs().amax().clamp(min=1e-12)
-        self.tensorboard.add_images("perturbations", (delta / largest + 1) / 2, step)
+        shown = (delta / largest + 1) / 2
+        if self.tensorboard:
+            self.tensorboard.add_images("perturbations", shown, step)
+        grid = make_grid(shown.float().cpu(), nrow=math.isqrt(len(shown) - 1) + 1, padding=1)
+        pixels = (grid * 255).round().byte().permute(1, 2, 0).numpy()
+        self.trackers.picture(step, "perturbations", Image.fromarray(pixels))
+
+    def _scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        if self.tensorboard:
+            for tag, value in scalars.items():
+                self.tensorboard.add_scalar(tag, value, step)
+        self.trackers.scalars(step, scalars)
 
 
 def _as_table(counts: Sequence[Sequence[int]]) -> str:

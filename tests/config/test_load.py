@@ -55,7 +55,7 @@ def test_overrides_come_last_and_are_coerced(tmp_path: Path) -> None:
             "batch.effectve=3",
             "batch.effectve: unknown key; allowed: effective, micro, scope, extend, accumulation",
         ),
-        ("bacth.effective=3", "bacth: unknown key; allowed: seed, output, data, surrogate, "),
+        ("bacth.effective=3", "bacth: unknown key; allowed: seed, output, tracking, data, "),
         ("surrogate.fit.rate=1", "surrogate.fit.rate: unknown key; allowed: optimizer, epochs, "),
         ("batch.effective=0", "batch.effective=0: must be greater than or equal to 1"),
         ("batch.effective=many", "batch.effective='many': must be a whole number"),
@@ -221,7 +221,7 @@ def test_an_evaluation_changes_no_setting_of_its_run() -> None:
         revise_evaluation(config, overrides=["target.model=x", "batch.effective=3"])
     assert str(error.value) == (
         "batch.effective=3: belongs to the run, so that an evaluation cannot change it; "
-        "set only target.*, evaluation.* and data.root"
+        "set only target.*, evaluation.*, tracking and data.root"
     )
 
 

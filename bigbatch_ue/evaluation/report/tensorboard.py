@@ -6,7 +6,7 @@ from pathlib import Path
 from bigbatch_ue.evaluation.arms import Arm
 from bigbatch_ue.evaluation.report.charts import confusion_matrix
 from bigbatch_ue.files.atomic import atomic_folder
-from bigbatch_ue.reporting.tensorboard import HparamsRow, write_events
+from bigbatch_ue.reporting.tensorboard import HparamsRow, Series, write_events
 from bigbatch_ue.reporting.words import numbered, slug
 
 SETTINGS = (
@@ -31,18 +31,28 @@ def write_tensorboard(folder: Path, arms: Sequence[Arm]) -> None:
     for the HPARAMS page its `SETTINGS` and `METRICS`.
     """
     with atomic_folder(folder) as temporary:
-        for name, arm in zip(numbered(map(_run_name, arms)), arms, strict=True):
-            epochs = len(arm.accuracies)
+        for name, arm in zip(run_names(arms), arms, strict=True):
             write_events(
                 temporary / name,
-                {
-                    "accuracy/test": dict(enumerate(arm.accuracies, 1)),
-                    "loss/train": dict(enumerate(arm.losses, 1)),
-                    **{metric: {epochs: getattr(arm, metric)} for metric in METRICS},
-                },
-                figures={"confusion": {epochs: confusion_matrix(arm.confusion)}},
+                curves(arm),
+                figures={"confusion": {len(arm.accuracies): confusion_matrix(arm.confusion)}},
                 row=HparamsRow(name, {key: getattr(arm, key) for key in SETTINGS}, METRICS),
             )
+
+
+def curves(arm: Arm) -> dict[str, Series]:
+    """Return the test accuracy and training loss of an arm by epoch, and its `METRICS`."""
+    epochs = len(arm.accuracies)
+    return {
+        "accuracy/test": dict(enumerate(arm.accuracies, 1)),
+        "loss/train": dict(enumerate(arm.losses, 1)),
+        **{metric: {epochs: getattr(arm, metric)} for metric in METRICS},
+    }
+
+
+def run_names(arms: Sequence[Arm]) -> list[str]:
+    """Return a name for each arm that says what it is, different from all others."""
+    return list(numbered(map(_run_name, arms)))
 
 
 def _run_name(arm: Arm) -> str:
