@@ -27,7 +27,7 @@ from bigbatch_ue.benchmark.cases import (
 )
 from bigbatch_ue.benchmark.timing import Measurement, matmul_peak, measure_step
 from bigbatch_ue.benchmark.traffic import count_traffic
-from bigbatch_ue.clustering.grouping import without_labels
+from bigbatch_ue.clustering.resolve import without_labels
 from bigbatch_ue.config.names import GradientPath
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.networks.frozen import allow_tf32, compute_mode

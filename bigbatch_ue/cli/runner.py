@@ -1,5 +1,7 @@
 """Running a command line: an error becomes one line on standard error, and an exit code."""
 
+import atexit
+import gc
 import logging
 import os
 import sys
@@ -29,6 +31,7 @@ def run(commands: typer.Typer, arguments: Sequence[str] | None = None) -> None:
         arguments: name of the command and its arguments; by default those of the process.
     """
     _silence_dependencies()
+    atexit.register(gc.freeze)  # else the exit looks a second long for garbage in torch
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -1,10 +1,12 @@
 """Data sets by name: scikit-learn's digits, MedMNIST, torchvision's, and the user's files."""
 
 import hashlib
+import importlib.util
+import runpy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -174,10 +176,18 @@ def _download(
 
 def medmnist_info(flag: str) -> dict[str, Any]:
     """Return the medmnist package's description of the data set `flag`."""
-    from medmnist import INFO  # imported here because the import creates ~/.medmnist
-
-    info: dict[str, Any] = INFO[flag]
+    info: dict[str, Any] = _medmnist_table()[flag]
     return info
+
+
+@cache
+def _medmnist_table() -> dict[str, Any]:
+    """Read the medmnist package's table without the package, which imports torch and pandas."""
+    package = importlib.util.find_spec("medmnist")
+    assert package
+    file = Path(str(package.origin)).with_name("info.py")  # running it creates ~/.medmnist
+    table: dict[str, Any] = runpy.run_path(str(file))["INFO"]
+    return table
 
 
 def medmnist_file(root: Path, flag: str, size: int) -> Path:

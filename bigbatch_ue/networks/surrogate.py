@@ -15,11 +15,12 @@ from bigbatch_ue.files.formats import digest
 from bigbatch_ue.files.locks import locked
 from bigbatch_ue.files.paths import expand_path
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
-from bigbatch_ue.networks.backbone import NetworkSpec, Normalised, build_network
+from bigbatch_ue.networks.backbone import Normalised, build_network
 from bigbatch_ue.networks.classifier import train_classifier
 from bigbatch_ue.networks.inference import accuracy, output_width, to_device, to_float
 from bigbatch_ue.networks.recipe import TrainingSettings
 from bigbatch_ue.networks.simclr import train_simclr
+from bigbatch_ue.networks.spec import NetworkSpec, surrogate_spec
 from bigbatch_ue.networks.weights import PACKAGE, load_body, load_package_body
 from bigbatch_ue.reporting.words import percent
 from bigbatch_ue.runtime.console import note, progress_bar
@@ -102,11 +103,6 @@ def extract_features(
             part = slice(start, start + batch)
             features[part] = surrogate(to_float(to_device(images[part], device)))
     return features
-
-
-def surrogate_spec(config: SurrogateConfig, channels: int, size: int) -> NetworkSpec:
-    """Describe the surrogate of `config` for images [channels, size, size]."""
-    return NetworkSpec(config.model, channels, size, config.args, config.stem, config.size)
 
 
 def untrained_surrogate(config: SurrogateConfig, channels: int, size: int) -> Normalised:

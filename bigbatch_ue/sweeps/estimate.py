@@ -9,16 +9,17 @@ from torch import Tensor, nn
 
 from bigbatch_ue.batching.plan import BatchPlan, make_plan
 from bigbatch_ue.benchmark.timing import fastest
-from bigbatch_ue.clustering.grouping import expected_sizes
+from bigbatch_ue.clustering.resolve import expected_sizes
 from bigbatch_ue.config.names import ArmName, Grouping
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet
 from bigbatch_ue.evaluation.arms import RUN_ARMS, ArmSpec, arm_specs
 from bigbatch_ue.evaluation.target import target_spec
-from bigbatch_ue.networks.backbone import NetworkSpec, build_network
+from bigbatch_ue.networks.backbone import build_network
 from bigbatch_ue.networks.frozen import FrozenNetwork, compute_mode
 from bigbatch_ue.networks.generator import GeneratorBank
-from bigbatch_ue.networks.surrogate import surrogate_spec, untrained_surrogate
+from bigbatch_ue.networks.spec import NetworkSpec, surrogate_spec
+from bigbatch_ue.networks.surrogate import untrained_surrogate
 from bigbatch_ue.sweeps.cells import Cell
 
 _WITHOUT_CLUSTERS = (ArmName.CLEAN, ArmName.CLASS_NOISE, ArmName.UNPROTECTED)
