@@ -16,6 +16,7 @@ from bigbatch_ue.config.sections import ClustersConfig
 from bigbatch_ue.data.source import Labels
 from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.progress import progress
 from bigbatch_ue.runtime.randomness import Purpose, draw
 
 _TINY = 20
@@ -90,7 +91,8 @@ def _k_means(
 
     method = MiniBatchKMeans if len(features) > config.minibatch_above else KMeans
     state = int(draw(seed, Purpose.KMEANS, label).integers(2**32))
-    with threadpool_limits(1), warnings.catch_warnings():
+    stage = progress(f"k-means of {counted(len(features), 'image')}")
+    with stage, threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         kmeans = method(count, n_init=config.n_init, random_state=state).fit(features.numpy())
     return kmeans.labels_.astype(np.int64), kmeans.cluster_centers_.astype(np.float32)

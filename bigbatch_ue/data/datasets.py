@@ -1,6 +1,5 @@
 """Data sets by name: scikit-learn's digits, MedMNIST, torchvision's, and the user's files."""
 
-import hashlib
 import importlib.util
 import runpy
 from collections.abc import Callable
@@ -19,8 +18,10 @@ from bigbatch_ue.data.image_files import ImageFiles
 from bigbatch_ue.data.npz import Npz
 from bigbatch_ue.data.source import PARTS, Part, Source, Split
 from bigbatch_ue.files.atomic import atomic_file, atomic_folder
+from bigbatch_ue.files.hashing import digest_files
 from bigbatch_ue.files.paths import expand_path, require_file
 from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.progress import growth
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
 TORCHVISION = {
@@ -92,8 +93,8 @@ class MedMnist(Npz):
 
     @cached_property
     def _md5(self) -> str:
-        with require_file(self.path).open("rb") as file:
-            return hashlib.file_digest(file, "md5").hexdigest()
+        (md5,) = digest_files([require_file(self.path)], self.path.name, "md5")
+        return md5
 
 
 def open_source(data: DataConfig, download: bool = False) -> Source:
@@ -166,7 +167,8 @@ def _download(
     """
     with target as temporary:
         try:
-            fetch(temporary.parent)
+            with growth(f"downloading {path.name}", temporary.parent):
+                fetch(temporary.parent)
         except (RuntimeError, ValueError, OSError, EOFError) as error:
             reason = error.__context__ or error  # medmnist replaces the reason by a page of advice
             raise UserError(

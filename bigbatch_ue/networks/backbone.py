@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bigbatch_ue.networks.spec import NetworkSpec
 from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.progress import progress
 
 SMALL_PATCH = 4
 STEM_POOLS = ("maxpool", "stem.pool", "features.pool0")
@@ -145,9 +146,10 @@ def _input_args(spec: NetworkSpec) -> dict[str, int]:
 def _download_pretrained(spec: NetworkSpec, classes: int) -> nn.Module:
     name = spec.name
     try:
-        net: nn.Module = timm.create_model(
-            name, pretrained=True, in_chans=spec.channels, num_classes=classes, **spec.args
-        )
+        with progress(f"pretrained weights of {name}", any_process=True):
+            net: nn.Module = timm.create_model(
+                name, pretrained=True, in_chans=spec.channels, num_classes=classes, **spec.args
+            )
     except Exception as error:
         raise UserError(
             f"{name}: cannot download pretrained weights ({first_line(error)}); on a machine with "
