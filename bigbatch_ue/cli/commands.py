@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import typer
 
-from bigbatch_ue.cli.catalogue import datasets, presets
+from bigbatch_ue.cli.catalogue import datasets, doctor, presets
 from bigbatch_ue.cli.measuring import bench, demo, evaluate, report, sweep
 from bigbatch_ue.cli.runner import run
 from bigbatch_ue.cli.stages import apply, export, plan, protect, train
@@ -16,7 +16,7 @@ app = typer.Typer(
     help="Make images useless for unauthorised training: unlearnable clusters at any batch size.",
 )
 _STAGES = (plan, train, protect, apply, export, evaluate, sweep, report)
-for command in (datasets, presets, *_STAGES, bench, demo):
+for command in (doctor, datasets, presets, *_STAGES, bench, demo):
     app.command()(command)
 
 
