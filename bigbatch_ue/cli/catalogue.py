@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
+from bigbatch_ue.cli.completion import complete_shown_preset
 from bigbatch_ue.cli.options import ConfigFile, Overrides, Preset, console
 from bigbatch_ue.config.bundled import preset_as_yaml, purposes
 from bigbatch_ue.config.load import load_config
@@ -29,7 +30,11 @@ def datasets(
 
 def presets(
     name: Annotated[
-        str | None, typer.Argument(help="preset whose settings to show, as YAML for --config")
+        str | None,
+        typer.Argument(
+            help="preset whose settings to show, as YAML for --config",
+            autocompletion=complete_shown_preset,
+        ),
     ] = None,
 ) -> None:
     """List the presets and what they are for, or show the settings of one."""

@@ -10,7 +10,6 @@ from bigbatch_ue.cli.runner import run
 from bigbatch_ue.cli.stages import apply, export, plan, protect, train
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Make images useless for unauthorised training: unlearnable clusters at any batch size.",
