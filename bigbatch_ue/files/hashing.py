@@ -18,6 +18,8 @@ def digest_files(paths: Sequence[Path], what: str, algorithm: str = "sha256") ->
         what: name of the files, for the progress.
         algorithm: as for `hashlib.new`.
     """
+    if not paths:
+        return []
     digests, read = [], 0
     total = sum(path.stat().st_size for path in paths)
     with progress(f"checking {what}", "MB", total // _MB) as stage:
