@@ -18,6 +18,7 @@ from analysis.table.table import Curve, curves, rows_of
 from bigbatch_ue.config.names import ArmName
 from bigbatch_ue.evaluation.arms import ARM_NAMES
 from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.progress import progress
 
 PROTECTED = ARM_NAMES[ArmName.UC]
 
@@ -103,7 +104,11 @@ def analyse(table: pd.DataFrame, *, draws: int = DRAWS, margin: float = MARGIN) 
         draws: number of draws of the noise of each curve.
         margin: difference in accuracy that does not matter.
     """
-    fitted = [_fit_curve(curve, rows_of(curve, table), draws, margin) for curve in curves(table)]
+    found = list(curves(table))
+    with progress("fitting", "curves", len(found)) as stage:
+        fitted = [
+            _fit_curve(curve, rows_of(curve, table), draws, margin) for curve in stage.track(found)
+        ]
     findings = Findings(tuple(_adjust_findings(fitted)))
     problems: list[str] = []
     separations = [

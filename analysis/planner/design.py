@@ -18,8 +18,8 @@ from analysis.table.table import Floats, curves, read_table
 from bigbatch_ue.config.names import ArmName
 from bigbatch_ue.evaluation.arms import ARM_NAMES
 from bigbatch_ue.reporting.words import counted
-from bigbatch_ue.runtime.console import progress_bar
 from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.progress import progress
 
 POWER = 0.8
 """Power that a design should have."""
@@ -130,9 +130,8 @@ def plan_designs(
     if min(sizes) < 3 or min(seeds) < 2:
         raise UserError("design: needs at least 3 sizes and 2 seeds; raise --sizes or --seeds")
     grid = [(k, n) for k in sorted(set(sizes)) for n in sorted(set(seeds))]
-    with progress_bar(transient=True) as progress:
-        tracked = progress.track(grid, description="simulating sweeps")
-        return [_power(k, n, effect, noise, growth, simulations) for k, n in tracked]
+    with progress("simulating sweeps", "designs", len(grid)) as stage:
+        return [_power(k, n, effect, noise, growth, simulations) for k, n in stage.track(grid)]
 
 
 def _power(

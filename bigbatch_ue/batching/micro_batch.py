@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
@@ -15,6 +14,7 @@ from bigbatch_ue.files.formats import digest, read_json, write_json
 from bigbatch_ue.files.locks import locked
 from bigbatch_ue.runtime.device import device_name
 from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.host import available_memory
 
 _ONEDNN = "a primitive"
 """Part of oneDNN's error `could not create a primitive`: a convolution had too little memory."""
@@ -69,7 +69,7 @@ def initial_micro_batch(config: Config, bytes_per_image: int, device: torch.devi
         return int(known)
     micro = DEFAULT_MICRO_BATCH[device.type]
     if device.type == "cpu":
-        available = psutil.virtual_memory().available / 2
+        available = available_memory() / 2
         while micro > 1 and micro * bytes_per_image > available:
             micro //= 2
     return micro

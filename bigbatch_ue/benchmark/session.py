@@ -27,14 +27,14 @@ from bigbatch_ue.benchmark.cases import (
 )
 from bigbatch_ue.benchmark.timing import Measurement, matmul_peak, measure_step
 from bigbatch_ue.benchmark.traffic import count_traffic
-from bigbatch_ue.clustering.grouping import without_labels
+from bigbatch_ue.clustering.resolve import without_labels
 from bigbatch_ue.config.names import GradientPath
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.networks.frozen import allow_tf32, compute_mode
 from bigbatch_ue.runtime.accelerator import engine_name, start_accelerator
-from bigbatch_ue.runtime.console import progress_bar
 from bigbatch_ue.runtime.device import device_name, has_bf16
 from bigbatch_ue.runtime.memory import keep_freed_memory, return_freed_memory
+from bigbatch_ue.runtime.progress import progress
 from bigbatch_ue.training.requirements import count_flops
 
 RECORDS = "records.jsonl"
@@ -74,12 +74,11 @@ def bench(
         cases = [session.workload.case(*each) for each in product(batches, micros, paths)]
         common = session.common_fields()
         out.mkdir(parents=True, exist_ok=True)
-        with progress_bar() as progress:
-            task = progress.add_task("measuring", total=rounds * len(cases))
+        with progress("measuring", "cases", rounds * len(cases), kept=True) as stage:
             for number, case in product(range(rounds), cases):
-                progress.update(task, description=str(case))
+                stage.remark = str(case)
                 record = {**common, "round": number, **session.record(case)}
-                progress.advance(task)
+                stage.advance()
                 if accelerator.is_main_process:
                     with (out / RECORDS).open("a") as file:
                         file.write(json.dumps(record) + "\n")

@@ -4,20 +4,19 @@ from collections.abc import Sequence
 
 import typer
 
-from bigbatch_ue.cli.catalogue import datasets, presets
+from bigbatch_ue.cli.catalogue import datasets, doctor, presets
 from bigbatch_ue.cli.launching import launch, submit
 from bigbatch_ue.cli.measuring import bench, demo, evaluate, report, sweep
 from bigbatch_ue.cli.runner import run
 from bigbatch_ue.cli.stages import apply, export, plan, protect, train
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Make images useless for unauthorised training: unlearnable clusters at any batch size.",
 )
 _STAGES = (plan, train, protect, apply, export, evaluate, sweep, report)
-for command in (datasets, presets, *_STAGES, launch, submit, bench, demo):
+for command in (doctor, datasets, presets, *_STAGES, launch, submit, bench, demo):
     app.command()(command)
 
 

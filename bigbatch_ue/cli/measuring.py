@@ -13,6 +13,7 @@ from bigbatch_ue.cli.checks import (
     require_run,
     require_sweep,
 )
+from bigbatch_ue.cli.completion import complete_setting, complete_target
 from bigbatch_ue.cli.options import (
     ConfigFile,
     Download,
@@ -37,6 +38,7 @@ def evaluate(
             metavar="RUN [KEY=VALUE]...",
             help="folder of a finished run (omitted with --protected), and settings, such as "
             "evaluation.countermeasures=all",
+            autocompletion=complete_setting,
         ),
     ] = None,
     protected: Annotated[
@@ -49,7 +51,11 @@ def evaluate(
     preset: Preset = None,
     config: ConfigFile = None,
     target: Annotated[
-        str | None, typer.Option(help=f"preset of the target network: {', '.join(TARGETS)}")
+        str | None,
+        typer.Option(
+            help=f"preset of the target network: {', '.join(TARGETS)}",
+            autocompletion=complete_target,
+        ),
     ] = None,
     seeds: Annotated[
         list[int] | None, typer.Option("--seed", min=0, help="evaluation.seeds; repeatable")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from bigbatch_ue.cli.completion import complete_preset, complete_setting
 from bigbatch_ue.config.names import PARITY, PRESETS
 from bigbatch_ue.runtime.console import whole_lines
 
@@ -16,9 +17,12 @@ _PRESETS = (
     f"name with {PARITY} has the settings of the study; `bigbatch-ue presets NAME` shows them"
 )
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="settings, such as batch.effective=4096 seed=1")
+    list[str] | None,
+    typer.Argument(
+        help="settings, such as batch.effective=4096 seed=1", autocompletion=complete_setting
+    ),
 ]
-Preset = Annotated[str | None, typer.Option(help=_PRESETS)]
+Preset = Annotated[str | None, typer.Option(help=_PRESETS, autocompletion=complete_preset)]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings")]
 Download = Annotated[bool, typer.Option("--download", help="allow the data set to be downloaded")]
 RunFolder = Annotated[Path, typer.Argument(help="folder of a finished run")]

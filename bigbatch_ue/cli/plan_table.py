@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 
-import torch
 from rich.table import Table
 
 from bigbatch_ue.batching.plan import even_sizes, make_plan
-from bigbatch_ue.clustering.agreement import measure_agreement
-from bigbatch_ue.clustering.grouping import (
+from bigbatch_ue.clustering.resolve import (
     DEFAULT_COUNT,
     expected_sizes,
     resolve_clusters,
@@ -16,11 +14,10 @@ from bigbatch_ue.clustering.grouping import (
 from bigbatch_ue.config.names import Grouping
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet, prepare_dataset
-from bigbatch_ue.networks.surrogate import surrogate_of_run
 from bigbatch_ue.reporting.words import counted, span
+from bigbatch_ue.runs.result import Agreement
 from bigbatch_ue.runtime.ranks import EngineName
-from bigbatch_ue.training.requirements import expected_memory
-from bigbatch_ue.training.setup import cluster_images
+from bigbatch_ue.training.memory_needs import expected_memory
 
 _RANKS_SHOWN = 8
 _PARTS = {
@@ -125,9 +122,19 @@ def _group(config: Config, data: DataSet, measure: bool) -> _GroupingPlan:
                 "add --agreement to group the images and see what the clusters tell of the labels"
             )
         return _GroupingPlan(sizes, "k-means decides; add --agreement to group now", told)
+    grouped, agreement = _group_now(config, data)
+    return _GroupingPlan(grouped, "", str(agreement) if agreement else "a single class")
+
+
+def _group_now(config: Config, data: DataSet) -> tuple[list[int], Agreement | None]:
+    """Group the images; return the sizes of the clusters, and what they tell of the labels."""
+    import torch  # with what is built on it, this takes seconds
+
+    from bigbatch_ue.clustering.agreement import measure_agreement
+    from bigbatch_ue.networks.surrogate import surrogate_of_run
+    from bigbatch_ue.training.setup import cluster_images
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     clusters = cluster_images(config, data, surrogate_of_run(config, data, device), device)
-    agreement = measure_agreement(clusters.assignment.numpy(), labels)
-    return _GroupingPlan(
-        clusters.sizes.tolist(), "", str(agreement) if agreement else "a single class"
-    )
+    agreement = measure_agreement(clusters.assignment.numpy(), data.train.labels)
+    return clusters.sizes.tolist(), agreement

@@ -1,5 +1,7 @@
 """Running a command line: an error becomes one line on standard error, and an exit code."""
 
+import atexit
+import gc
 import logging
 import os
 import sys
@@ -12,6 +14,7 @@ import typer
 import typer.exceptions
 
 from bigbatch_ue.runtime.errors import EXIT_LOST_RANK, UserError, is_lost_rank, user_message
+from bigbatch_ue.runtime.progress import quiet_libraries
 from bigbatch_ue.runtime.ranks import is_main_process
 from bigbatch_ue.runtime.signals import EXIT_INTERRUPTED, Interrupted, raising_on_signals
 
@@ -29,6 +32,8 @@ def run(commands: typer.Typer, arguments: Sequence[str] | None = None) -> None:
         arguments: name of the command and its arguments; by default those of the process.
     """
     _silence_dependencies()
+    quiet_libraries()
+    atexit.register(gc.freeze)  # else the exit looks a second long for garbage in torch
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
 from bigbatch_ue.config.names import TargetMap
 from bigbatch_ue.runtime.randomness import Purpose, draw
@@ -29,6 +28,8 @@ def target_map(
     if kind == TargetMap.SHIFT:
         return np.roll(np.arange(count), -1)
     if kind == TargetMap.FARTHEST:
+        from scipy.spatial.distance import cdist  # like scipy.optimize, slow to import
+
         return _assign(-cdist(centres, centres))
     random = draw(seed, Purpose.TARGET_MAP)
     if len(np.unique(group)) < count:

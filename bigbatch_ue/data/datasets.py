@@ -1,10 +1,11 @@
 """Data sets by name: scikit-learn's digits, MedMNIST, torchvision's, and the user's files."""
 
-import hashlib
+import importlib.util
+import runpy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,8 +18,10 @@ from bigbatch_ue.data.image_files import ImageFiles
 from bigbatch_ue.data.npz import Npz
 from bigbatch_ue.data.source import PARTS, Part, Source, Split
 from bigbatch_ue.files.atomic import atomic_file, atomic_folder
+from bigbatch_ue.files.hashing import digest_files
 from bigbatch_ue.files.paths import expand_path, require_file
 from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.progress import growth
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
 TORCHVISION = {
@@ -90,8 +93,8 @@ class MedMnist(Npz):
 
     @cached_property
     def _md5(self) -> str:
-        with require_file(self.path).open("rb") as file:
-            return hashlib.file_digest(file, "md5").hexdigest()
+        (md5,) = digest_files([require_file(self.path)], self.path.name, "md5")
+        return md5
 
 
 def open_source(data: DataConfig, download: bool = False) -> Source:
@@ -164,7 +167,8 @@ def _download(
     """
     with target as temporary:
         try:
-            fetch(temporary.parent)
+            with growth(f"downloading {path.name}", temporary.parent):
+                fetch(temporary.parent)
         except (RuntimeError, ValueError, OSError, EOFError) as error:
             reason = error.__context__ or error  # medmnist replaces the reason by a page of advice
             raise UserError(
@@ -174,10 +178,18 @@ def _download(
 
 def medmnist_info(flag: str) -> dict[str, Any]:
     """Return the medmnist package's description of the data set `flag`."""
-    from medmnist import INFO  # imported here because the import creates ~/.medmnist
-
-    info: dict[str, Any] = INFO[flag]
+    info: dict[str, Any] = _medmnist_table()[flag]
     return info
+
+
+@cache
+def _medmnist_table() -> dict[str, Any]:
+    """Read the medmnist package's table without the package, which imports torch and pandas."""
+    package = importlib.util.find_spec("medmnist")
+    assert package
+    file = Path(str(package.origin)).with_name("info.py")  # running it creates ~/.medmnist
+    table: dict[str, Any] = runpy.run_path(str(file))["INFO"]
+    return table
 
 
 def medmnist_file(root: Path, flag: str, size: int) -> Path:

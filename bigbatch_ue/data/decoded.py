@@ -26,13 +26,15 @@ from bigbatch_ue.data.share import stratified_share
 from bigbatch_ue.data.source import PARTS, Labels, Part, Pixels, Source, to_hwc
 from bigbatch_ue.files.atomic import atomic_file, atomic_folder
 from bigbatch_ue.files.formats import digest, read_json, write_json
+from bigbatch_ue.files.hashing import digest_files
 from bigbatch_ue.files.locks import locked
 from bigbatch_ue.files.paths import composed, expand_path, hide_home, require_file
 from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.identity import DataIdentity, answer_digest
-from bigbatch_ue.runtime.console import note, progress_bar
+from bigbatch_ue.runtime.console import note
 from bigbatch_ue.runtime.errors import UserError, first_of
+from bigbatch_ue.runtime.progress import progress
 
 META = "meta.json"
 _DECODER, _FORMER_DECODER = 3, 1
@@ -233,11 +235,10 @@ def _content(source: Source) -> str:
     """
     files = source.files()
     base = os.path.commonpath(files) if files else ""
-    facts = []
-    for path in files:
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-            facts.append((Path(os.path.relpath(path, base)).as_posix(), file.tell(), content))
+    facts = [
+        (Path(os.path.relpath(path, base)).as_posix(), path.stat().st_size, content)
+        for path, content in zip(files, digest_files(files, "the source files"), strict=True)
+    ]
     return digest([_FORMER_DECODER, facts])
 
 
@@ -278,9 +279,8 @@ def _decode_part(source: Source, part: Part, data: DataConfig, folder: Path) -> 
         raise UserError(f"{data.name}: the {part} set contains no image; add at least one")
     shape = (count, source.channels, data.size, data.size)
     description = f"decoding {data.name}: {part}"
-    with progress_bar(transient=True) as progress:
-        images = progress.track(split.images(), total=count, description=description)
-        resized = (resize(image, data.size) for image in images)
+    with progress(description, "images", count, any_process=True) as stage:
+        resized = (resize(image, data.size) for image in stage.track(split.images()))
         _write_images(folder / f"{part}_images.npy", resized, shape)
     np.save(folder / f"{part}_labels.npy", split.labels, allow_pickle=False)
     return split.names

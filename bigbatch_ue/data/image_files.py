@@ -17,6 +17,7 @@ from bigbatch_ue.data.source import PARTS, Part, Pixels, Split
 from bigbatch_ue.files.paths import why_unreadable
 from bigbatch_ue.runtime.console import note
 from bigbatch_ue.runtime.errors import UserError, first_of
+from bigbatch_ue.runtime.progress import progress
 
 _DEPTHS = (8, 10, 12, 14, 16)
 """Bits of a grey value that cameras and scanners write into 16-bit files."""
@@ -140,7 +141,8 @@ def naming_all_unreadable(files: Collection[Path]) -> Iterator[None]:
         yield
     except UnreadableImageError:
         note("an image cannot be read; looking for others")
-        faults = {path: fault for path in files if (fault := _find_fault(path))}
+        with progress("checking images", "files", len(files)) as stage:
+            faults = {path: fault for path in stage.track(files) if (fault := _find_fault(path))}
         if len(faults) < 2:
             raise
         top = common_folder(faults)
@@ -162,8 +164,11 @@ def read_headers(files: Collection[Path]) -> dict[Path, Header]:
     Raises:
         UserError: names all files that are not complete images.
     """
-    with naming_all_unreadable(files):
-        return {path: read_header(path) for path in files}
+    with (
+        naming_all_unreadable(files),
+        progress("reading headers", "files", len(files)) as stage,
+    ):
+        return {path: read_header(path) for path in stage.track(files)}
 
 
 def _find_fault(path: Path) -> str | None:

@@ -21,6 +21,7 @@ from torchvision.transforms.v2 import functional as T
 from bigbatch_ue.config.names import Countermeasure
 from bigbatch_ue.data.source import Pixels, to_hwc
 from bigbatch_ue.networks.classifier import Transform
+from bigbatch_ue.runtime.progress import progress
 
 ImageGroups = NDArray[np.int64]
 
@@ -158,10 +159,12 @@ def _change(images: Pixels, change: Callable[[Pixels, slice], Any]) -> Pixels:
     `change` takes a chunk, uint8 [M, C, H, W], and its position among the images.
     """
     changed = np.empty(images.shape, np.uint8)
-    for start in range(0, len(images), _CHUNK):
-        position = slice(start, start + _CHUNK)
-        values = np.asarray(change(images[position], position), np.float32)
-        changed[position] = np.clip(np.rint(values), 0, 255)
+    with progress("countermeasure", "images", len(images)) as stage:
+        for start in range(0, len(images), _CHUNK):
+            position = slice(start, start + _CHUNK)
+            values = np.asarray(change(images[position], position), np.float32)
+            changed[position] = np.clip(np.rint(values), 0, 255)
+            stage.advance(len(values))
     return changed
 
 
@@ -207,7 +210,7 @@ def _project(images: Pixels, image_groups: ImageGroups) -> Pixels:
         return images
     sample = images[chosen].reshape(len(chosen), -1).astype(np.float32) / 255
     classifier = LogisticRegression(max_iter=_MAX_FIT_ITERATIONS)
-    with warnings.catch_warnings():
+    with progress("linear classifier of the groups"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # rough directions are good enough
         weights = classifier.fit(sample, image_groups[chosen]).coef_
     # Of three or more weight vectors, the last is minus the sum of the others.

@@ -15,8 +15,9 @@ from bigbatch_ue.evaluation.resemblance import resembles_original
 from bigbatch_ue.files.paths import composed, expand_path
 from bigbatch_ue.protection.writers import png_names
 from bigbatch_ue.reporting.words import counted
-from bigbatch_ue.runtime.console import note, progress_bar
+from bigbatch_ue.runtime.console import note
 from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.progress import progress
 
 
 def load_external_images(location: str, clean: DataSet) -> Pixels:
@@ -42,9 +43,8 @@ def load_external_images(location: str, clean: DataSet) -> Pixels:
     originals = clean.train.images
     count, channels, _, size = originals.shape
     perturbed = np.empty(originals.shape, np.uint8)
-    with progress_bar(transient=True) as progress:
-        tracked = progress.track(images, total=count, description=f"reading {path.name}")
-        for index, image in enumerate(tracked):
+    with progress(f"reading {path.name}", "images", count) as stage:
+        for index, image in enumerate(stage.track(images)):
             perturbed[index] = resize(_match_channels(image, channels, path), size)
     if np.array_equal(perturbed, originals):
         raise UserError(

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from bigbatch_ue.config.evaluation_sections import TargetConfig
 from bigbatch_ue.config.sections import AugmentConfig
 from bigbatch_ue.files.paths import expand_path
-from bigbatch_ue.networks.backbone import NetworkSpec, build_network
+from bigbatch_ue.networks.backbone import build_network
 from bigbatch_ue.networks.recipe import TrainingSettings
 from bigbatch_ue.networks.simclr import train_simclr
+from bigbatch_ue.networks.spec import NetworkSpec
 from bigbatch_ue.networks.weights import load_body, load_package_body
 
 

@@ -22,7 +22,7 @@ from bigbatch_ue.networks.classifier import LearningCurve, train_classifier
 from bigbatch_ue.networks.inference import accuracy, predict
 from bigbatch_ue.networks.recipe import TrainingSettings, training_steps
 from bigbatch_ue.reporting.words import percent
-from bigbatch_ue.runtime.console import progress_bar
+from bigbatch_ue.runtime.progress import progress
 from bigbatch_ue.runtime.randomness import Purpose, torch_seed
 
 
@@ -56,7 +56,9 @@ def train_arm(
     title = f"{number} {arm_title(spec)}, seed {spec.seed}".strip()
     began = time.perf_counter()
     model, curve = _train_target(spec, subject, train, settings, title)
-    measures = measure(predict(model, test.images, device, ranks), test.labels)
+    with progress(f"testing {title}"):
+        measures = measure(predict(model, test.images, device, ranks), test.labels)
+        train_accuracy = accuracy(model, train.images, train.labels, device, ranks)
     tail_mean, tail_std = tail_statistics(curve.accuracies)
     world_size = settings.world_size
     return Arm(
@@ -67,7 +69,7 @@ def train_arm(
         peak_accuracy=max(curve.accuracies),
         tail_mean=tail_mean,
         tail_std=tail_std,
-        train_accuracy=accuracy(model, train.images, train.labels, device, ranks),
+        train_accuracy=train_accuracy,
         balanced_accuracy=measures.balanced_accuracy,
         auc=measures.auc,
         **curve._asdict(),
@@ -123,11 +125,11 @@ def _train_target(
     attack = None
     if spec.countermeasure is Countermeasure.ADVERSARIAL:
         attack = partial(pgd, **config.evaluation.adversarial.model_dump())
-    with progress_bar() as progress:
-        task = progress.add_task(title, total=settings.recipe.epochs)
+    total = settings.recipe.epochs * len(train.images)
+    with progress(title, "images", total, kept=True) as stage:
 
         def on_epoch(_: int, test_accuracy: float | None) -> None:
-            progress.update(task, advance=1, description=f"{title}: {percent(test_accuracy)} %")
+            stage.remark = f"{percent(test_accuracy)} %"
 
         curve = train_classifier(
             model,
@@ -136,6 +138,7 @@ def _train_target(
             settings,
             test=(test.images, test.labels),
             on_epoch=on_epoch,
+            on_images=stage.advance,
             transform=batch_transform(spec.countermeasure, classes),
             attack=attack,
         )

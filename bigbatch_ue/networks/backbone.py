@@ -1,22 +1,18 @@
 """Any timm network for images in [0, 1], with a stem for their size and channels."""
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigbatch_ue.config.section import InputSize
+from bigbatch_ue.networks.spec import NetworkSpec
 from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.progress import progress
 
-Stem = Literal["auto", "small", "standard"]
-
-SMALL_SIZE = 64
 SMALL_PATCH = 4
 STEM_POOLS = ("maxpool", "stem.pool", "features.pool0")
 _LARGEST_ARG = 65_536
@@ -28,49 +24,6 @@ _FORBIDDEN_ARGS = {
     "pretrained_cfg",
     "pretrained_cfg_overlay",
 }
-
-
-@dataclass(frozen=True)
-class NetworkSpec:
-    """A timm network and the format of its input images.
-
-    Attributes:
-        name: any timm model name.
-        channels: 1 or 3.
-        size: height and width of the images in pixels.
-        args: further arguments for `timm.create_model`.
-        stem: `small` keeps the resolution in the first convolution, `standard` does not. `auto` is
-            `small` if the network sees fewer than 64 pixels.
-        sees: height and width to which the images are resized first: `data` leaves them as they
-            are, `own` is the size at which timm's network was pretrained.
-    """
-
-    name: str
-    channels: int
-    size: int
-    args: Mapping[str, Any] = field(default_factory=dict)
-    stem: Stem = "auto"
-    sees: InputSize = "data"
-
-    @cached_property
-    def seen_size(self) -> int:
-        """Height and width, in pixels, at which the network sees the images.
-
-        Raises:
-            UserError: `sees` is `own`, and timm publishes no such network.
-        """
-        match self.sees:
-            case "data":
-                return self.size
-            case "own":
-                return _own_size(self.name)
-            case pixels:
-                return pixels
-
-    @property
-    def has_small_stem(self) -> bool:
-        """Whether the network gets the stem for small images."""
-        return self.stem == "small" or (self.stem == "auto" and self.seen_size < SMALL_SIZE)
 
 
 class Normalised(nn.Module):
@@ -100,20 +53,6 @@ class Normalised(nn.Module):
             images = F.interpolate(images, size, mode="bicubic", antialias=True)
         output: Tensor = self.net((images - self.mean) / self.std)
         return output
-
-
-def _own_size(name: str) -> int:
-    """Return the height and width of the images on which timm's network `name` was pretrained.
-
-    Raises:
-        UserError: timm publishes no such network.
-    """
-    known = timm.is_model(name.partition(".")[0])
-    published = timm.get_pretrained_cfg(name) if known else None
-    if published is None:
-        raise UserError(f"{name}: timm knows no size of its own; set `size` to pixels")
-    size: int = published.input_size[-1]
-    return size
 
 
 def build_network(spec: NetworkSpec, classes: int, *, pretrained: bool = False) -> Normalised:
@@ -207,9 +146,10 @@ def _input_args(spec: NetworkSpec) -> dict[str, int]:
 def _download_pretrained(spec: NetworkSpec, classes: int) -> nn.Module:
     name = spec.name
     try:
-        net: nn.Module = timm.create_model(
-            name, pretrained=True, in_chans=spec.channels, num_classes=classes, **spec.args
-        )
+        with progress(f"pretrained weights of {name}", any_process=True):
+            net: nn.Module = timm.create_model(
+                name, pretrained=True, in_chans=spec.channels, num_classes=classes, **spec.args
+            )
     except Exception as error:
         raise UserError(
             f"{name}: cannot download pretrained weights ({first_line(error)}); on a machine with "

@@ -40,6 +40,7 @@ def train_classifier(
     *,
     test: tuple[Pixels, Labels] | None = None,
     on_epoch: Callable[[int, float | None], None] | None = None,
+    on_images: Callable[[int], None] | None = None,
     transform: Transform | None = None,
     attack: Attack | None = None,
 ) -> LearningCurve:
@@ -52,6 +53,7 @@ def train_classifier(
         settings: recipe, views, seed, device and ranks.
         test: images and labels on which the accuracy is measured after each epoch, each image once.
         on_epoch: called with (epoch from 0, test accuracy or None) after each epoch.
+        on_images: called with the number of images of each batch after it.
         transform: applied to each batch of views and its labels.
         attack: replaces the images of each batch.
 
@@ -78,7 +80,7 @@ def train_classifier(
 
     curve = LearningCurve([], [])
     with reproducible(settings):
-        for epoch, mean_loss in train_epochs(model, len(images), loss, settings):
+        for epoch, mean_loss in train_epochs(model, len(images), loss, settings, on_images):
             curve.losses.append(mean_loss)
             if test is not None:
                 curve.accuracies.append(accuracy(model, *test, device, settings.ranks))

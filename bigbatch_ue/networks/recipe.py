@@ -88,9 +88,15 @@ def training_steps(recipe: TrainingRecipe, count: int, world_size: int = 1) -> i
 
 
 def train_epochs(
-    model: nn.Module, count: int, loss: BatchLoss, settings: TrainingSettings
+    model: nn.Module,
+    count: int,
+    loss: BatchLoss,
+    settings: TrainingSettings,
+    on_images: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, float]]:
     """Train `model` on `count` images and yield (epoch, mean loss) after each epoch.
+
+    `on_images` is called with the number of images of each batch after it.
 
     Raises:
         UserError: fewer than two images in a batch for each rank, or a loss that is not finite.
@@ -122,6 +128,8 @@ def train_epochs(
             optimizer.step()
             total += mean.detach() * len(batch)
             step += 1
+            if on_images is not None:
+                on_images(len(batch))
         epoch_loss = float(ranks.reduce(total, "sum") if ranks else total) / count
         if not math.isfinite(epoch_loss):
             raise UserError(

@@ -25,7 +25,7 @@ def train_simclr(
     images: Pixels,
     settings: TrainingSettings,
     *,
-    on_epoch: Callable[[int, float], None] | None = None,
+    on_images: Callable[[int], None] | None = None,
 ) -> list[float]:
     """Train `model` in place so that the features of two views of an image agree.
 
@@ -37,7 +37,7 @@ def train_simclr(
         images: uint8 [N, C, H, W], may be a memory map.
         settings: recipe, seed and device. Of `augment` only `flip` is used; the other
             transformations are SimCLR's. `ranks` is ignored: each process trains alone.
-        on_epoch: called with (epoch from 0, mean loss) after each epoch.
+        on_images: called with the number of images of each batch after it.
 
     Returns:
         The mean loss of each epoch.
@@ -59,10 +59,8 @@ def train_simclr(
         width = output_width(model, images, device)
         head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, PROJECTION))
         with_head = nn.Sequential(model, head)
-        for epoch, mean_loss in train_epochs(with_head, len(images), loss, settings):
+        for _, mean_loss in train_epochs(with_head, len(images), loss, settings, on_images):
             losses.append(mean_loss)
-            if on_epoch is not None:
-                on_epoch(epoch, mean_loss)
     model.eval()
     return losses
 

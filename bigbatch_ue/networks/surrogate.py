@@ -1,7 +1,6 @@
 """The surrogate: the frozen network whose features are clustered and misled."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +14,16 @@ from bigbatch_ue.files.formats import digest
 from bigbatch_ue.files.locks import locked
 from bigbatch_ue.files.paths import expand_path
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
-from bigbatch_ue.networks.backbone import NetworkSpec, Normalised, build_network
+from bigbatch_ue.networks.backbone import Normalised, build_network
 from bigbatch_ue.networks.classifier import train_classifier
 from bigbatch_ue.networks.inference import accuracy, output_width, to_device, to_float
 from bigbatch_ue.networks.recipe import TrainingSettings
 from bigbatch_ue.networks.simclr import train_simclr
+from bigbatch_ue.networks.spec import NetworkSpec, surrogate_spec
 from bigbatch_ue.networks.weights import PACKAGE, load_body, load_package_body
 from bigbatch_ue.reporting.words import percent
-from bigbatch_ue.runtime.console import note, progress_bar
+from bigbatch_ue.runtime.console import note
+from bigbatch_ue.runtime.progress import progress
 from bigbatch_ue.runtime.randomness import Purpose, torch_seed
 
 _RECIPE = 1
@@ -97,16 +98,12 @@ def extract_features(
 ) -> Tensor:
     """Return features float32 [N, d], on the CPU, of `images` uint8 [N, C, H, W] in order."""
     features = torch.empty(len(images), output_width(surrogate, images, device))
-    with progress_bar(transient=True) as progress, torch.inference_mode():
-        for start in progress.track(range(0, len(images), batch), description="features"):
+    with progress("features", "images", len(images)) as stage, torch.inference_mode():
+        for start in range(0, len(images), batch):
             part = slice(start, start + batch)
             features[part] = surrogate(to_float(to_device(images[part], device)))
+            stage.advance(len(images[part]))
     return features
-
-
-def surrogate_spec(config: SurrogateConfig, channels: int, size: int) -> NetworkSpec:
-    """Describe the surrogate of `config` for images [channels, size, size]."""
-    return NetworkSpec(config.model, channels, size, config.args, config.stem, config.size)
 
 
 def untrained_surrogate(config: SurrogateConfig, channels: int, size: int) -> Normalised:
@@ -154,18 +151,15 @@ def _train(
     supervised = len(data.classes) > 1
     classes = len(data.classes) if supervised else 0
     model = _build_seeded(config, data, settings.seed, classes=classes)
-    with progress_bar(transient=True) as progress:
-        task = progress.add_task("training the surrogate", total=settings.recipe.epochs)
-
-        def on_epoch(*_: Any) -> None:
-            progress.advance(task)
-
+    total = settings.recipe.epochs * len(images)
+    with progress("training the surrogate", "images", total, any_process=True) as stage:
         if not supervised:
-            losses = train_simclr(model, images, settings, on_epoch=on_epoch)
+            losses = train_simclr(model, images, settings, on_images=stage.advance)
             return model.net, f"SimCLR loss {losses[0]:.3f} to {losses[-1]:.3f}"
-        train_classifier(model, images, labels, settings, on_epoch=on_epoch)
-    train = accuracy(model, images, labels, settings.device)
-    test = accuracy(model, data.test.images, data.test.labels, settings.device)
+        train_classifier(model, images, labels, settings, on_images=stage.advance)
+    with progress("testing the surrogate", any_process=True):
+        train = accuracy(model, images, labels, settings.device)
+        test = accuracy(model, data.test.images, data.test.labels, settings.device)
     return model.net, f"accuracy {percent(train)} % on train, {percent(test)} % on test images"
 
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from bigbatch_ue.files.paths import require_file
 from bigbatch_ue.files.tensor_files import read_tensors
 from bigbatch_ue.networks.backbone import (
-    NetworkSpec,
     Normalised,
     check_output,
     create_network,
@@ -23,6 +22,7 @@ from bigbatch_ue.networks.backbone import (
     first_line,
     shrink_stem,
 )
+from bigbatch_ue.networks.spec import NetworkSpec
 from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.console import note
 from bigbatch_ue.runtime.errors import UserError

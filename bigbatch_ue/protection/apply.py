@@ -28,8 +28,8 @@ from bigbatch_ue.protection.protector import Protector
 from bigbatch_ue.protection.visibility import Visibility, measure_visibility
 from bigbatch_ue.protection.writers import describe_old_suffixes
 from bigbatch_ue.reporting.words import counted
-from bigbatch_ue.runtime.console import progress_bar
 from bigbatch_ue.runtime.errors import UserError, first_of
+from bigbatch_ue.runtime.progress import progress
 
 MANIFEST = "applied.json"
 _CHUNK = 256
@@ -92,8 +92,10 @@ def apply_protector(
     bits = bits_of(headers.values())
     _require_grey(protector, headers)
     counts: Counter[int] = Counter()
-    with atomic_folder(out) as folder, progress_bar() as progress:
-        task = progress.add_task("protecting", total=len(images))
+    with (
+        atomic_folder(out) as folder,
+        progress("protecting", "images", len(images), kept=True) as stage,
+    ):
 
         def pairs() -> Iterator[tuple[Pixels, Pixels]]:
             for start in range(0, len(images), _CHUNK):
@@ -108,7 +110,7 @@ def apply_protector(
                     path = folder / image.name
                     path.parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(to_hwc(perturbed)).save(path, format="PNG")
-                    progress.advance(task)
+                    stage.advance()
                     yield original, decode(path, channels)
 
         visibility = measure_visibility(pairs())

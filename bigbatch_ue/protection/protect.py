@@ -6,7 +6,6 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from bigbatch_ue.data.image_files import ImageFiles
 from bigbatch_ue.data.source import Pixels, Source
 from bigbatch_ue.files.atomic import atomic_folder
 from bigbatch_ue.files.formats import digest, read_json, write_json
+from bigbatch_ue.files.hashing import digest_files
 from bigbatch_ue.protection.perturbations import (
     Perturbations,
     add_units,
@@ -37,8 +37,9 @@ from bigbatch_ue.protection.writers import (
 )
 from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runs.folder import load_run
-from bigbatch_ue.runtime.console import note, progress_bar
+from bigbatch_ue.runtime.console import note
 from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.progress import progress
 
 MANIFEST = "protected.json"
 _FORMAT = 2
@@ -134,13 +135,12 @@ def hash_files(folder: Path) -> str:
     The manifest and links are left out.
     """
     combined = hashlib.sha256()
-    for path in sorted(
+    paths = sorted(
         p
         for p in folder.rglob("*")
         if p.is_file() and not p.is_symlink() and p != folder / MANIFEST
-    ):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
+    )
+    for path, content in zip(paths, digest_files(paths, "the written files"), strict=True):
         combined.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
     return combined.hexdigest()
 
@@ -156,12 +156,13 @@ def _names_with_old_suffix(writer: Writer) -> list[str]:
 def _write_and_measure(writer: Writer, perturbations: Perturbations, folder: Path) -> Visibility:
     """Write the protected images, and measure the change on the files as read back."""
     originals = writer.originals
-    with progress_bar() as progress:
-        track = partial(progress.track, total=len(perturbations.assignment))
-        protected = _protect_images(originals, perturbations)
-        writer.write(folder, track(protected, description="protecting"))
-        pairs = zip(originals.images("train"), writer.read(folder), strict=True)
-        return measure_visibility(track(pairs, description="measuring"))
+    count = len(perturbations.assignment)
+    protected = _protect_images(originals, perturbations)
+    with progress("protecting", "images", count, kept=True) as stage:
+        writer.write(folder, stage.track(protected))
+    pairs = zip(originals.images("train"), writer.read(folder), strict=True)
+    with progress("measuring", "images", count, kept=True) as stage:
+        return measure_visibility(stage.track(pairs))
 
 
 def _protect_images(originals: Originals, perturbations: Perturbations) -> Iterator[Pixels]:

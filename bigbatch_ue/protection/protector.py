@@ -18,8 +18,9 @@ from bigbatch_ue.data.source import Labels, Pixels
 from bigbatch_ue.files.atomic import atomic_folder
 from bigbatch_ue.files.formats import first_problem, read_json, write_json
 from bigbatch_ue.files.tensor_files import read_tensors, require_tensors, write_tensors
-from bigbatch_ue.networks.backbone import NetworkSpec, Normalised, Stem
-from bigbatch_ue.networks.surrogate import extract_features, surrogate_of_run, surrogate_spec
+from bigbatch_ue.networks.backbone import Normalised
+from bigbatch_ue.networks.spec import NetworkSpec, Stem, surrogate_spec
+from bigbatch_ue.networks.surrogate import extract_features, surrogate_of_run
 from bigbatch_ue.networks.weights import load_body
 from bigbatch_ue.protection.perturbations import Perturbations, load_perturbations
 from bigbatch_ue.reporting.words import counted

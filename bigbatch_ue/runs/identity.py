@@ -1,12 +1,12 @@
 """What a run is known by: its settings, the images it was trained on, and a file of weights."""
 
-import hashlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.files.formats import digest
+from bigbatch_ue.files.hashing import digest_files
 from bigbatch_ue.files.paths import expand_path, require_file
 
 
@@ -39,8 +39,8 @@ def hash_weights(weights: str) -> str | None:
 
 @lru_cache
 def _hash_file(path: Path, _changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    (content,) = digest_files([path], path.name)
+    return content
 
 
 def answer(config: Config, data: DataIdentity, weights: str | None) -> dict[str, Any]:

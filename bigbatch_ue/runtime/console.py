@@ -1,7 +1,6 @@
-"""Notes and progress bars on standard error, from the main process only."""
+"""Notes on standard error, from the main process only."""
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bigbatch_ue.runtime.errors import printable
 from bigbatch_ue.runtime.ranks import is_main_process
@@ -29,18 +28,3 @@ def whole_lines(console: Console) -> Console:
     if not console.is_terminal:
         console.width = _WIDEST
     return console
-
-
-def progress_bar(*, transient: bool = False) -> Progress:
-    """Make a progress bar with counts and the time left; a `transient` one vanishes at its end."""
-    console = Console(stderr=True)
-    hidden = not is_main_process() or (transient and not console.is_terminal)
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=transient,
-        disable=hidden,
-    )

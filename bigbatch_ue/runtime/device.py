@@ -1,11 +1,12 @@
 """The name and the capabilities of a device."""
 
-import os
 import platform
 import re
 from pathlib import Path
 
 import torch
+
+from bigbatch_ue.runtime.host import usable_cores
 
 _CPU_INFO = Path("/proc/cpuinfo")
 
@@ -16,8 +17,7 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     model = _CPU_INFO.exists() and re.search(r"model name\s*: (.+)", _CPU_INFO.read_text())
     name = model[1].strip() if model else platform.processor() or platform.machine()
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = usable_cores()
     return f"{name}, {cores} core{'s' if cores > 1 else ''}"
 
 

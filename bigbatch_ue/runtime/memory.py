@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-MIB = 2**20
+from bigbatch_ue.runtime.host import MIB
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 

@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from bigbatch_ue.clustering.grouping import resolve_clusters
+from bigbatch_ue.clustering.resolve import resolve_clusters
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet, prepare_dataset
 from bigbatch_ue.files.formats import digest, read_json

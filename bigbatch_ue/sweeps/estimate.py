@@ -9,16 +9,18 @@ from torch import Tensor, nn
 
 from bigbatch_ue.batching.plan import BatchPlan, make_plan
 from bigbatch_ue.benchmark.timing import fastest
-from bigbatch_ue.clustering.grouping import expected_sizes
+from bigbatch_ue.clustering.resolve import expected_sizes
 from bigbatch_ue.config.names import ArmName, Grouping
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet
 from bigbatch_ue.evaluation.arms import RUN_ARMS, ArmSpec, arm_specs
 from bigbatch_ue.evaluation.target import target_spec
-from bigbatch_ue.networks.backbone import NetworkSpec, build_network
+from bigbatch_ue.networks.backbone import build_network
 from bigbatch_ue.networks.frozen import FrozenNetwork, compute_mode
 from bigbatch_ue.networks.generator import GeneratorBank
-from bigbatch_ue.networks.surrogate import surrogate_spec, untrained_surrogate
+from bigbatch_ue.networks.spec import NetworkSpec, surrogate_spec
+from bigbatch_ue.networks.surrogate import untrained_surrogate
+from bigbatch_ue.runtime.progress import progress
 from bigbatch_ue.sweeps.cells import Cell
 
 _WITHOUT_CLUSTERS = (ArmName.CLEAN, ArmName.CLASS_NOISE, ArmName.UNPROTECTED)
@@ -52,16 +54,25 @@ def estimate(cells: Sequence[Cell]) -> dict[str, float]:
     rates: dict[str, Rates] = {}
     done: set[Hashable] = set()
     seconds = {}
+    kinds = {cell.name: _kind(cell) for cell in cells}
+    with progress("timing networks", "kinds of cells", len(set(kinds.values()))) as stage:
+        for cell in cells:
+            if kinds[cell.name] not in rates:
+                rates[kinds[cell.name]] = measure_rates(cell.config, cell.data)
+                stage.advance()
     for cell in cells:
-        kind = cell.config.model_dump_json(include={"data", "surrogate", "generator", "target"})
-        if kind not in rates:
-            rates[kind] = measure_rates(cell.config, cell.data)
+        kind = kinds[cell.name]
         surrogate = (kind, cell.data.identity, cell.config.seed)
         arms = {(kind, cell.data.identity, *arm) for arm in _arms(cell)}
         new_arms = len(arms - done)
         seconds[cell.name] = _seconds(cell, rates[kind], surrogate not in done, new_arms)
         done |= {surrogate, *arms}
     return seconds
+
+
+def _kind(cell: Cell) -> str:
+    """Return what of a cell decides the rates."""
+    return cell.config.model_dump_json(include={"data", "surrogate", "generator", "target"})
 
 
 def _arms(cell: Cell) -> Iterator[tuple[ArmSpec, Hashable]]:

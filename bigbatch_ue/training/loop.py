@@ -26,8 +26,8 @@ from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.metrics_file import Moments
 from bigbatch_ue.runs.result import Agreement
 from bigbatch_ue.runtime.accelerator import max_over_ranks
-from bigbatch_ue.runtime.console import progress_bar
 from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.progress import progress
 from bigbatch_ue.runtime.signals import Interrupted, StopRequest
 from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.gradient import Loss, NonFiniteError, delta_step, engine_step
@@ -121,11 +121,10 @@ def optimise(
     losses, skipped, in_a_row = torch.full([len(plan.per_generator)], torch.nan), start.skipped, 0
     with (
         open_log if accelerator.is_main_process else nullcontext() as log,
-        progress_bar() as progress,
+        progress("training", "steps", plan.steps, done=start.step, kept=True) as stage,
     ):
         if log and job.agreement and start.step == 0:
             log.agreement(job.agreement)
-        bar = progress.add_task("training", total=plan.steps, completed=start.step)
         for step in range(start.step, plan.steps):
             began = time.perf_counter()
             lr = lr_at(step, plan, config.optimizer)
@@ -139,7 +138,8 @@ def optimise(
                 losses, in_a_row = outcome.losses, 0
             seconds = time.perf_counter() - began
             schedule.record(seconds, outcome.noise_seconds, engine)
-            progress.update(bar, advance=1, description=f"loss {losses.mean():.4f}")
+            stage.remark = f"loss {losses.mean():.4f}"
+            stage.advance()
             if log:
                 log.step(step, outcome.losses.tolist(), lr, seconds, outcome.noise, outcome.skipped)
             done = step + 1

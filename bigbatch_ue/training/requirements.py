@@ -1,6 +1,5 @@
-"""Operations and memory of an optimizer step, counted from shapes alone."""
+"""Operations of an optimizer step, and sizes of networks, counted on the meta device."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -9,18 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.networks.generator import GeneratorBank
+from bigbatch_ue.networks.sizes import NetworkSize
 from bigbatch_ue.networks.surrogate import untrained_surrogate
-from bigbatch_ue.runtime.memory import MIB
-from bigbatch_ue.runtime.ranks import EngineName
-
-_FLOAT32 = 4
-_STATES_PER_PARAMETER = {"adam": 2, "adamw": 2, "lamb": 2, "lars": 1, "sgd": 0}
-_SHARDED = {
-    EngineName.ZERO1: {"optimizer"},
-    EngineName.ZERO2: {"optimizer", "gradients"},
-    EngineName.ZERO3: {"optimizer", "gradients", "parameters"},
-    EngineName.FSDP2: {"optimizer", "gradients", "parameters"},
-}
 
 
 @dataclass(frozen=True)
@@ -59,63 +48,19 @@ def count_flops(config: Config, channels: int) -> Flops:
     return Flops(image_flops.get_total_flops(), bank_flops.get_total_flops())
 
 
-@dataclass(frozen=True)
-class MemoryNeeds:
-    """The expected memory of one rank during an optimizer step, by part, in MiB."""
-
-    generator_parameters: float
-    generator_gradients: float
-    optimizer_state: float
-    generator_activations: float
-    surrogate_weights: float
-    surrogate_activations: float
-
-    @property
-    def total(self) -> float:
-        """Sum of all parts in MiB."""
-        return math.fsum(vars(self).values())
+def count_surrogate(config: Config, channels: int) -> NetworkSize:
+    """Count the parameters and activations of the surrogate for images of `channels`."""
+    surrogate, _, image = _build_on_meta(config, channels)
+    return measure_size(surrogate, image)
 
 
-def expected_memory(
-    config: Config, channels: int, micro: int, ranks: int, engine: EngineName
-) -> MemoryNeeds:
-    """Count the memory that one rank needs during a step.
-
-    The parts are counted, not measured: float32 tensors that live at the same time, without
-    workspaces of kernels and without fragmentation. None depends on the effective batch.
-
-    Args:
-        config: the resolved configuration.
-        channels: C of the images.
-        micro: images in the largest micro-batch of a rank.
-        ranks: number of ranks.
-        engine: kind of engine, which decides what is sharded.
-    """
-    surrogate, bank, image = _build_on_meta(config, channels)
-    parameters = sum(p.numel() for p in bank.parameters())
-    states = _STATES_PER_PARAMETER[config.optimizer.name]
-
-    def mib(part: str, elements: int) -> float:
-        shards = ranks if part in _SHARDED.get(engine, ()) else 1
-        return elements / shards * _FLOAT32 / MIB
-
-    return MemoryNeeds(
-        generator_parameters=mib("parameters", parameters),
-        generator_gradients=mib("gradients", parameters),
-        optimizer_state=mib("optimizer", parameters * states),
-        generator_activations=mib("activations", _activations(bank.generators[0], bank.noise[:1])),
-        surrogate_weights=mib("weights", sum(p.numel() for p in surrogate.parameters())),
-        surrogate_activations=mib("activations", micro * _activations(surrogate, image)),
-    )
-
-
-def _activations(module: nn.Module, *inputs: Tensor) -> int:
-    """Count the elements of the outputs of all leaves of `module` in one forward pass."""
-    total = 0
+def measure_size(module: nn.Module, *inputs: Tensor) -> NetworkSize:
+    """Count the parameters of `module`, and the outputs of all its leaves in one forward pass."""
+    activations = 0
 
     def count(_: nn.Module, __: object, output: object) -> None:
-        nonlocal total
-        total += output.numel() if isinstance(output, Tensor) else 0
+        nonlocal activations
+        activations += output.numel() if isinstance(output, Tensor) else 0
 
     leaves = [m for m in module.modules() if not list(m.children())]
     hooks = [leaf.register_forward_hook(count) for leaf in leaves]
@@ -123,4 +68,4 @@ def _activations(module: nn.Module, *inputs: Tensor) -> int:
         module(*inputs)
     for hook in hooks:
         hook.remove()
-    return total
+    return NetworkSize(sum(p.numel() for p in module.parameters()), activations)

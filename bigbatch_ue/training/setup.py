@@ -28,13 +28,13 @@ from bigbatch_ue.networks.surrogate import extract_features, surrogate_of_run
 from bigbatch_ue.runs.checkpoints import NEW, Checkpoint
 from bigbatch_ue.runs.folder import Run, create_run
 from bigbatch_ue.runtime.accelerator import min_over_ranks
-from bigbatch_ue.runtime.memory import MIB
+from bigbatch_ue.runtime.host import MIB
 from bigbatch_ue.runtime.ranks import EngineName
 from bigbatch_ue.training.cluster_groups import SINGLE_GROUP, RankGroup
 from bigbatch_ue.training.engine import Engine, bank_parameters
 from bigbatch_ue.training.loop import TrainingJob
+from bigbatch_ue.training.memory_needs import expected_memory
 from bigbatch_ue.training.objective import ClusterwiseLoss
-from bigbatch_ue.training.requirements import expected_memory
 
 
 def prepare_job(

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from bigbatch_ue import __version__
 from bigbatch_ue.batching.plan import BatchPlan
-from bigbatch_ue.clustering.grouping import resolve_clusters
+from bigbatch_ue.clustering.resolve import resolve_clusters
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet, prepare_dataset
 from bigbatch_ue.files.tensor_files import write_tensors

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
@@ -24,6 +23,7 @@ from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.runs.folder import open_run
 from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.host import available_memory
 from bigbatch_ue.training.loop import take_step
 from bigbatch_ue.training.setup import choose_micro_batch, prepare_job, start_engine
 from bigbatch_ue.training.train import train
@@ -78,7 +78,7 @@ def test_what_fitted_is_remembered_for_device_surrogate_and_size(tmp_path: Path)
 
 
 def test_a_cpus_memory_is_not_tried_out(tmp_path: Path) -> None:
-    room = psutil.virtual_memory().available
+    room = available_memory()
     guess = initial_micro_batch(config_in(tmp_path), room // 20, CPU)
     assert guess in (4, 8)
     assert initial_micro_batch(config_in(tmp_path), 100 * room, CPU) == 1

@@ -10,7 +10,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from bigbatch_ue.clustering.clusters import Clusters
-from bigbatch_ue.clustering.grouping import expected_sizes, make_clusters, resolve_clusters
+from bigbatch_ue.clustering.grouping import make_clusters
+from bigbatch_ue.clustering.resolve import expected_sizes, resolve_clusters
 from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.names import Grouping
 from bigbatch_ue.config.schema import Config

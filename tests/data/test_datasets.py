@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from torchvision.datasets import Flowers102
 
 from bigbatch_ue.config.names import DATASETS, MEDMNIST_2D
-from bigbatch_ue.data.datasets import catalogue
+from bigbatch_ue.data.datasets import catalogue, medmnist_info
 from bigbatch_ue.runtime.errors import UserError
 from tests.conftest import MakeNpz
 from tests.helpers.sources import PHOTO, images, opened, save
@@ -79,6 +79,12 @@ def test_medmnist_multi_label_and_ordinal(tmp_path: Path) -> None:
     (tmp_path / "medmnist").mkdir()
     (tmp_path / "medmnist" / "retinamnist.npz").touch()
     assert opened("retinamnist", tmp_path).classes == ["0", "1", "2", "3", "4"]
+
+
+def test_medmnists_table_is_that_of_its_package() -> None:
+    assert {flag: medmnist_info(flag) for flag in MEDMNIST_2D} == {
+        flag: INFO[flag] for flag in MEDMNIST_2D
+    }
 
 
 def test_every_medmnist_name_is_known(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from bigbatch_ue.evaluation.metrics import measure
 from bigbatch_ue.evaluation.subject import Subject
 from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
-from bigbatch_ue.networks.backbone import NetworkSpec, build_network
+from bigbatch_ue.networks.backbone import build_network
 from bigbatch_ue.networks.inference import predict
+from bigbatch_ue.networks.spec import NetworkSpec
 from bigbatch_ue.protection.perturbations import load_perturbations
 from bigbatch_ue.runs.folder import load_run
 from bigbatch_ue.runtime.accelerator import start_accelerator

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bigbatch_ue.config.sections import AugmentConfig, TrainingRecipe
-from bigbatch_ue.networks.backbone import NetworkSpec, Normalised, build_network
+from bigbatch_ue.networks.backbone import Normalised, build_network
 from bigbatch_ue.networks.recipe import TrainingSettings
+from bigbatch_ue.networks.spec import NetworkSpec
 
 CPU = torch.device("cpu")
 NARROW = {"channels": [8, 8, 16, 32]}

@@ -7,7 +7,8 @@ import timm
 import torch
 from torch import nn
 
-from bigbatch_ue.networks.backbone import NetworkSpec, create_network
+from bigbatch_ue.networks.backbone import create_network
+from bigbatch_ue.networks.spec import NetworkSpec
 from bigbatch_ue.runtime.errors import UserError
 from tests.helpers.networks import built, convolution
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.sections import ComputeConfig
 from bigbatch_ue.data.decoded import DataSet, prepare_dataset
-from bigbatch_ue.networks.backbone import NetworkSpec, build_network
+from bigbatch_ue.networks.backbone import build_network
 from bigbatch_ue.networks.frozen import (
     ComputeMode,
     FrozenNetwork,
@@ -16,6 +16,7 @@ from bigbatch_ue.networks.frozen import (
     fold,
 )
 from bigbatch_ue.networks.inference import to_float
+from bigbatch_ue.networks.spec import NetworkSpec
 from bigbatch_ue.networks.surrogate import surrogate_of_run
 from bigbatch_ue.training.objective import distance
 

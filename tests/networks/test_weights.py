@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bigbatch_ue.networks.backbone import NetworkSpec, Normalised
+from bigbatch_ue.networks.backbone import Normalised
+from bigbatch_ue.networks.spec import NetworkSpec
 from bigbatch_ue.networks.weights import PACKAGE_MODEL, load_body, load_package_body
 from bigbatch_ue.runtime.errors import UserError
 from tests.helpers.networks import NARROW, built, convolution

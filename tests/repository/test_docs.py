@@ -145,7 +145,8 @@ def check_command(words: list[str]) -> None:
 
 def check_options(program: typer.Typer, words: list[str]) -> None:
     known = typer.main.get_group(program).commands
-    if words == ["--help"]:
+    if words[0] in ("--help", "--install-completion", "--show-completion"):
+        assert len(words) == 1
         return
     name, *rest = words
     assert name in known

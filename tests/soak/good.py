@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 
 from analysis.cli import main as analysis
 from bigbatch_ue.cli.commands import main
-from bigbatch_ue.networks.backbone import NetworkSpec, create_network
+from bigbatch_ue.networks.backbone import create_network
+from bigbatch_ue.networks.spec import NetworkSpec
 from bigbatch_ue.training.step_log import StepLog
 from tests.soak.damage import places
 

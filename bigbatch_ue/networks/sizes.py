@@ -1,0 +1,110 @@
+"""Parameters and activations of networks, counted from their layout without building them.
+
+Building a network takes torch and timm, whose import takes seconds.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from bigbatch_ue.networks.spec import NetworkSpec
+
+_RESNETS = {
+    "resnet18": ([2, 2, 2, 2], 1),
+    "resnet34": ([3, 4, 6, 3], 1),
+    "resnet50": ([3, 4, 6, 3], 4),
+    "resnet101": ([3, 4, 23, 3], 4),
+    "resnet152": ([3, 8, 36, 3], 4),
+}
+"""Blocks in each stage, and by how much a block widens its output: 1 for basic, 4 for bottleneck
+blocks."""
+_CHANNELS = [64, 128, 256, 512]
+_GENERATOR_BLOCKS = 6
+
+
+class NetworkSize(NamedTuple):
+    """The size of a network: its parameters, and the outputs of its layers for one image."""
+
+    parameters: int
+    activations: int
+
+    @classmethod
+    def of(cls, layers: Iterator["NetworkSize"]) -> "NetworkSize":
+        """Add up the sizes of `layers`."""
+        parameters, activations = zip(*layers, strict=True)
+        return cls(sum(parameters), sum(activations))
+
+
+def generator_size(channels: int, width: int, size: int) -> NetworkSize:
+    """Count a `ResNetGenerator` for images [channels, size, size]."""
+    half, quarter = _halved(size), _halved(_halved(size))
+
+    def layers() -> Iterator[NetworkSize]:
+        yield _convolution(channels, width, 7, size, beside=2)
+        yield _convolution(width, 2 * width, 3, half, beside=2)
+        yield _convolution(2 * width, 4 * width, 3, quarter, beside=2)
+        for _ in range(_GENERATOR_BLOCKS):
+            yield _convolution(4 * width, 4 * width, 3, quarter, beside=2)
+            yield _convolution(4 * width, 4 * width, 3, quarter, beside=1)
+        yield _convolution(4 * width, 2 * width, 3, 2 * quarter, beside=2)
+        yield _convolution(2 * width, width, 3, 4 * quarter, beside=2)
+        yield NetworkSize(channels * (49 * width + 1), 2 * channels * (4 * quarter) ** 2)
+
+    return NetworkSize.of(layers())
+
+
+def resnet_size(spec: NetworkSpec) -> NetworkSize | None:
+    """Count timm's ResNet of `spec` without its classifier; None for other networks.
+
+    Only `channels` and `layers` may be among `spec.args`.
+    """
+    known = spec.name in _RESNETS and spec.args.keys() <= {"channels", "layers"}
+    if not known or not all(map(_four_numbers, spec.args.values())):
+        return None
+    layers, widening = _RESNETS[spec.name]
+    counts, channels = spec.args.get("layers", layers), spec.args.get("channels", _CHANNELS)
+    return NetworkSize.of(_resnet_layers(spec, counts, channels, widening))
+
+
+def _four_numbers(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 4
+        and all(type(number) is int and 0 < number <= 2**16 for number in value)
+    )
+
+
+def _resnet_layers(
+    spec: NetworkSpec, counts: list[int], channels: list[int], widening: int
+) -> Iterator[NetworkSize]:
+    small, size = spec.has_small_stem, spec.seen_size
+    inputs = 64
+    size = size if small else _halved(size)
+    yield _convolution(spec.channels, inputs, 3 if small else 7, size, beside=2)
+    size = size if small else _halved(size)
+    yield NetworkSize(0, inputs * size**2)  # the pool, or its place
+    for stage, (count, width) in enumerate(zip(counts, channels, strict=True)):
+        for block in range(count):
+            strided = stage > 0 and block == 0
+            after, outputs = _halved(size) if strided else size, widening * width
+            if widening > 1:
+                yield _convolution(inputs, width, 1, size, beside=2)
+                yield _convolution(width, width, 3, after, beside=4)
+                yield _convolution(width, outputs, 1, after, beside=2)
+            else:
+                yield _convolution(inputs, width, 3, after, beside=4)
+                yield _convolution(width, outputs, 3, after, beside=2)
+            if strided or inputs != outputs:
+                yield _convolution(inputs, outputs, 1, after, beside=1)
+            inputs, size = outputs, after
+    yield NetworkSize(0, 3 * inputs)  # pool, flattening, and the place of the classifier
+
+
+def _convolution(inputs: int, outputs: int, kernel: int, size: int, beside: int) -> NetworkSize:
+    """Count a convolution without bias, its batch norm, and all `beside` layers of its output."""
+    parameters = inputs * outputs * kernel**2 + 2 * outputs
+    return NetworkSize(parameters, (1 + beside) * outputs * size**2)
+
+
+def _halved(size: int) -> int:
+    """Return the output size of a layer of stride 2 that is padded."""
+    return (size + 1) // 2
