@@ -190,9 +190,11 @@ def _subject_of_run(config: Config, run: Run, accelerator: Accelerator, download
 
 
 def _origin(config: Config) -> dict[str, Any]:
-    """Return the settings that decide perturbations, except for images, seed and batch."""
+    """Return the settings that decide perturbations, except for images, seed and a fixed batch."""
     content = config.answer()
-    del content["seed"], content["data"]["name"], content["batch"]["effective"]
+    del content["seed"], content["data"]["name"]
+    if content["batch"]["effective"] != "auto":
+        del content["batch"]["effective"]
     return content
 
 

@@ -44,6 +44,11 @@ class RankGroup:
             return run
         return replace(run, folder=run.groups / f"{self.index + 1}-of-{self.count}")
 
+    def parts_of(self, run: Run, total: int) -> list[tuple[Run, int]]:
+        """Return the part of each group, and how many of `total` generators it trains."""
+        groups = [(each, each.generators(total)) for each in self.all_groups]
+        return [(group.part_of(run), own.stop - own.start) for group, own in groups]
+
     def barrier(self) -> None:
         """Wait for the ranks of all groups."""
         if self.store is not None:

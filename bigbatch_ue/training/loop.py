@@ -5,9 +5,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from itertools import count
 from typing import NamedTuple
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from bigbatch_ue.batching.loader import MicroBatchLoader
@@ -24,13 +26,15 @@ from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runs.checkpoints import Checkpoint, save_checkpoint
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.metrics_file import Moments
-from bigbatch_ue.runs.result import Agreement
-from bigbatch_ue.runtime.accelerator import max_over_ranks
-from bigbatch_ue.runtime.console import progress_bar
+from bigbatch_ue.runs.result import Agreement, ChosenBatch, read_chosen_batch
+from bigbatch_ue.runtime.accelerator import max_over_ranks, min_over_ranks
+from bigbatch_ue.runtime.console import note, progress_bar
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.signals import Interrupted, StopRequest
+from bigbatch_ue.training.batch_choice import BatchChoice
 from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.gradient import Loss, NonFiniteError, delta_step, engine_step
+from bigbatch_ue.training.noise import PIECES
 from bigbatch_ue.training.noise_monitor import NoiseMonitor, NoiseSchedule
 from bigbatch_ue.training.step_log import StepLog
 
@@ -51,6 +55,7 @@ class TrainingJob:
         loader: loads micro-batches.
         loss: weighted losses of a micro-batch.
         agreement: of the clusters and the classes, if there are several; on the main process only.
+        choice: with `batch.effective=auto`, where B is chosen.
     """
 
     config: Config
@@ -60,6 +65,12 @@ class TrainingJob:
     loader: MicroBatchLoader
     loss: Loss
     agreement: Agreement | None = None
+    choice: BatchChoice | None = None
+
+    def with_choice(self, chosen: ChosenBatch) -> "TrainingJob":
+        """Make the job whose B has been chosen."""
+        plan = self.plan.with_choice(chosen)
+        return replace(self, plan=plan, sampler=self.sampler.following(plan.schedule))
 
 
 class StepOutcome(NamedTuple):
@@ -115,7 +126,7 @@ def optimise(
         UserError: a loss is not finite, and its step must not be skipped, or too many were.
     """
     config, plan, accelerator = job.config, job.plan, engine.accelerator
-    open_log = StepLog.open(run, start.step, plan.images_per_step)
+    open_log = StepLog.open(run, start.step)
     schedule = NoiseSchedule(config.noise.every, start.step)
     timer = _CheckpointTimer(config.checkpoint)
     losses, skipped, in_a_row = torch.full([len(plan.per_generator)], torch.nan), start.skipped, 0
@@ -126,9 +137,18 @@ def optimise(
         if log and job.agreement and start.step == 0:
             log.agreement(job.agreement)
         bar = progress.add_task("training", total=plan.steps, completed=start.step)
-        for step in range(start.step, plan.steps):
+        for step in count(start.step):
+            if plan.choice_step is not None and step >= plan.choice_step:
+                chosen = choose_batch(replace(job, plan=plan), accelerator, stop)
+                if chosen is None:
+                    save(run, engine, log, step, skipped, config.checkpoint.keep)
+                    raise _interrupted(accelerator, stop.reason(), step, plan)
+                note(str(chosen))
+                job = replace(job, plan=plan).with_choice(chosen)
+                plan = job.plan
+                progress.update(bar, total=plan.steps)
             began = time.perf_counter()
-            lr = lr_at(step, plan, config.optimizer)
+            lr = lr_at(step, plan)
             outcome = take_step(replace(job, plan=plan), engine, step, lr, schedule.due(step))
             plan = outcome.plan
             if outcome.skipped:
@@ -141,7 +161,9 @@ def optimise(
             schedule.record(seconds, outcome.noise_seconds, engine)
             progress.update(bar, advance=1, description=f"loss {losses.mean():.4f}")
             if log:
-                log.step(step, outcome.losses.tolist(), lr, seconds, outcome.noise, outcome.skipped)
+                log.step(
+                    step, outcome.losses.tolist(), lr, seconds, outcome.noise, outcome.skipped, plan
+                )
             done = step + 1
             if done == plan.steps:
                 break
@@ -152,15 +174,45 @@ def optimise(
                 with timer.saving():
                     save(run, engine, log, done, skipped, config.checkpoint.keep)
             if action is _Action.STOP:
-                accelerator.wait_for_everyone()
-                raise Interrupted(
-                    f"{reason or 'another rank was stopped'}: stopped after step {done} of "
-                    f"{plan.steps} with a checkpoint; add --resume to continue"
-                )
+                raise _interrupted(accelerator, reason, done, plan)
         delta = engine.current_perturbations()
         if log:
             log.pictures(plan.steps, delta)
     return TrainingOutcome(losses, delta, plan, skipped)
+
+
+def choose_batch(
+    job: TrainingJob, accelerator: Accelerator, stop: StopRequest
+) -> ChosenBatch | None:
+    """Choose the effective batch of `batch.effective=auto`, the same one on every rank.
+
+    Returns:
+        None on every rank if the process that chooses is to stop before it can.
+    """
+    assert job.choice is not None, "batch.effective=auto comes with a choice"
+    is_made = 1
+    if accelerator.is_main_process:
+        is_made = int(job.choice.make(job.plan, stop) is not None)
+    if not min_over_ranks(accelerator, is_made):
+        return None
+    chosen = read_chosen_batch(job.choice.run.chosen_batch)
+    if chosen is None:
+        raise UserError(
+            f"{job.choice.run.chosen_batch}: missing on a rank; "
+            "put the run into a folder that all ranks share"
+        )
+    return chosen
+
+
+def _interrupted(
+    accelerator: Accelerator, reason: str | None, done: int, plan: BatchPlan
+) -> Interrupted:
+    """Make the error of a run that was stopped, once every rank has the checkpoint behind it."""
+    accelerator.wait_for_everyone()
+    return Interrupted(
+        f"{reason or 'another rank was stopped'}: stopped after step {done} of "
+        f"{plan.steps} with a checkpoint; add --resume to continue"
+    )
 
 
 class _CheckpointTimer:
@@ -211,19 +263,27 @@ def take_step(
     accelerator, plan = engine.accelerator, job.plan
     batch = job.sampler.draw(step).only(job.generators)
     while True:
-        micros = job.loader(batch, plan.micro_slices(accelerator.process_index))
+        now, pieces = plan.at(step), list[int]()
+        parts = now.micro_slices(accelerator.process_index)
+        if plan.choice_step is not None:
+            piece_slices = now.piece_slices(accelerator.process_index, PIECES)
+            pieces, parts = [piece for piece, _ in piece_slices], [part for _, part in piece_slices]
+        micros = job.loader(batch, parts)
         try:
             if job.config.batch.accumulation == "engine":
+                engine.begin_step(now.micro_batches)
                 return StepOutcome(engine_step(engine, job.loss, micros, lr), {}, 0.0, plan)
-            monitor = NoiseMonitor(engine, plan.per_generator, in_parameters=in_parameters)
+            monitor = NoiseMonitor(
+                engine, now.per_generator, in_parameters=in_parameters, pieces=pieces
+            )
             losses = delta_step(engine, job.loss, micros, lr, monitor)
             return StepOutcome(losses, monitor.moments, monitor.seconds, plan)
         except MicroBatchTooLargeError:
-            plan = plan.with_micro(halve_micro_batch(plan.largest_micro))
+            plan = plan.with_micro(halve_micro_batch(now.largest_micro))
         except NonFiniteError as error:
             if job.config.optimizer.nonfinite == "stop":
                 raise UserError(_diverged(job, error.generators, step, lr)) from None
-            no_losses = torch.full([len(plan.per_generator)], torch.nan)
+            no_losses = torch.full([len(now.per_generator)], torch.nan)
             return StepOutcome(no_losses, {}, 0.0, plan, error.generators)
         if accelerator.is_main_process and job.config.batch.micro == "auto":
             remember_micro_batch(job.config, accelerator.device, plan.micro)

@@ -10,6 +10,7 @@ from typing import Self, TextIO
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from bigbatch_ue.batching.plan import BatchPlan
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.metrics_file import Moments, drop_steps_from
 from bigbatch_ue.runs.result import Agreement
@@ -22,24 +23,22 @@ class StepLog:
     Args:
         lines: text file for JSON lines.
         tensorboard: writer of events.
-        images_per_step: images through the surrogate in one step.
     """
 
-    def __init__(self, lines: TextIO, tensorboard: SummaryWriter, images_per_step: int) -> None:
+    def __init__(self, lines: TextIO, tensorboard: SummaryWriter) -> None:
         self.lines, self.tensorboard = lines, tensorboard
-        self.images_per_step = images_per_step
         self.smoothed: defaultdict[str, SmoothedNoiseScale] = defaultdict(SmoothedNoiseScale)
 
     @classmethod
     @contextmanager
-    def open(cls, run: Run, start: int, images_per_step: int) -> Iterator[Self]:
+    def open(cls, run: Run, start: int) -> Iterator[Self]:
         """Open the log of `run` at step `start`; drop that and later steps of a former process."""
         drop_steps_from(run.metrics, start)
         with (
             SummaryWriter(str(run.tensorboard), purge_step=start) as tensorboard,
             run.metrics.open("a", buffering=1) as lines,
         ):
-            yield cls(lines, tensorboard, images_per_step)
+            yield cls(lines, tensorboard)
 
     def step(
         self,
@@ -49,15 +48,18 @@ class StepLog:
         seconds: float,
         noise: Mapping[str, Moments],
         skipped: Sequence[int],
+        plan: BatchPlan,
     ) -> None:
-        """Record one optimizer step: each generator's loss and gradient noise, and the speed.
+        """Record one step of `plan`: each generator's loss and gradient noise, and the speed.
 
         A skipped step has no loss; `skipped` lists the generators that caused it.
         """
+        now = plan.at(step)
         scalars = {
             "lr": lr,
-            "images_seen": self.images_per_step * (step + 1),
-            "images_per_s": self.images_per_step / seconds,
+            "effective_batch": max(now.per_generator),
+            "images_seen": plan.images_before(step + 1),
+            "images_per_s": now.images / seconds,
         }
         outcome = {"skipped": list(skipped)} if skipped else {"loss": losses}
         line = {"step": step, **outcome, **scalars}

@@ -53,12 +53,13 @@ def test_overrides_come_last_and_are_coerced(tmp_path: Path) -> None:
     [
         (
             "batch.effectve=3",
-            "batch.effectve: unknown key; allowed: effective, micro, scope, extend, accumulation",
+            "batch.effectve: unknown key; allowed: effective, schedule, micro, scope, "
+            "extend, accumulation",
         ),
         ("bacth.effective=3", "bacth: unknown key; allowed: seed, output, data, surrogate, "),
         ("surrogate.fit.rate=1", "surrogate.fit.rate: unknown key; allowed: optimizer, epochs, "),
-        ("batch.effective=0", "batch.effective=0: must be greater than or equal to 1"),
-        ("batch.effective=many", "batch.effective='many': must be a whole number"),
+        ("batch.effective=0", "batch.effective=0: must be 'auto' or greater than or equal to 1"),
+        ("batch.effective=many", "batch.effective='many': must be 'auto' or a whole number"),
         ("batch.micro=0", "batch.micro=0: must be 'auto' or greater than or equal to 1"),
         ("batch.scope=some", "batch.scope='some': must be 'cluster' or 'all'"),
         ("clusters.count=1", "clusters.count=1: must be 'auto' or greater than or equal to 2"),
@@ -84,7 +85,7 @@ def test_overrides_come_last_and_are_coerced(tmp_path: Path) -> None:
         ),
         ("evaluation.seeds=3", "evaluation.seeds=3: must be a list"),
         ("evaluation.seeds=[]", "evaluation.seeds=[]: must have at least 1 item"),
-        ("batch=3", "batch=3: batch is a section; set one of its keys: effective, micro, "),
+        ("batch=3", "batch=3: batch is a section; set one of its keys: effective, schedule, "),
         (
             "surrogate.model.x=3",
             "surrogate.model.x: surrogate.model is a value, not a section; "
