@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from rich.table import Table
 
-from bigbatch_ue.batching.plan import BatchPlan, even_sizes, make_plan
+from bigbatch_ue.batching.plan import BatchPlan, make_plan
+from bigbatch_ue.batching.step_plan import even_sizes
 from bigbatch_ue.clustering.agreement import measure_agreement
 from bigbatch_ue.clustering.grouping import (
     DEFAULT_COUNT,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
-from bigbatch_ue.batching.plan import even_sizes
+from bigbatch_ue.batching.step_plan import even_sizes
 from bigbatch_ue.clustering.clusters import Clusters
 from bigbatch_ue.clustering.target_map import target_map
 from bigbatch_ue.config.names import Grouping

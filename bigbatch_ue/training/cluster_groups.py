@@ -6,7 +6,7 @@ import torch
 from torch.distributed.distributed_c10d import PrefixStore, Store, init_process_group
 from torch.distributed.rendezvous import rendezvous
 
-from bigbatch_ue.batching.plan import even_slice
+from bigbatch_ue.batching.step_plan import even_slice
 from bigbatch_ue.files.locks import locked
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from bigbatch_ue.reporting.words import counted

@@ -67,6 +67,10 @@ class TrainingJob:
     agreement: Agreement | None = None
     choice: BatchChoice | None = None
 
+    def must_choose(self, step: int) -> bool:
+        """Return whether B must be chosen before `step`."""
+        return self.plan.choice_step is not None and step >= self.plan.choice_step
+
     def with_choice(self, chosen: ChosenBatch) -> "TrainingJob":
         """Make the job whose B has been chosen."""
         plan = self.plan.with_choice(chosen)
@@ -125,32 +129,30 @@ def optimise(
         Interrupted: on every rank, if `stop` asks for it on any; a checkpoint has been written.
         UserError: a loss is not finite, and its step must not be skipped, or too many were.
     """
-    config, plan, accelerator = job.config, job.plan, engine.accelerator
+    config, accelerator = job.config, engine.accelerator
     open_log = StepLog.open(run, start.step)
     schedule = NoiseSchedule(config.noise.every, start.step)
-    timer = _CheckpointTimer(config.checkpoint)
-    losses, skipped, in_a_row = torch.full([len(plan.per_generator)], torch.nan), start.skipped, 0
+    timer, skipped, in_a_row = _CheckpointTimer(config.checkpoint), start.skipped, 0
+    losses = torch.full([len(job.plan.per_generator)], torch.nan)
     with (
         open_log if accelerator.is_main_process else nullcontext() as log,
         progress_bar() as progress,
     ):
         if log and job.agreement and start.step == 0:
             log.agreement(job.agreement)
-        bar = progress.add_task("training", total=plan.steps, completed=start.step)
+        bar = progress.add_task("training", total=job.plan.steps, completed=start.step)
         for step in count(start.step):
-            if plan.choice_step is not None and step >= plan.choice_step:
-                chosen = choose_batch(replace(job, plan=plan), accelerator, stop)
+            if job.must_choose(step):
+                chosen = choose_batch(job, accelerator, stop)
                 if chosen is None:
                     save(run, engine, log, step, skipped, config.checkpoint.keep)
-                    raise _interrupted(accelerator, stop.reason(), step, plan)
-                note(str(chosen))
-                job = replace(job, plan=plan).with_choice(chosen)
-                plan = job.plan
-                progress.update(bar, total=plan.steps)
+                    raise _interrupted(accelerator, stop.reason(), step, job.plan)
+                job = job.with_choice(chosen)
+                progress.update(bar, total=job.plan.steps)
             began = time.perf_counter()
-            lr = lr_at(step, plan)
-            outcome = take_step(replace(job, plan=plan), engine, step, lr, schedule.due(step))
-            plan = outcome.plan
+            lr = lr_at(step, job.plan)
+            outcome = take_step(job, engine, step, lr, schedule.due(step))
+            job = replace(job, plan=outcome.plan)
             if outcome.skipped:
                 skipped, in_a_row = skipped + 1, in_a_row + 1
                 if in_a_row > MAX_CONSECUTIVE_SKIPS:
@@ -161,11 +163,10 @@ def optimise(
             schedule.record(seconds, outcome.noise_seconds, engine)
             progress.update(bar, advance=1, description=f"loss {losses.mean():.4f}")
             if log:
-                log.step(
-                    step, outcome.losses.tolist(), lr, seconds, outcome.noise, outcome.skipped, plan
-                )
+                own = outcome.losses.tolist()
+                log.step(step, own, lr, seconds, outcome.noise, outcome.skipped, job.plan)
             done = step + 1
-            if done == plan.steps:
+            if done == job.plan.steps:
                 break
             reason = stop.reason(ahead=seconds + timer.seconds)
             action = timer.action(done) if reason is None else _Action.STOP
@@ -174,17 +175,17 @@ def optimise(
                 with timer.saving():
                     save(run, engine, log, done, skipped, config.checkpoint.keep)
             if action is _Action.STOP:
-                raise _interrupted(accelerator, reason, done, plan)
+                raise _interrupted(accelerator, reason, done, job.plan)
         delta = engine.current_perturbations()
         if log:
-            log.pictures(plan.steps, delta)
-    return TrainingOutcome(losses, delta, plan, skipped)
+            log.pictures(job.plan.steps, delta)
+    return TrainingOutcome(losses, delta, job.plan, skipped)
 
 
 def choose_batch(
     job: TrainingJob, accelerator: Accelerator, stop: StopRequest
 ) -> ChosenBatch | None:
-    """Choose the effective batch of `batch.effective=auto`, the same one on every rank.
+    """Choose the effective batch of `batch.effective=auto`, the same on every rank, and say it.
 
     Returns:
         None on every rank if the process that chooses is to stop before it can.
@@ -201,6 +202,7 @@ def choose_batch(
             f"{job.choice.run.chosen_batch}: missing on a rank; "
             "put the run into a folder that all ranks share"
         )
+    note(str(chosen))
     return chosen
 
 

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from bigbatch_ue.batching.loader import MicroBatchLoader
-from bigbatch_ue.batching.plan import even_slice
 from bigbatch_ue.batching.sampler import GlobalBatch, Sampler
 from bigbatch_ue.batching.schedule import BatchSchedule
+from bigbatch_ue.batching.step_plan import even_slice
 from bigbatch_ue.config.sections import AugmentConfig
 from bigbatch_ue.data.views import apply_views
 

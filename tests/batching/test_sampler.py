@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from bigbatch_ue.batching.plan import even_slice, make_plan
+from bigbatch_ue.batching.plan import make_plan
 from bigbatch_ue.batching.sampler import Sampler
+from bigbatch_ue.batching.step_plan import even_slice
 from bigbatch_ue.config.sections import AugmentConfig
 from tests.helpers.configs import config_of
 

@@ -250,7 +250,7 @@ def test_a_listed_schedule_brings_its_own_last_batch(tmp_path: Path) -> None:
     assert load_config("digits", settings=[layer]).batch.effective == 9
     ramp = load_config("digits", overrides=["batch.schedule={ramp_from: 4, ramp_steps: 5}"])
     assert ramp.batch.effective == 128, "a ramp ends with the preset's"
-    with pytest.raises(UserError, match="batch.effective=7: batch.schedule ends with 1024"):
+    with pytest.raises(UserError, match=r"=7: batch\.schedule ends with 1024"):
         load_config("digits", overrides=["batch.effective=7", points])
     for config in (ramp, load_config("digits", overrides=[points])):
         config.save(tmp_path / "config.yaml")
