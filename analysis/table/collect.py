@@ -140,11 +140,17 @@ def read_collection(folder: Path) -> Collection:
 
 
 def shared_settings(config: Config) -> dict[str, Any]:
-    """Return all settings that decide a result, except the seed and those that a sweep varies."""
+    """Return all settings that decide a result, except the seed and those that a sweep varies.
+
+    A schedule of batches is among them, and so is `batch.effective=auto`: such runs are not those
+    of a constant batch.
+    """
     content = config.answer()
     content["target"] = config.target.answer()
     del content["seed"], content["budget"]["kind"], content["optimizer"]["lr_rule"]
-    del content["batch"]["effective"], content["batch"]["scope"]
+    del content["batch"]["scope"]
+    if content["batch"]["effective"] != "auto":
+        del content["batch"]["effective"]
     return content
 
 
@@ -238,6 +244,7 @@ def _row(
 ) -> dict[str, Any]:
     return {
         **_identity(run, config, arm_title(arm), arm.recipe.get("target")),
+        "effective_batch": result.effective_batch,
         "target_seed": arm.seed,
         "optimizer_steps": result.optimizer_steps,
         "learning_rate": result.learning_rate,
@@ -273,6 +280,7 @@ def _failed_row(
         **unknown,
         **counts,
         **_identity(run, config, arm_title(spec)),
+        "effective_batch": outcome["cell"].get("mean_batch", config.batch.effective),
         "target_seed": spec.seed,
         "optimizer_steps": result.optimizer_steps if result else 0,
         "full_batch": outcome["cell"].get("full", 0),

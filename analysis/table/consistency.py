@@ -37,16 +37,16 @@ def check_run(run: RunFiles, config: Config, result: TrainingResult) -> list[int
     assignment, metadata = _read_tensor(run.clusters, "assignment")
     require_values(metadata, answer, run.clusters.name)
     sizes = [int(n) for n in np.bincount(assignment, minlength=config.clusters.generators)]
-    plan = make_plan(config, sizes, result.world_size)
+    plan = make_plan(config, sizes, result.world_size, result.chosen_batch)
     expected = {
         "dataset": config.data.shown_as,
         "seed": config.seed,
         "scope": config.batch.scope,
-        "requested_batch": config.batch.effective,
+        "requested_batch": plan.requested,
         "effective_batch": plan.effective,
         "effective_batch_per_generator": plan.per_generator,
         "optimizer_steps": plan.steps,
-        "images_seen": plan.images_per_step * plan.steps,
+        "images_seen": plan.images,
     }
     images = config.data.model_copy(update={"name": result.dataset})  # their place may differ
     require_values({**vars(result), "dataset": images.shown_as}, expected, run.result.name)
@@ -54,10 +54,11 @@ def check_run(run: RunFiles, config: Config, result: TrainingResult) -> list[int
     require_values(metadata, answer | {"steps": plan.steps}, run.perturbations.name)
     logged = {"steps": plan.steps, "images_seen": expected["images_seen"]}
     require_values(_logged_totals(run), logged, run.metrics.name)
-    if set(plan.per_generator) != {config.batch.effective}:
+    if plan.is_capped:
         raise UserError(
             f"batch.effective: clusters of {min(sizes)} to {max(sizes)} images capped the batch "
-            f"of {config.batch.effective} at {min(plan.per_generator)} to {plan.effective}; "
+            f"of {plan.largest.requested} at {min(plan.largest.per_generator)} to "
+            f"{max(plan.largest.per_generator)}; "
             "train with batch.extend=views"
         )
     return sizes

@@ -1,6 +1,7 @@
 """The global batch of each step: images, their generators, their views and their weights.
 
-It is a pure function of (seed, step), for the whole batch at once. Every decomposition therefore
+It is a pure function of (seed, step), for the whole batch at once: where a stream of images stands
+is the sum of the batches before. Every decomposition therefore
 takes slices of the same batch (docs/design.md, invariant 1).
 """
 
@@ -11,7 +12,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from bigbatch_ue.config.sections import AugmentConfig, BatchConfig
+from bigbatch_ue.batching.schedule import BatchSchedule
+from bigbatch_ue.config.batch_section import BatchConfig
+from bigbatch_ue.config.sections import AugmentConfig
 from bigbatch_ue.data.distortions import Distortions, draw_distortions
 from bigbatch_ue.data.views import Views, draw_views
 from bigbatch_ue.runtime.randomness import Purpose, draw
@@ -63,7 +66,8 @@ class Sampler:
     Args:
         members: for each stream of images, their positions in the train set, int64; one stream per
             cluster (scope `cluster`), or a single one (scope `all`).
-        per_step: images of each stream in one step, one number per stream.
+        schedule: images of each stream in every step.
+        cap: whether a stream gives at most all of its images in a step.
         generators: p, the number of generators.
         seed: of the run.
         augment: padding and flip of the views.
@@ -72,13 +76,15 @@ class Sampler:
     def __init__(
         self,
         members: Sequence[NDArray[np.int64]],
-        per_step: Sequence[int],
+        schedule: BatchSchedule,
+        cap: bool,
         generators: int,
         seed: int,
         augment: AugmentConfig,
     ) -> None:
         self.members = members
-        self.per_step = per_step
+        self.schedule = schedule
+        self.cap = cap
         self.generators = generators
         self.seed = seed
         self.augment = augment
@@ -88,18 +94,21 @@ class Sampler:
     def of_clusters(
         cls,
         assignment: NDArray[np.int64],
-        per_generator: Sequence[int],
+        schedule: BatchSchedule,
+        generators: int,
         batch: BatchConfig,
         seed: int,
         augment: AugmentConfig,
     ) -> "Sampler":
         """Make the sampler of `batch.scope`; `assignment` int64 [N] is each image's cluster."""
-        generators = len(per_generator)
-        if batch.scope == "all":
-            everything = np.arange(len(assignment))
-            return cls([everything], per_generator[:1], generators, seed, augment)
-        members = [np.flatnonzero(assignment == cluster) for cluster in range(generators)]
-        return cls(members, per_generator, generators, seed, augment)
+        members = [np.arange(len(assignment))]
+        if batch.scope == "cluster":
+            members = [np.flatnonzero(assignment == cluster) for cluster in range(generators)]
+        return cls(members, schedule, batch.extend == "cap", generators, seed, augment)
+
+    def following(self, schedule: BatchSchedule) -> "Sampler":
+        """Make the sampler of the same streams with another schedule."""
+        return Sampler(self.members, schedule, self.cap, self.generators, self.seed, self.augment)
 
     def draw(self, step: int) -> GlobalBatch:
         """Draw the global batch of optimizer step `step`, counted from 0."""
@@ -107,7 +116,7 @@ class Sampler:
         index = np.concatenate(taken)
         views = draw_views(draw(self.seed, Purpose.VIEWS, step), len(index), self.augment)
         distortions = self._draw_distortions(step, len(index))
-        sizes = np.array(self.per_step)
+        sizes = np.array([len(part) for part in taken])
         generators = np.arange(self.generators, dtype=np.int32)
         if len(self.members) == 1:  # each image carries every perturbation, in the same view
             order = np.repeat(np.arange(len(index)), self.generators)
@@ -129,12 +138,12 @@ class Sampler:
     def _take(self, stream: int, step: int) -> NDArray[np.int32]:
         """Take the images of one step from an endless stream, which is reshuffled each epoch."""
         size = len(self.members[stream])
-        start = step * self.per_step[stream]
-        stop = start + self.per_step[stream]
+        limit = size if self.cap else None
+        start, stop = (self.schedule.total(end, limit) for end in (step, step + 1))
         epochs = range(start // size, (stop - 1) // size + 1)
         taken = np.concatenate([self._shuffled(stream, epoch) for epoch in epochs])
         offset = start - epochs.start * size
-        return taken[offset : offset + self.per_step[stream]].astype(np.int32)
+        return taken[offset : offset + stop - start].astype(np.int32)
 
     def _shuffle(self, stream: int, epoch: int) -> NDArray[np.int64]:
         return draw(self.seed, Purpose.SHUFFLE, epoch, stream).permutation(self.members[stream])

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bigbatch_ue.batching.loader import MicroBatch
-from bigbatch_ue.batching.plan import even_slice
 from bigbatch_ue.batching.sampler import GlobalBatch
+from bigbatch_ue.batching.step_plan import even_slice
 from bigbatch_ue.data.source import to_hwc
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.training.objective import ClusterwiseLoss

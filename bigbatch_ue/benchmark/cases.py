@@ -120,7 +120,7 @@ class ProgramStep:
         accumulation = 1 if self.on_delta else self.count
         bank, accelerator = workload.new_bank(), workload.accelerator
         self.engine = Engine(accelerator, bank, config.optimizer, accumulation)
-        self.parts = self.job.plan.micro_slices(accelerator.process_index)
+        self.parts = self.job.plan.at(0).micro_slices(accelerator.process_index)
 
     def warm_up(self) -> None:
         """Pass a micro-batch forward and backward; on the delta path, take a short step too."""

@@ -131,7 +131,7 @@ class Session:
         bytes_per_step = self.bytes_per_step(case)
         measured = self.measure(case)
         self.release_memory()
-        images = case.job.plan.images_per_step
+        images = case.job.plan.at(0).images
         on_baseline = case.path is GradientPath.BASELINE
         return {
             "path": case.path,

@@ -191,7 +191,7 @@ def bench(
 
     run_bench(
         resolved,
-        batches=batches or [resolved.batch.effective],
+        batches=batches or [resolved.batch.given],
         micros=["auto" if m == "auto" else int(m) for m in micros or ("auto",)],
         paths=paths or tuple(GradientPath),
         rounds=rounds,

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from bigbatch_ue.batching.plan import even_sizes, make_plan
+from bigbatch_ue.batching.plan import BatchPlan, make_plan
+from bigbatch_ue.batching.step_plan import even_sizes
 from bigbatch_ue.clustering.resolve import (
     DEFAULT_COUNT,
     expected_sizes,
@@ -20,6 +21,7 @@ from bigbatch_ue.runtime.ranks import EngineName
 from bigbatch_ue.training.memory_needs import expected_memory
 
 _RANKS_SHOWN = 8
+_SEGMENTS_SHOWN = 8
 _PARTS = {
     "generator_parameters": "generators: parameters",
     "generator_gradients": "generators: gradients",
@@ -61,24 +63,28 @@ def plan_table(
         labels = f"{assumed}unknown without the images (leave out --images)"
         grouping = _GroupingPlan(sizes, "if all are alike", labels)
     plan = make_plan(config, grouping.sizes, ranks)
-    per_rank = even_sizes(plan.images_per_step, ranks)
-    micro = plan.largest_micro
+    steps = [step for _, step in plan.segments()]
+    fullest = max(steps, key=lambda step: step.images)
+    per_rank, micro = even_sizes(fullest.images, ranks), plan.largest_micro
     needs = expected_memory(config, channels, micro, ranks, engine)
     total = counted(sum(grouping.sizes), "train image")
     table = Table(show_header=False, title=f"{config.data.name}: {total}")
-    about = "about " if grouping.estimated and plan.effective < plan.requested else ""
+    about = "about " if grouping.estimated and plan.is_capped else ""
     rows = {
         "effective batch": f"{about}{plan.batch_in_words} (requested {plan.requested:,})",
+        **({"choice": plan.choice_in_words} if plan.choice_in_words else {}),
         "generators": f"{config.clusters.generators:,}, scope {config.batch.scope}",
         "images per cluster": grouping.sizes_in_words,
         "labels": grouping.labels,
-        "images per step": f"{plan.images_per_step:,} through the surrogate",
+        "images per step": f"{span(step.images for step in steps)} through the surrogate",
         "images per rank": " + ".join(f"{size:,}" for size in per_rank[:_RANKS_SHOWN])
         + (" + ..." if ranks > _RANKS_SHOWN else ""),
-        "micro-batches": f"{plan.micro_batches:,} of up to {micro:,} (limit {config.batch.micro})",
-        "steps per epoch": f"{plan.steps_per_epoch:,}",
+        "micro-batches": f"{span(step.micro_batches for step in steps)} of up to {micro:,} "
+        f"(limit {config.batch.micro})",
+        "steps per epoch": span(step.steps_per_epoch for step in steps),
         "steps": f"{plan.steps:,} (budget: {config.budget.kind})",
-        "learning rate": plan.lr_reason,
+        "learning rate": fullest.lr_reason,
+        **(_schedule_rows(plan) if len(steps) > 1 else {}),
         "expected memory": f"{needs.total:,.0f} MiB per rank under {engine}",
         **{f"  {label}": f"{getattr(needs, part):,.1f} MiB" for part, label in _PARTS.items()},
     }
@@ -87,6 +93,22 @@ def plan_table(
     if plan.warning:
         table.caption = f"warning: {plan.warning}"
     return table
+
+
+def _schedule_rows(plan: BatchPlan) -> dict[str, str]:
+    """Describe the segments of a schedule, of many the first ones and the last."""
+    rows = {
+        f"  from step {steps.start:,}": f"B = {span(step.per_generator)}: "
+        f"{counted(step.images, 'image')}, {counted(step.micro_batches, 'micro-batch')} of up to "
+        f"{step.largest_micro:,}, learning rate {step.lr:.3g}"
+        for steps, step in plan.segments()
+    }
+    names, left_out = list(rows), len(rows) - _SEGMENTS_SHOWN
+    if left_out <= 1:
+        return {"schedule": "", **rows}
+    shown = {name: rows[name] for name in names[: _SEGMENTS_SHOWN - 1]}
+    between = {"  ...": f"{left_out:,} more values of B"}
+    return {"schedule": "", **shown, **between, names[-1]: rows[names[-1]]}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bigbatch_ue.batching.plan import even_sizes
+from bigbatch_ue.batching.step_plan import even_sizes
 from bigbatch_ue.config.names import Grouping
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.config.sections import ClustersConfig

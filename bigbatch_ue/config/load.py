@@ -49,7 +49,7 @@ def load_config(
     elif file is not None:
         content = read_settings(file)
     for layer in settings:
-        content = _merge(content, layer)
+        content = _merge(_without_replaced_batch(content, layer), layer)
     overrides = list(overrides)
     config = resolve(Config, content, overrides, file)
     _refuse_idle_budget(config, {override.partition("=")[0] for override in overrides})
@@ -106,9 +106,13 @@ def resolve(
     """
     before = deepcopy(content)
     overrides = list(overrides)
+    given: dict[str, Any] = {}
     for index, override in enumerate(overrides):
         if not _is_setting(override):
             raise UserError(_not_a_setting(overrides, index, root))
+        _apply(given, override, root)
+    content = _without_replaced_batch(content, given)
+    for override in overrides:
         _apply(content, override, root)
     try:
         return root.model_validate(content)
@@ -117,6 +121,16 @@ def resolve(
     if file is not None and _problem(before, root) == problem:
         problem = f"{file}: {problem}"
     raise UserError(problem)
+
+
+def _without_replaced_batch(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop `batch.effective` from `below` if `above` lists a schedule, which ends with another."""
+    own, replaced = above.get("batch"), below.get("batch")
+    if not (isinstance(own, Mapping) and isinstance(replaced, Mapping)) or "effective" in own:
+        return below
+    if not isinstance(own.get("schedule"), list | tuple):
+        return below
+    return {**below, "batch": {key: v for key, v in replaced.items() if key != "effective"}}
 
 
 def _problem(content: dict[str, Any], root: type[BaseModel]) -> str | None:

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from bigbatch_ue.config.batch_section import BatchConfig
 from bigbatch_ue.config.evaluation_sections import EvaluationConfig, TargetConfig
 from bigbatch_ue.config.names import TrackerName
 from bigbatch_ue.config.section import Section, UserPath
 from bigbatch_ue.config.sections import (
     AugmentConfig,
-    BatchConfig,
     BudgetConfig,
     CheckpointConfig,
     ClustersConfig,
@@ -92,7 +92,7 @@ class Config(Section):
         """The folder of the run: `output`, or a name made of data set, batch and seed."""
         if self.output is not None:
             return self.output
-        return Path("runs") / f"{self.data.shown_as}-b{self.batch.effective}-s{self.seed}"
+        return Path("runs") / f"{self.data.shown_as}-b{self.batch.in_words}-s{self.seed}"
 
     @property
     def axes(self) -> dict[str, Any]:
@@ -134,7 +134,8 @@ class Config(Section):
         """
         content = self.model_dump(mode="json", exclude=_NOT_IN_ANSWER)
         content |= {
-            name: getattr(self, name).answer() for name in ("surrogate", "clusters", "augment")
+            name: getattr(self, name).answer()
+            for name in ("surrogate", "clusters", "augment", "batch")
         }
         if not (with_place or self.data.has_name):
             content["data"]["name"] = None

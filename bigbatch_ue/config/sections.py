@@ -220,36 +220,6 @@ class AugmentConfig(Section):
     )
 
 
-class BatchConfig(Section):
-    """The effective batch of one generator, and how it is divided."""
-
-    effective: Annotated[int, Field(ge=1, le=2**24)] = Field(
-        256,
-        description="Effective batch B: images in one optimizer step of one generator, over all "
-        "ranks and micro-batches.",
-    )
-    micro: Literal["auto"] | Positive = Field(
-        "auto",
-        description="Maximum number of images in one pass of the surrogate on one rank; `auto` is "
-        "the largest that fits into memory. It does not change the result.",
-    )
-    scope: Literal["cluster", "all"] = Field(
-        "cluster",
-        description="Images that a generator sees: those of its own `cluster`, or `all` images, as "
-        "in the public UC code.",
-    )
-    extend: Literal["cap", "views"] = Field(
-        "cap",
-        description="If B exceeds the images of a generator: `cap` takes each image once, `views` "
-        "repeats images in more random views.",
-    )
-    accumulation: Literal["delta", "engine"] = Field(
-        "delta",
-        description="Gradient path: `delta` runs the generators once per step, `engine` once per "
-        "micro-batch. Both give the same gradient.",
-    )
-
-
 class BudgetConfig(Section):
     """The length of the training of the generators."""
 

@@ -190,19 +190,28 @@ def _subject_of_run(config: Config, run: Run, accelerator: Accelerator, download
 
 
 def _origin(config: Config) -> dict[str, Any]:
-    """Return the settings that decide perturbations, except for images, seed and batch."""
+    """Return the settings that decide perturbations, except for images, seed and a fixed batch."""
     content = config.answer()
-    del content["seed"], content["data"]["name"], content["batch"]["effective"]
+    del content["seed"], content["data"]["name"]
+    if content["batch"]["effective"] != "auto":
+        del content["batch"]["effective"]
     return content
 
 
 def _random_surrogate_control(
     config: Config, run: Run, data: DataSet, accelerator: Accelerator
 ) -> Perturbations:
-    """Load the perturbations of the same run with a random surrogate; train it if necessary."""
+    """Load the perturbations of the same run with a random surrogate; train it if necessary.
+
+    The control takes the batches that the run has chosen, and chooses none itself.
+    """
     output = run.controls / ArmName.RANDOM_SURROGATE
+    batch, chosen = config.batch, read_result(run.result).chosen_batch
+    if chosen is not None:
+        points = ((0, chosen.first), (chosen.step, chosen.batch))
+        batch = batch.model_copy(update={"effective": chosen.batch, "schedule": points})
     surrogate = config.surrogate.model_copy(update={"weights": "random"})
-    config = config.model_copy(update={"output": output, "surrogate": surrogate})
+    config = config.model_copy(update={"output": output, "surrogate": surrogate, "batch": batch})
     output.parent.mkdir(exist_ok=True)
     lock = locked(output.with_suffix(".lock")) if accelerator.is_main_process else nullcontext()
     with lock:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
-from bigbatch_ue.batching.plan import even_slice
+from bigbatch_ue.batching.step_plan import even_slice
 from bigbatch_ue.config.sections import AugmentConfig, TrainingRecipe
 from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.errors import UserError

@@ -3,7 +3,7 @@
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 DASH = "–"
 """Stands for an unknown number."""
@@ -40,8 +40,13 @@ def number(value: float) -> str:
 
 def counted(count: int, noun: str) -> str:
     """Return a number of things: `1 image`, `1,437 images`, `2 micro-batches`."""
-    ending = "" if count == 1 else "es" if noun.endswith(("s", "ch")) else "s"
-    return f"{count:,} {noun}{ending}"
+    return counted_span([count], noun)
+
+
+def counted_span(counts: Sequence[int], noun: str) -> str:
+    """Return a range of numbers of things: `25 to 28 images`; `1 image` if all are 1."""
+    ending = "" if max(counts) == 1 else "es" if noun.endswith(("s", "ch")) else "s"
+    return f"{span(counts)} {noun}{ending}"
 
 
 def span(numbers: Iterable[int]) -> str:

@@ -49,6 +49,11 @@ class RunFiles:
         return self.folder / "metrics.jsonl"
 
     @property
+    def chosen_batch(self) -> Path:
+        """JSON: a `ChosenBatch`; exists once `batch.effective=auto` has chosen."""
+        return self.folder / "chosen-batch.json"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of the training states of an unfinished run (`checkpoints`)."""
         return self.folder / "checkpoints"

@@ -43,6 +43,33 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class ChosenBatch:
+    """The effective batch that `batch.effective=auto` has chosen.
+
+    Attributes:
+        batch: B from `step` on.
+        first: B of the steps before it.
+        step: number of steps at `first`.
+        noise_scale: over those steps, in the space of the perturbation, in images: the median of
+            the generators; None if it could not be told.
+    """
+
+    batch: int
+    first: int
+    step: int
+    noise_scale: float | None
+
+    def __str__(self) -> str:
+        """Say what was chosen, and why."""
+        told = f"{self.noise_scale:,.3g}" if self.noise_scale is not None else "not to be told"
+        kept = "stays" if self.batch == self.first else "="
+        return (
+            f"batch.effective=auto: noise scale {told} after step {self.step:,}; "
+            f"B {kept} {self.batch:,}"
+        )
+
+
+@dataclass(frozen=True)
 class TrainingResult:
     """The result of a finished run.
 
@@ -50,9 +77,10 @@ class TrainingResult:
         dataset: name of the data set, with the home folder as `~`.
         seed: of the run.
         scope: `cluster` or `all`.
-        requested_batch: effective batch B as configured.
-        effective_batch: largest batch of a generator; differs from B only under `extend: cap`.
-        effective_batch_per_generator: images of each generator in one step.
+        requested_batch: effective batch B as configured or chosen; the last one of a schedule.
+        effective_batch: largest batch of a generator; differs from B under `extend: cap`. Of a
+            schedule, the mean over all steps, rounded to whole images.
+        effective_batch_per_generator: images of each generator in one step; or their mean, rounded.
         optimizer_steps: T, skipped ones included.
         images_seen: images through the surrogate in all steps.
         learning_rate: peak, after scaling with B.
@@ -63,7 +91,7 @@ class TrainingResult:
         world_size: number of ranks.
         cluster_groups: number of rank groups, each of which trained its own clusters.
         micro_batch: images in the largest micro-batch.
-        micro_batches: micro-batches of a rank in one step.
+        micro_batches: largest number of micro-batches of a rank in one step.
         accumulation: `delta` or `engine`.
         compute: a `ComputeMode`, by which the surrogate was computed.
         device: `cpu` or `cuda`.
@@ -73,6 +101,7 @@ class TrainingResult:
         images_per_second: through the surrogate, in the last process.
         versions: of bigbatch_ue and torch.
         agreement: of clusters and classes; None with a single class, and in older results.
+        chosen_batch: what `batch.effective=auto` has chosen; None without it.
     """
 
     dataset: str
@@ -101,6 +130,7 @@ class TrainingResult:
     images_per_second: float
     versions: dict[str, str]
     agreement: Agreement | None = None
+    chosen_batch: ChosenBatch | None = None
 
     def write(self, path: Path) -> None:
         """Write the result as JSON, atomically."""
@@ -108,6 +138,24 @@ class TrainingResult:
 
 
 _RESULT = TypeAdapter(TrainingResult)
+_CHOSEN_BATCH = TypeAdapter(ChosenBatch)
+
+
+def read_chosen_batch(path: Path) -> ChosenBatch | None:
+    """Read the record of `batch.effective=auto`; None if nothing has been chosen yet.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        return _CHOSEN_BATCH.validate_python(read_json(path, dict))
+    except ValidationError as error:
+        raise UserError(
+            f"{path}: not the record of a chosen batch ({first_problem(error)}); "
+            "delete it to choose again"
+        ) from None
 
 
 def read_result(path: Path) -> TrainingResult:

@@ -47,7 +47,7 @@ class Stage:
     """
 
     def __init__(self, what: str, unit: str = "", total: int | None = None, done: int = 0) -> None:
-        self._what, self._unit, self._total = printable(what), unit, total
+        self._what, self._unit, self.total = printable(what), unit, total
         self._began = time.monotonic()
         self._done = self._first = done
         self._samples = deque([(self._began, done)])
@@ -72,7 +72,7 @@ class Stage:
     @property
     def fraction(self) -> float | None:
         """The part that is done; None if the total is unknown."""
-        return None if self._total is None else min(1.0, self._done / max(1, self._total))
+        return None if self.total is None else min(1.0, self._done / max(1, self.total))
 
     @property
     def title(self) -> str:
@@ -84,14 +84,14 @@ class Stage:
         now = time.monotonic()
         if not self._unit:
             return f"{duration(now - self._began)} so far"
-        of = "" if self._total is None else f" of {self._total:,}"
+        of = "" if self.total is None else f" of {self.total:,}"
         parts = [f"{self._done:,}{of} {self._unit}"]
         (since, before), (last, done) = self._samples[0], self._samples[-1]
         if done > before and last > since:
             per_second = (done - before) / (last - since)
             parts.append(rate(per_second, self._unit))
-            if self._total is not None:
-                left = (self._total - done) / per_second - (now - last)
+            if self.total is not None:
+                left = (self.total - done) / per_second - (now - last)
                 parts.append(f"{duration(math.ceil(max(0.0, left)))} left")
         return ", ".join(parts)
 

@@ -6,7 +6,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from bigbatch_ue.clustering.resolve import resolve_clusters
+from bigbatch_ue.batching.plan import BatchPlan, make_plan
+from bigbatch_ue.clustering.resolve import expected_sizes, resolve_clusters
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet, prepare_dataset
 from bigbatch_ue.files.formats import digest, read_json
@@ -55,9 +56,21 @@ class Cell:
         return self.files.folder.name
 
     @property
+    def plan(self) -> BatchPlan:
+        """The batches in one process, before the images are grouped."""
+        sizes = expected_sizes(self.config.clusters, self.data.train.labels)
+        return make_plan(self.config, sizes, 1)
+
+    @property
     def axes(self) -> dict[str, Any]:
-        """Values that the sweep varies, and the batch of a whole cluster (`full`)."""
-        return {**self.config.axes, "full": self.config.full_batch(len(self.data.train))}
+        """Values that the sweep varies, and the batch of a whole cluster (`full`).
+
+        With a schedule, also the mean batch over all steps (`mean_batch`).
+        """
+        axes = {**self.config.axes, "full": self.config.full_batch(len(self.data.train))}
+        if self.config.batch.schedule is not None:
+            axes["mean_batch"] = self.plan.effective
+        return axes
 
     def outcome(self) -> Outcome | None:
         """Read the outcome, or return None if the cell has not been run.
@@ -148,6 +161,6 @@ def _folder_of(config: Config, data: DataSet, output: Path, made: Mapping[str, P
         for weights_known in dict.fromkeys([weights, None])
         for known in data.identities
     ]
-    size, budget = config.batch.effective, config.budget.kind
-    name = f"{config.data.shown_as}-b{size}-s{config.seed}-{budget}-{keys[0]}"
+    batch, budget = config.batch.in_words, config.budget.kind
+    name = f"{config.data.shown_as}-b{batch}-s{config.seed}-{budget}-{keys[0]}"
     return next((made[key] for key in reversed(keys) if key in made), output / _CELLS / name)

@@ -7,9 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigbatch_ue.batching.plan import BatchPlan, make_plan
 from bigbatch_ue.benchmark.timing import fastest
-from bigbatch_ue.clustering.resolve import expected_sizes
 from bigbatch_ue.config.names import ArmName, Grouping
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet
@@ -86,12 +84,6 @@ def _arms(cell: Cell) -> Iterator[tuple[ArmSpec, Hashable]]:
             yield spec, None if spec.arm in _WITHOUT_CLUSTERS else clusters
 
 
-def plan_cell(cell: Cell) -> BatchPlan:
-    """Plan the batches of a cell in one process, before its images are grouped."""
-    sizes = expected_sizes(cell.config.clusters, cell.data.train.labels)
-    return make_plan(cell.config, sizes, 1)
-
-
 def measure_rates(config: Config, data: DataSet) -> Rates:
     """Time a few passes of networks with random weights on this machine's device."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -113,7 +105,7 @@ def measure_rates(config: Config, data: DataSet) -> Rates:
         network = network.to(memory_format=torch.channels_last)
         return fastest(lambda: _train_on(network, images), device, _REPEATS) / len(images)
 
-    micro_batch = random_images(plan_cell(Cell(config, data)).largest_micro).requires_grad_()
+    micro_batch = random_images(Cell(config, data).plan.largest_micro).requires_grad_()
     seconds = fastest(lambda: torch.autograd.backward(frozen(micro_batch).sum()), device, _REPEATS)
     return Rates(
         bank=fastest(lambda: torch.autograd.backward(bank().sum()), device, _REPEATS),
@@ -130,11 +122,11 @@ def _train_on(network: nn.Module, images: Tensor) -> None:
 
 def _seconds(cell: Cell, rates: Rates, new_surrogate: bool, new_arms: int) -> float:
     """Add up the parts of a cell, without what an earlier cell did for it."""
-    config, plan = cell.config, plan_cell(cell)
+    config, plan = cell.config, cell.plan
     images, tests = len(cell.data.train), len(cell.data.test)
     # A forward pass takes about a third of a training step.
     target = config.target.fit.epochs * (images + tests / 3) * rates.target
-    seconds = plan.steps * (rates.bank + plan.images_per_step * rates.image)
+    seconds = plan.steps * rates.bank + plan.images * rates.image
     if new_surrogate and config.surrogate.weights == "fit":
         seconds += config.surrogate.fit.epochs * images * rates.surrogate
     return seconds + new_arms * target

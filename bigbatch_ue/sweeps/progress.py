@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Column, Table
 
-from bigbatch_ue.reporting.words import counted
+from bigbatch_ue.reporting.words import counted, span
 from bigbatch_ue.runtime.console import whole_lines
 from bigbatch_ue.sweeps.cells import Cell
-from bigbatch_ue.sweeps.estimate import estimate, plan_cell
+from bigbatch_ue.sweeps.estimate import estimate
 
 _STATES = ("finished", "failed", "left")
 
@@ -25,12 +25,12 @@ def cell_table(cells: Sequence[Cell]) -> Table:
     table = Table("cell", *numbers, "state")
     left = 0.0
     for cell in cells:
-        plan, outcome = plan_cell(cell), cell.outcome()
+        plan, outcome = cell.plan, cell.outcome()
         left += seconds[cell.name] if outcome is None else 0
         table.add_row(
             cell.name,
             f"{plan.steps:,}",
-            f"{plan.images_per_step:,}",
+            span(step.images for _, step in plan.segments()),
             format_duration(seconds[cell.name]),
             outcome.state if outcome else "to do",
         )

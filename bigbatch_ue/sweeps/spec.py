@@ -12,6 +12,7 @@ from bigbatch_ue.config.load import load_config, read_settings, resolve
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.config.section import Positive, Section, SettingsOf, UserPath
 from bigbatch_ue.launching.engines import LaunchedEngine
+from bigbatch_ue.runtime.errors import UserError
 
 _ARMS = ["clean", "random_noise", "uc"]
 _VARIED = {
@@ -27,6 +28,8 @@ _VARIED = {
 def _valid_batch(given: Any) -> Any:
     if given == "full" or (type(given) is int and given > 0):
         return given
+    if given == "auto":
+        raise ValueError("batches: 'auto' has no place on a curve; use it with `train`")
     raise ValueError(f"batches: {given!r} is neither a positive number of images nor 'full'")
 
 
@@ -196,11 +199,21 @@ def load_sweep(file: Path, overrides: Sequence[str] = ()) -> SweepSpec:
 
 
 def base_config(sweep: SweepSpec, dataset: SweepDataset, seed: int, scope: str) -> Config:
-    """Load the configuration that the cells of one data set, seed and scope have in common."""
+    """Load the configuration that the cells of one data set, seed and scope have in common.
+
+    Raises:
+        UserError: an invalid setting, or one that fixes what the sweep varies.
+    """
     defaults = {
         "batch": {"extend": "views"},
         "evaluation": {"arms": _ARMS, "fractions": [1.0], "seeds": sweep.seeds.targets_of(seed)},
     }
     own = {"seed": seed, "batch": {"scope": scope}}
     settings = (defaults, sweep.settings, dataset.settings, own)
-    return load_config(dataset.preset, dataset.config, settings=settings)
+    config = load_config(dataset.preset, dataset.config, settings=settings)
+    if isinstance(config.batch.schedule, tuple):
+        raise UserError(
+            "batch.schedule: a list fixes the batches, which the sweep varies; use "
+            "{ramp_from: B, ramp_steps: steps}, which ends with each of them"
+        )
+    return config

@@ -6,7 +6,7 @@ import torch
 from torch.distributed.distributed_c10d import PrefixStore, Store, init_process_group
 from torch.distributed.rendezvous import rendezvous
 
-from bigbatch_ue.batching.plan import even_slice
+from bigbatch_ue.batching.step_plan import even_slice
 from bigbatch_ue.files.locks import locked
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
 from bigbatch_ue.reporting.words import counted
@@ -43,6 +43,11 @@ class RankGroup:
         if self.count == 1:
             return run
         return replace(run, folder=run.groups / f"{self.index + 1}-of-{self.count}")
+
+    def parts_of(self, run: Run, total: int) -> list[tuple[Run, int]]:
+        """Return the part of each group, and how many of `total` generators it trains."""
+        groups = [(each, each.generators(total)) for each in self.all_groups]
+        return [(group.part_of(run), own.stop - own.start) for group, own in groups]
 
     def barrier(self) -> None:
         """Wait for the ranks of all groups."""

@@ -47,8 +47,8 @@ class Engine:
         accelerator: from `start_accelerator`.
         bank: the generators; the only module that is wrapped.
         optimizer: kind of optimizer and its settings.
-        accumulation: number of backward passes in one optimizer step: 1 on the delta path, the
-            number of micro-batches on the engine path.
+        accumulation: largest number of backward passes in one optimizer step: 1 on the delta path,
+            the number of micro-batches on the engine path.
 
     Raises:
         UserError: the optimizer needs whole layers, or Accelerate did not wrap the bank as the
@@ -64,7 +64,7 @@ class Engine:
     ) -> None:
         self.accelerator = accelerator
         self.name = engine_name(accelerator)
-        self.accumulation = accumulation
+        self._configured = accumulation
         if optimizer.name in ("lars", "lamb") and self.name not in (
             EngineName.SINGLE,
             EngineName.DDP,
@@ -73,8 +73,7 @@ class Engine:
                 f"optimizer.name={optimizer.name}: scales each layer by its norm, but {self.name} "
                 "shards layers; use one process or DDP, or adam, adamw or sgd"
             )
-        accelerator.gradient_accumulation_steps = accumulation
-        accelerator.step = 0  # Accelerate counts passes from here to find a step's last
+        self.begin_step(accumulation)
         if self.name.is_zero:
             self._fill_deepspeed_config()
         torch_optimizer = _OPTIMIZERS[optimizer.name](
@@ -94,8 +93,8 @@ class Engine:
         """Fill in the numbers that DeepSpeed demands; a micro-batch counts as one sample."""
         config = self.accelerator.state.deepspeed_plugin.deepspeed_config
         config["train_micro_batch_size_per_gpu"] = 1
-        config["gradient_accumulation_steps"] = self.accumulation
-        config["train_batch_size"] = self.accumulation * self.accelerator.num_processes
+        config["gradient_accumulation_steps"] = self._configured
+        config["train_batch_size"] = self._configured * self.accelerator.num_processes
         config["gradient_clipping"] = 0.0
 
     def _check_wrapped(self) -> None:
@@ -127,6 +126,12 @@ class Engine:
         with torch.no_grad():
             return self.perturbations().float()
 
+    def begin_step(self, accumulation: int) -> None:
+        """Prepare a step of `accumulation` backward passes; the next steps have as many."""
+        self.accumulation = accumulation
+        self.accelerator.gradient_accumulation_steps = accumulation
+        self.accelerator.step = 0  # Accelerate counts passes from here to find a step's last
+
     @contextmanager
     def accumulating(self, lr: float) -> Iterator[None]:
         """Enclose one of the step's `accumulation` backward passes; the last takes the step."""
@@ -140,9 +145,11 @@ class Engine:
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this rank's `loss` to the sum over ranks and passes.
 
-        Engines average over ranks and accumulated passes. The factor here undoes that.
+        Engines average over ranks and accumulated passes; DeepSpeed divides by the number that it
+        was configured with, however many passes a step has. The factor here undoes that.
         """
-        self.accelerator.backward(loss * (self.accelerator.num_processes * self.accumulation))
+        divisor = self._configured if self.name.is_zero else self.accumulation
+        self.accelerator.backward(loss * (self.accelerator.num_processes * divisor))
 
     def sum_over_ranks(self, tensor: Tensor) -> Tensor:
         """Return the sum of `tensor` over ranks, on every rank."""

@@ -5,9 +5,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from itertools import count
 from typing import NamedTuple
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from bigbatch_ue.batching.loader import MicroBatchLoader
@@ -24,13 +26,16 @@ from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runs.checkpoints import Checkpoint, save_checkpoint
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.metrics_file import Moments
-from bigbatch_ue.runs.result import Agreement
-from bigbatch_ue.runtime.accelerator import max_over_ranks
+from bigbatch_ue.runs.result import Agreement, ChosenBatch, read_chosen_batch
+from bigbatch_ue.runtime.accelerator import max_over_ranks, min_over_ranks
+from bigbatch_ue.runtime.console import note
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.progress import progress
 from bigbatch_ue.runtime.signals import Interrupted, StopRequest
+from bigbatch_ue.training.batch_choice import BatchChoice
 from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.gradient import Loss, NonFiniteError, delta_step, engine_step
+from bigbatch_ue.training.noise import PIECES
 from bigbatch_ue.training.noise_monitor import NoiseMonitor, NoiseSchedule
 from bigbatch_ue.training.step_log import StepLog
 
@@ -51,6 +56,7 @@ class TrainingJob:
         loader: loads micro-batches.
         loss: weighted losses of a micro-batch.
         agreement: of the clusters and the classes, if there are several; on the main process only.
+        choice: with `batch.effective=auto`, where B is chosen.
     """
 
     config: Config
@@ -60,6 +66,16 @@ class TrainingJob:
     loader: MicroBatchLoader
     loss: Loss
     agreement: Agreement | None = None
+    choice: BatchChoice | None = None
+
+    def must_choose(self, step: int) -> bool:
+        """Return whether B must be chosen before `step`."""
+        return self.plan.choice_step is not None and step >= self.plan.choice_step
+
+    def with_choice(self, chosen: ChosenBatch) -> "TrainingJob":
+        """Make the job whose B has been chosen."""
+        plan = self.plan.with_choice(chosen)
+        return replace(self, plan=plan, sampler=self.sampler.following(plan.schedule))
 
 
 class StepOutcome(NamedTuple):
@@ -114,22 +130,29 @@ def optimise(
         Interrupted: on every rank, if `stop` asks for it on any; a checkpoint has been written.
         UserError: a loss is not finite, and its step must not be skipped, or too many were.
     """
-    config, plan, accelerator = job.config, job.plan, engine.accelerator
-    open_log = StepLog.open(run, config, start.step, plan.images_per_step)
+    config, accelerator = job.config, engine.accelerator
+    open_log = StepLog.open(run, config, start.step)
     schedule = NoiseSchedule(config.noise.every, start.step)
-    timer = _CheckpointTimer(config.checkpoint)
-    losses, skipped, in_a_row = torch.full([len(plan.per_generator)], torch.nan), start.skipped, 0
+    timer, skipped, in_a_row = _CheckpointTimer(config.checkpoint), start.skipped, 0
+    losses = torch.full([len(job.plan.per_generator)], torch.nan)
     with (
         open_log if accelerator.is_main_process else nullcontext() as log,
-        progress("training", "steps", plan.steps, done=start.step, kept=True) as stage,
+        progress("training", "steps", job.plan.steps, done=start.step, kept=True) as stage,
     ):
         if log and job.agreement and start.step == 0:
             log.agreement(job.agreement)
-        for step in range(start.step, plan.steps):
+        for step in count(start.step):
+            if job.must_choose(step):
+                chosen = choose_batch(job, accelerator, stop)
+                if chosen is None:
+                    save(run, engine, log, step, skipped, config.checkpoint.keep)
+                    raise _interrupted(accelerator, stop.reason(), step, job.plan)
+                job = job.with_choice(chosen)
+                stage.total = job.plan.steps
             began = time.perf_counter()
-            lr = lr_at(step, plan, config.optimizer)
-            outcome = take_step(replace(job, plan=plan), engine, step, lr, schedule.due(step))
-            plan = outcome.plan
+            lr = lr_at(step, job.plan)
+            outcome = take_step(job, engine, step, lr, schedule.due(step))
+            job = replace(job, plan=outcome.plan)
             if outcome.skipped:
                 skipped, in_a_row = skipped + 1, in_a_row + 1
                 if in_a_row > MAX_CONSECUTIVE_SKIPS:
@@ -141,9 +164,10 @@ def optimise(
             stage.remark = f"loss {losses.mean():.4f}"
             stage.advance()
             if log:
-                log.step(step, outcome.losses.tolist(), lr, seconds, outcome.noise, outcome.skipped)
+                own = outcome.losses.tolist()
+                log.step(step, own, lr, seconds, outcome.noise, outcome.skipped, job.plan)
             done = step + 1
-            if done == plan.steps:
+            if done == job.plan.steps:
                 break
             reason = stop.reason(ahead=seconds + timer.seconds)
             action = timer.action(done) if reason is None else _Action.STOP
@@ -152,15 +176,46 @@ def optimise(
                 with timer.saving():
                     save(run, engine, log, done, skipped, config.checkpoint.keep)
             if action is _Action.STOP:
-                accelerator.wait_for_everyone()
-                raise Interrupted(
-                    f"{reason or 'another rank was stopped'}: stopped after step {done} of "
-                    f"{plan.steps} with a checkpoint; add --resume to continue"
-                )
+                raise _interrupted(accelerator, reason, done, job.plan)
         delta = engine.current_perturbations()
         if log:
-            log.pictures(plan.steps, delta)
-    return TrainingOutcome(losses, delta, plan, skipped)
+            log.pictures(job.plan.steps, delta)
+    return TrainingOutcome(losses, delta, job.plan, skipped)
+
+
+def choose_batch(
+    job: TrainingJob, accelerator: Accelerator, stop: StopRequest
+) -> ChosenBatch | None:
+    """Choose the effective batch of `batch.effective=auto`, the same on every rank, and say it.
+
+    Returns:
+        None on every rank if the process that chooses is to stop before it can.
+    """
+    assert job.choice is not None, "batch.effective=auto comes with a choice"
+    is_made = 1
+    if accelerator.is_main_process:
+        is_made = int(job.choice.make(job.plan, stop) is not None)
+    if not min_over_ranks(accelerator, is_made):
+        return None
+    chosen = read_chosen_batch(job.choice.run.chosen_batch)
+    if chosen is None:
+        raise UserError(
+            f"{job.choice.run.chosen_batch}: missing on a rank; "
+            "put the run into a folder that all ranks share"
+        )
+    note(str(chosen))
+    return chosen
+
+
+def _interrupted(
+    accelerator: Accelerator, reason: str | None, done: int, plan: BatchPlan
+) -> Interrupted:
+    """Make the error of a run that was stopped, once every rank has the checkpoint behind it."""
+    accelerator.wait_for_everyone()
+    return Interrupted(
+        f"{reason or 'another rank was stopped'}: stopped after step {done} of "
+        f"{plan.steps} with a checkpoint; add --resume to continue"
+    )
 
 
 class _CheckpointTimer:
@@ -211,19 +266,27 @@ def take_step(
     accelerator, plan = engine.accelerator, job.plan
     batch = job.sampler.draw(step).only(job.generators)
     while True:
-        micros = job.loader(batch, plan.micro_slices(accelerator.process_index))
+        now, pieces = plan.at(step), list[int]()
+        parts = now.micro_slices(accelerator.process_index)
+        if plan.choice_step is not None:
+            piece_slices = now.piece_slices(accelerator.process_index, PIECES)
+            pieces, parts = [piece for piece, _ in piece_slices], [part for _, part in piece_slices]
+        micros = job.loader(batch, parts)
         try:
             if job.config.batch.accumulation == "engine":
+                engine.begin_step(now.micro_batches)
                 return StepOutcome(engine_step(engine, job.loss, micros, lr), {}, 0.0, plan)
-            monitor = NoiseMonitor(engine, plan.per_generator, in_parameters=in_parameters)
+            monitor = NoiseMonitor(
+                engine, now.per_generator, in_parameters=in_parameters, pieces=pieces
+            )
             losses = delta_step(engine, job.loss, micros, lr, monitor)
             return StepOutcome(losses, monitor.moments, monitor.seconds, plan)
         except MicroBatchTooLargeError:
-            plan = plan.with_micro(halve_micro_batch(plan.largest_micro))
+            plan = plan.with_micro(halve_micro_batch(now.largest_micro))
         except NonFiniteError as error:
             if job.config.optimizer.nonfinite == "stop":
                 raise UserError(_diverged(job, error.generators, step, lr)) from None
-            no_losses = torch.full([len(plan.per_generator)], torch.nan)
+            no_losses = torch.full([len(now.per_generator)], torch.nan)
             return StepOutcome(no_losses, {}, 0.0, plan, error.generators)
         if accelerator.is_main_process and job.config.batch.micro == "auto":
             remember_micro_batch(job.config, accelerator.device, plan.micro)

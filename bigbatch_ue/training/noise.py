@@ -4,7 +4,7 @@ The scale is B_simple = tr(Sigma) / |G|^2, in images (McCandlish et al., "An Emp
 Large-Batch Training", arXiv 1812.06162, equation 2.9). |G| is the norm of the expected gradient,
 Sigma the covariance of a single image's gradient. Batches far below the scale average mostly noise;
 batches far above it waste images. It depends on the space: `DeltaNoise` measures it for the
-perturbation, `ParameterNoise` with `parameter_sums` for the parameters of the generator.
+perturbation, `PieceNoise` with `parameter_sums` for the parameters of the generator.
 
 A piece is the images of one generator in one micro-batch. Pieces k = 1 ... K of n_k images, n in
 all, have mean gradients g_k, and g together. Since E|g_k|^2 = |G|^2 + tr(Sigma) / n_k, one-way
@@ -29,8 +29,8 @@ from torch import Tensor
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.runs.metrics_file import Moments
 
-PARAMETER_PIECES = 4
-"""Pieces of a step whose gradients are kept for the space of the parameters."""
+PIECES = 4
+"""Pieces of a step whose gradients are kept whole."""
 
 
 class DeltaNoise:
@@ -73,8 +73,8 @@ class DeltaNoise:
         return _sums(self._squares, whole, self._pieces, self._images)
 
 
-class ParameterNoise:
-    """The pieces of one step, in the space of the parameters, for `parameter_sums`.
+class PieceNoise:
+    """The gradients of the pieces of one step, for `parameter_sums` and `delta_sums`.
 
     The gradients of micro-batches are summed in a few pieces: micro-batch k of a rank belongs to
     piece (first + k) mod `pieces`. Memory is that of `pieces` delta leaves. Sum both attributes
@@ -95,22 +95,37 @@ class ParameterNoise:
     """
 
     def __init__(
-        self, batch: Tensor, shape: Sequence[int], pieces: int = PARAMETER_PIECES, first: int = 0
+        self, batch: Tensor, shape: Sequence[int], pieces: int = PIECES, first: int = 0
     ) -> None:
         self.batch = batch.to(_precision(batch.device))
         self.gradients = torch.zeros(pieces, *shape, device=batch.device)
         self.counts = self.batch.new_zeros(pieces, len(batch))
         self._next = first
 
-    def add(self, gradient: Tensor, count: Tensor) -> None:
-        """Add the gradient of one micro-batch; arguments as for `DeltaNoise.add`."""
-        piece = self._next % len(self.gradients)
+    def add(self, gradient: Tensor, count: Tensor, piece: int | None = None) -> None:
+        """Add the gradient of one micro-batch to `piece`, or to the next in turn.
+
+        The other arguments are those of `DeltaNoise.add`.
+        """
+        if piece is None:
+            piece = self._next % len(self.gradients)
+            self._next += 1
         self.gradients[piece] += gradient
         self.counts[piece] += count
-        self._next += 1
+
+    def delta_sums(self) -> Tensor:
+        """Return the sums [p, 4] in the space of the perturbation, for `estimate_moments`.
+
+        The pieces have been summed over ranks, so these sums are those of all.
+        """
+        squares, images = torch.zeros_like(self.batch), self.counts.sum(0)
+        for gradient, count in zip(self.gradients, self.counts, strict=True):
+            squares += _over(_squared(gradient, self.batch), count)
+        whole = _over(_squared(self.gradients.sum(0), self.batch), images)
+        return _sums(squares, whole, (self.counts > 0).sum(0), images)
 
 
-def parameter_sums(bank: GeneratorBank, noise: ParameterNoise, generators: Iterable[int]) -> Tensor:
+def parameter_sums(bank: GeneratorBank, noise: PieceNoise, generators: Iterable[int]) -> Tensor:
     """Return the sums to reduce over ranks, in the space of each generator's parameters.
 
     By the chain rule, a gradient of the perturbation determines the gradient of the parameters. One

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from bigbatch_ue.runs.metrics_file import Moments, read_moments
 from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.noise import (
     DeltaNoise,
-    ParameterNoise,
+    PieceNoise,
     estimate_moments,
     parameter_sums,
     summarise_noise,
@@ -32,13 +33,22 @@ class NoiseMonitor:
         engine: the engine that takes the step.
         batch: B: images of each generator in the step, over all ranks.
         in_parameters: also measure in the space of the parameters.
+        pieces: the piece of each micro-batch (`StepPlan.piece_slices`), where the estimates must
+            not depend on the decomposition; empty where micro-batches themselves are the pieces.
 
     Attributes:
         moments: after `finish`, the estimates by space: `delta`, and `parameters` if requested.
         seconds: time that `finish` took in the space of the parameters.
     """
 
-    def __init__(self, engine: Engine, batch: Sequence[int], *, in_parameters: bool) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        batch: Sequence[int],
+        *,
+        in_parameters: bool,
+        pieces: Sequence[int] = (),
+    ) -> None:
         accelerator = engine.accelerator
         self.moments: dict[str, Moments] = {}
         self.seconds = 0.0
@@ -46,8 +56,10 @@ class NoiseMonitor:
         self._rank = accelerator.process_index
         images = torch.tensor(batch, device=accelerator.device)
         self._delta = DeltaNoise(images)
-        self._parameters = (
-            ParameterNoise(images, engine.shape, first=self._rank) if in_parameters else None
+        self._fixed = deque(pieces)
+        self._in_parameters, self._in_fixed_pieces = in_parameters, bool(pieces)
+        self._pieces = (
+            PieceNoise(images, engine.shape, first=self._rank) if in_parameters or pieces else None
         )
 
     def add(self, gradient: Tensor, micro: MicroBatch) -> None:
@@ -56,8 +68,8 @@ class NoiseMonitor:
             np.bincount(micro.generator, minlength=len(gradient)), device=gradient.device
         )
         self._delta.add(gradient, count)
-        if self._parameters:
-            self._parameters.add(gradient, count)
+        if self._pieces:
+            self._pieces.add(gradient, count, self._fixed.popleft() if self._fixed else None)
 
     def finish(self, total: Tensor) -> None:
         """Compute the estimates before the parameters change; a collective call.
@@ -65,12 +77,15 @@ class NoiseMonitor:
         Args:
             total: float32 [p, C, H, W], the sum of the gradients that were added.
         """
-        reduce = self._engine.sum_over_ranks
-        self.moments["delta"] = estimate_moments(reduce(self._delta.sums(total)))
-        if self._parameters:
-            began = time.perf_counter()
-            noise = self._parameters
+        reduce, began = self._engine.sum_over_ranks, time.perf_counter()
+        noise = self._pieces
+        if noise:
             noise.gradients, noise.counts = reduce(noise.gradients), reduce(noise.counts)
+        if noise and self._in_fixed_pieces:
+            self.moments["delta"] = estimate_moments(noise.delta_sums())
+        else:
+            self.moments["delta"] = estimate_moments(reduce(self._delta.sums(total)))
+        if noise and self._in_parameters:
             generators = range(self._rank, len(noise.batch), self._ranks)
             sums = parameter_sums(self._engine.gather_bank(), noise, generators)
             self.moments["parameters"] = estimate_moments(reduce(sums))

@@ -27,9 +27,11 @@ from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.networks.surrogate import extract_features, surrogate_of_run
 from bigbatch_ue.runs.checkpoints import NEW, Checkpoint
 from bigbatch_ue.runs.folder import Run, create_run
+from bigbatch_ue.runs.result import ChosenBatch, read_chosen_batch
 from bigbatch_ue.runtime.accelerator import min_over_ranks
 from bigbatch_ue.runtime.host import MIB
 from bigbatch_ue.runtime.ranks import EngineName
+from bigbatch_ue.training.batch_choice import BatchChoice
 from bigbatch_ue.training.cluster_groups import SINGLE_GROUP, RankGroup
 from bigbatch_ue.training.engine import Engine, bank_parameters
 from bigbatch_ue.training.loop import TrainingJob
@@ -54,12 +56,21 @@ def prepare_job(
         _cluster_once(config, run, data, surrogate, accelerator.device)
     accelerator.wait_for_everyone()
     clusters = Clusters.load(run.clusters)
-    job = make_job(config, data.train.images, surrogate, clusters, accelerator, group)
+    chosen = _known_choice(run, accelerator)
+    job = make_job(config, data.train.images, surrogate, clusters, accelerator, group, chosen)
     job = choose_micro_batch(job, accelerator)
+    if config.batch.effective == "auto":
+        job = replace(job, choice=BatchChoice(run, group.parts_of(run, config.clusters.generators)))
     if not accelerator.is_main_process:
         return job
     agreement = measure_agreement(clusters.assignment.numpy(), data.train.labels)
     return replace(job, agreement=agreement)
+
+
+def _known_choice(run: Run, accelerator: Accelerator) -> ChosenBatch | None:
+    """Return what `batch.effective=auto` has chosen, if every rank can see it already."""
+    chosen = read_chosen_batch(run.chosen_batch)
+    return chosen if min_over_ranks(accelerator, int(chosen is not None)) else None
 
 
 def _cluster_once(
@@ -89,10 +100,14 @@ def make_job(
     clusters: Clusters,
     accelerator: Accelerator,
     group: RankGroup = SINGLE_GROUP,
+    chosen: ChosenBatch | None = None,
 ) -> TrainingJob:
-    """Make the job of one rank group on `images`, uint8 [N, C, H, W], in `clusters`."""
+    """Make the job of one rank group on `images`, uint8 [N, C, H, W], in `clusters`.
+
+    `chosen` is what `batch.effective=auto` has chosen before.
+    """
     device = accelerator.device
-    plan, sampler = plan_batches(config, clusters, accelerator.num_processes)
+    plan, sampler = plan_batches(config, clusters, accelerator.num_processes, chosen)
     generators = group.generators(config.clusters.generators)
     return TrainingJob(
         config=config,
@@ -109,12 +124,19 @@ def make_job(
     )
 
 
-def plan_batches(config: Config, clusters: Clusters, ranks: int) -> tuple[BatchPlan, Sampler]:
+def plan_batches(
+    config: Config, clusters: Clusters, ranks: int, chosen: ChosenBatch | None = None
+) -> tuple[BatchPlan, Sampler]:
     """Plan the batches of all generators on `ranks` ranks, and make the sampler that draws them."""
-    plan = make_plan(config, clusters.sizes.tolist(), ranks)
+    plan = make_plan(config, clusters.sizes.tolist(), ranks, chosen)
     assignment = clusters.assignment.numpy()
     sampler = Sampler.of_clusters(
-        assignment, plan.per_generator, config.batch, config.seed, config.augment
+        assignment,
+        plan.schedule,
+        config.clusters.generators,
+        config.batch,
+        config.seed,
+        config.augment,
     )
     return plan, sampler
 
@@ -130,11 +152,12 @@ def choose_micro_batch(job: TrainingJob, accelerator: Accelerator) -> TrainingJo
     plan = plan.with_micro(
         min_over_ranks(accelerator, initial_micro_batch(config, bytes_per_image, device))
     )
-    batch = job.sampler.draw(0).only(job.generators)
     delta = torch.zeros(len(plan.per_generator), *shape, device=device)
 
     def fits(plan: BatchPlan) -> bool:
-        micro = next(job.loader(batch, [slice(plan.largest_micro)]))
+        step = plan.fullest_step
+        batch = job.sampler.draw(step).only(job.generators)
+        micro = next(job.loader(batch, [slice(plan.at(step).largest_micro)]))
         return gradient_fits(lambda delta: job.loss(delta, micro), delta)
 
     while not min_over_ranks(accelerator, fits(plan)):

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 
+from bigbatch_ue.batching.plan import BatchPlan
 from bigbatch_ue.config.names import TrackerName
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.runs.folder import Run
@@ -28,23 +29,17 @@ class StepLog:
         lines: text file for JSON lines.
         tensorboard: writer of events; None if they are not wanted.
         trackers: the other trackers.
-        images_per_step: images through the surrogate in one step.
     """
 
     def __init__(
-        self,
-        lines: TextIO,
-        tensorboard: SummaryWriter | None,
-        trackers: Trackers,
-        images_per_step: int,
+        self, lines: TextIO, tensorboard: SummaryWriter | None, trackers: Trackers
     ) -> None:
         self.lines, self.tensorboard, self.trackers = lines, tensorboard, trackers
-        self.images_per_step = images_per_step
         self.smoothed: defaultdict[str, SmoothedNoiseScale] = defaultdict(SmoothedNoiseScale)
 
     @classmethod
     @contextmanager
-    def open(cls, run: Run, config: Config, start: int, images_per_step: int) -> Iterator[Self]:
+    def open(cls, run: Run, config: Config, start: int) -> Iterator[Self]:
         """Open the log of `run` at step `start`; drop that and later steps of a former process.
 
         Trackers cannot drop steps. They keep them, and get only later ones.
@@ -58,7 +53,7 @@ class StepLog:
                 tensorboard = stack.enter_context(writer)
             lines = stack.enter_context(run.metrics.open("a", buffering=1))
             trackers = stack.enter_context(open_trackers(config.tracking, tracked, logged))
-            yield cls(lines, tensorboard, trackers, images_per_step)
+            yield cls(lines, tensorboard, trackers)
 
     def step(
         self,
@@ -68,15 +63,18 @@ class StepLog:
         seconds: float,
         noise: Mapping[str, Moments],
         skipped: Sequence[int],
+        plan: BatchPlan,
     ) -> None:
-        """Record one optimizer step: each generator's loss and gradient noise, and the speed.
+        """Record one step of `plan`: each generator's loss and gradient noise, and the speed.
 
         A skipped step has no loss; `skipped` lists the generators that caused it.
         """
+        now = plan.at(step)
         scalars = {
             "lr": lr,
-            "images_seen": self.images_per_step * (step + 1),
-            "images_per_s": self.images_per_step / seconds,
+            "effective_batch": max(now.per_generator),
+            "images_seen": plan.images_before(step + 1),
+            "images_per_s": now.images / seconds,
         }
         outcome = {"skipped": list(skipped)} if skipped else {"loss": losses}
         line = {"step": step, **outcome, **scalars}

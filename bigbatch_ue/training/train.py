@@ -15,10 +15,10 @@ from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet, prepare_dataset
 from bigbatch_ue.files.tensor_files import write_tensors
 from bigbatch_ue.networks.frozen import allow_tf32, compute_mode
-from bigbatch_ue.reporting.words import counted
+from bigbatch_ue.reporting.words import counted, counted_span
 from bigbatch_ue.runs.checkpoints import Checkpoint, delete_checkpoints, load_checkpoint
 from bigbatch_ue.runs.folder import Run, open_run
-from bigbatch_ue.runs.result import TrainingResult
+from bigbatch_ue.runs.result import TrainingResult, read_chosen_batch
 from bigbatch_ue.runtime.accelerator import max_over_ranks, min_over_ranks, start_accelerator
 from bigbatch_ue.runtime.console import note
 from bigbatch_ue.runtime.errors import UserError
@@ -90,6 +90,8 @@ def train_on(
     if job.agreement:
         note(str(job.agreement))
     note(describe_plan(job.plan, config))
+    if job.plan.choice_in_words:
+        note(job.plan.choice_in_words)
     if job.plan.warning:
         note(f"warning: {job.plan.warning}", warning=True)
     part = group.part_of(run)
@@ -146,7 +148,7 @@ def write_result(
         effective_batch=plan.effective,
         effective_batch_per_generator=plan.per_generator,
         optimizer_steps=plan.steps,
-        images_seen=plan.images_per_step * plan.steps,
+        images_seen=plan.images,
         learning_rate=plan.lr,
         final_loss=tuple(x if math.isfinite(x) else None for x in trained.losses.tolist()),
         skipped_steps=trained.skipped,
@@ -162,9 +164,10 @@ def write_result(
         resumed_at=start.step,
         seconds=round(seconds, 3),
         peak_memory_mib=round(peak_memory(device), 1),
-        images_per_second=round(plan.images_per_step * (plan.steps - start.step) / seconds, 1),
+        images_per_second=round((plan.images - plan.images_before(start.step)) / seconds, 1),
         versions={"bigbatch_ue": __version__, "torch": torch.__version__},
         agreement=job.agreement,
+        chosen_batch=read_chosen_batch(job.choice.run.chosen_batch) if job.choice else None,
     )
     write_tensors(run.perturbations, {"perturbations": trained.delta}, metadata)
     result.write(run.result)
@@ -172,15 +175,17 @@ def write_result(
 
 
 def describe_plan(plan: BatchPlan, config: Config) -> str:
-    """Describe `plan` in a few lines of text."""
-    part = plan.rank_slice(plan.world_size - 1)
+    """Describe `plan` in a few lines of text; the ranks have the parts of its fullest step."""
+    steps = [step for _, step in plan.segments()]
+    fullest = max(steps, key=lambda step: step.images)
+    part = fullest.rank_slice(plan.world_size - 1)
     return (
         f"effective batch {plan.batch_in_words} x {counted(len(plan.per_generator), 'generator')} "
-        f"= {counted(plan.images_per_step, 'image')} per step\n"
+        f"= {counted_span([step.images for step in steps], 'image')} per step\n"
         f"  {counted(plan.world_size, 'rank')} x {counted(part.stop - part.start, 'image')} "
-        f"= {counted(plan.micro_batches, 'micro-batch')} of up to {plan.largest_micro:,}; "
+        f"= {counted(fullest.micro_batches, 'micro-batch')} of up to {fullest.largest_micro:,}; "
         f"accumulation: {config.batch.accumulation}\n"
-        f"  {counted(plan.steps_per_epoch, 'step')} per epoch, "
+        f"  {counted_span([step.steps_per_epoch for step in steps], 'step')} per epoch, "
         f"{counted(plan.steps, 'step')} in total "
-        f"(budget: {config.budget.kind}); learning rate {plan.lr_reason}"
+        f"(budget: {config.budget.kind}); learning rate {fullest.lr_reason}"
     )

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from bigbatch_ue.batching.loader import MicroBatchLoader
-from bigbatch_ue.batching.plan import even_slice
 from bigbatch_ue.batching.sampler import GlobalBatch, Sampler
+from bigbatch_ue.batching.schedule import BatchSchedule
+from bigbatch_ue.batching.step_plan import even_slice
 from bigbatch_ue.config.sections import AugmentConfig
 from bigbatch_ue.data.views import apply_views
 
@@ -32,9 +33,8 @@ def images(tmp_path: Path) -> NDArray[np.uint8]:
 def batch() -> GlobalBatch:
     assignment = np.arange(40) % 3
     augment = AugmentConfig(pad=2, flip=True)
-    return Sampler(
-        [np.flatnonzero(assignment == c) for c in range(3)], [25] * 3, 3, 1, augment
-    ).draw(2)
+    members = [np.flatnonzero(assignment == c) for c in range(3)]
+    return Sampler(members, BatchSchedule.constant(25), False, 3, 1, augment).draw(2)
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -12,8 +12,8 @@ from tests.helpers.configs import config_of
 
 def test_effective_batch_is_the_sum_over_ranks_and_micro_batches() -> None:
     plan = make_plan(config_of(97, micro=50), [200, 200, 200], world_size=3)
-    images = [s.stop - s.start for rank in range(3) for s in plan.micro_slices(rank)]
-    assert sum(images) == plan.images_per_step == 3 * 97
+    images = [s.stop - s.start for rank in range(3) for s in plan.at(0).micro_slices(rank)]
+    assert sum(images) == plan.at(0).images == 3 * 97
     assert plan.micro_batches == 2
     assert max(images) - min(images) <= 1
 
@@ -75,7 +75,7 @@ def test_learning_rate_rules(rule: str, lr: float) -> None:
 def test_cosine_starts_at_the_peak_and_ends_near_the_floor() -> None:
     config = config_of(10)
     plan = make_plan(config, [100] * 3, 1)
-    rates = [lr_at(step, plan, config.optimizer) for step in range(plan.steps + 1)]
+    rates = [lr_at(step, plan) for step in range(plan.steps + 1)]
     assert rates[0] == pytest.approx(1e-4)
     assert rates[-1] == pytest.approx(1e-6)
     assert rates == sorted(rates, reverse=True)
@@ -87,4 +87,4 @@ def test_a_scaled_rate_below_the_floor_stays_constant() -> None:
     )
     plan = make_plan(config, [100] * 3, 1)
     assert plan.lr < config.optimizer.min_lr
-    assert {lr_at(s, plan, config.optimizer) for s in (0, 100, plan.steps)} == {plan.lr}
+    assert {lr_at(s, plan) for s in (0, 100, plan.steps)} == {plan.lr}

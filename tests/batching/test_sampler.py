@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from bigbatch_ue.batching.plan import even_slice, make_plan
+from bigbatch_ue.batching.plan import make_plan
 from bigbatch_ue.batching.sampler import Sampler
+from bigbatch_ue.batching.step_plan import even_slice
 from bigbatch_ue.config.sections import AugmentConfig
 from tests.helpers.configs import config_of
 
@@ -16,7 +17,8 @@ def sampler(effective: int, **batch: object) -> Sampler:
     plan = make_plan(config, [50, 30, 21], world_size=1)
     return Sampler.of_clusters(
         ASSIGNMENT,
-        plan.per_generator,
+        plan.schedule,
+        3,
         config.batch,
         seed=3,
         augment=AugmentConfig(pad=2, flip=True),
@@ -103,7 +105,7 @@ def test_every_micro_batch_is_a_mixture_of_clusters() -> None:
 @pytest.mark.parametrize("micro", [1, 10, 1000])
 def test_slices_of_all_ranks_are_the_batch(ranks: int, micro: int) -> None:
     plan = make_plan(config_of(7, micro=micro), [50, 30, 21], ranks)
-    shares = [plan.micro_slices(rank) for rank in range(ranks)]
+    shares = [plan.at(0).micro_slices(rank) for rank in range(ranks)]
     assert len({len(share) for share in shares}) == 1, "collectives need equal counts"
     positions = [i for share in shares for part in share for i in range(part.start, part.stop)]
     assert positions == list(range(21))

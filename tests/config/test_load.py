@@ -53,12 +53,13 @@ def test_overrides_come_last_and_are_coerced(tmp_path: Path) -> None:
     [
         (
             "batch.effectve=3",
-            "batch.effectve: unknown key; allowed: effective, micro, scope, extend, accumulation",
+            "batch.effectve: unknown key; allowed: effective, schedule, micro, scope, "
+            "extend, accumulation",
         ),
         ("bacth.effective=3", "bacth: unknown key; allowed: seed, output, tracking, data, "),
         ("surrogate.fit.rate=1", "surrogate.fit.rate: unknown key; allowed: optimizer, epochs, "),
-        ("batch.effective=0", "batch.effective=0: must be greater than or equal to 1"),
-        ("batch.effective=many", "batch.effective='many': must be a whole number"),
+        ("batch.effective=0", "batch.effective=0: must be 'auto' or greater than or equal to 1"),
+        ("batch.effective=many", "batch.effective='many': must be 'auto' or a whole number"),
         ("batch.micro=0", "batch.micro=0: must be 'auto' or greater than or equal to 1"),
         ("batch.scope=some", "batch.scope='some': must be 'cluster' or 'all'"),
         ("clusters.count=1", "clusters.count=1: must be 'auto' or greater than or equal to 2"),
@@ -84,7 +85,7 @@ def test_overrides_come_last_and_are_coerced(tmp_path: Path) -> None:
         ),
         ("evaluation.seeds=3", "evaluation.seeds=3: must be a list"),
         ("evaluation.seeds=[]", "evaluation.seeds=[]: must have at least 1 item"),
-        ("batch=3", "batch=3: batch is a section; set one of its keys: effective, micro, "),
+        ("batch=3", "batch=3: batch is a section; set one of its keys: effective, schedule, "),
         (
             "surrogate.model.x=3",
             "surrogate.model.x: surrogate.model is a value, not a section; "
@@ -239,3 +240,41 @@ def test_a_budget_that_would_have_no_effect_is_refused(kind: str, idle: str) -> 
 def test_an_empty_path_is_not_the_current_folder(key: str) -> None:
     with pytest.raises(UserError, match=rf"{key}=.*: must name a path"):
         load_config(overrides=[f"{key}="])
+
+
+def test_a_listed_schedule_brings_its_own_last_batch(tmp_path: Path) -> None:
+    points = "batch.schedule=[[0, 64], [5, 1024]]"
+    batch = load_config("digits", overrides=[points]).batch
+    assert (batch.effective, batch.schedule) == (1024, ((0, 64), (5, 1024)))
+    layer = {"batch": {"schedule": [[0, 2], [3, 9]]}}
+    assert load_config("digits", settings=[layer]).batch.effective == 9
+    ramp = load_config("digits", overrides=["batch.schedule={ramp_from: 4, ramp_steps: 5}"])
+    assert ramp.batch.effective == 128, "a ramp ends with the preset's"
+    with pytest.raises(UserError, match=r"=7: batch\.schedule ends with 1024"):
+        load_config("digits", overrides=["batch.effective=7", points])
+    for config in (ramp, load_config("digits", overrides=[points])):
+        config.save(tmp_path / "config.yaml")
+        assert load_config(file=tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("schedule", "problem"),
+    [
+        ("[[1, 64]]", "must have ascending steps, the first of them 0"),
+        ("[[0, 64], [0, 5]]", "must have ascending steps, the first of them 0"),
+        ("[]", "must have ascending steps, the first of them 0"),
+        ("[[0, 64], [5, 0]]", "must be null, a list of step and B"),
+        ("[64, 128]", "must be null, a list of step and B"),
+        ("{ramp_from: 3}", "must be null, a list of step and B"),
+    ],
+)
+def test_a_bad_schedule_is_one_clear_line(schedule: str, problem: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_config("digits", overrides=[f"batch.schedule={schedule}"])
+    assert str(error.value).startswith("batch.schedule=")
+    assert problem in str(error.value)
+    assert ";" not in str(error.value)
+
+
+def test_digests_of_runs_without_a_schedule_are_as_before() -> None:
+    assert set(load_config("digits").answer()["batch"]) == {"effective", "scope", "extend"}

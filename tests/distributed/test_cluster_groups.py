@@ -15,7 +15,7 @@ from bigbatch_ue.training.cluster_groups import RankGroup, join_rank_group
 from bigbatch_ue.training.train import train
 from tests.helpers.forked import run_ranks
 from tests.helpers.ranks import set_launcher_variables
-from tests.helpers.runs import TINY, tiny
+from tests.helpers.runs import STABLE, TINY, tiny
 
 MORE = (
     "batch.micro=5",
@@ -85,6 +85,28 @@ def test_the_run_of_groups_is_collected(launched: tuple[int, Path, Path]) -> Non
     collection = collect([folder])
     assert collection.problems == ()
     assert collection.table["effective_batch"].tolist() == [8]
+
+
+def test_invariant_1_all_ranks_of_all_groups_choose_the_batch_of_one_process(
+    tmp_path: Path,
+) -> None:
+    more = ("batch.effective=auto", "budget.steps=8", "batch.micro=50", STABLE)
+    alone = train(tiny(tmp_path, *more, name="alone"))
+    places = [f"data.root={tmp_path / 'data'}", f"output={tmp_path / 'groups'}"]
+    training = ["-m", "bigbatch_ue.train", "--preset", "digits", *TINY, *more, *places]
+    run_ranks("ddp", 4, [*training, "compute.cluster_groups=2"])
+    ours, theirs = (read_json(tmp_path / name / "result.json") for name in ("groups", "alone"))
+    scales = [result["chosen_batch"].pop("noise_scale") for result in (ours, theirs)]
+    assert scales[0] == pytest.approx(scales[1], rel=1e-3)
+    assert ours["chosen_batch"] == theirs["chosen_batch"]
+    for key in ("effective_batch", "images_seen", "optimizer_steps"):
+        assert ours[key] == theirs[key]
+    parts = [read_json(path) for path in tmp_path.glob("groups/groups/*/result.json")]
+    assert {part["chosen_batch"]["batch"] for part in parts} == {theirs["chosen_batch"]["batch"]}
+    assert (
+        read_tensors(tmp_path / "groups" / "perturbations.safetensors")[0]["perturbations"]
+        - read_tensors(alone.perturbations)[0]["perturbations"]
+    ).abs().max() < 1e-3
 
 
 def test_clusters_are_divided_evenly() -> None:

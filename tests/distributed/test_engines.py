@@ -18,7 +18,12 @@ from tests.helpers.ranks import CUT, ROOT, Launch, needs_compiler, set_launcher_
 from tests.helpers.trainer import CLUSTERS
 
 WORKER = Path(__file__).with_name("worker.py")
-WHOLE = ("96x192-delta-sgd-1", "97x194-delta-sgd-1", "96x192-delta-adam-2")
+WHOLE = (
+    "96x192-delta-sgd-1",
+    "97x194-delta-sgd-1",
+    "96x192-delta-adam-2",
+    "40+97x194-delta-sgd-2",
+)
 SCARCE = "96x48-scarce-sgd-1"
 
 
@@ -28,11 +33,11 @@ STARTS = (
     (
         Launch("fsdp2", 2, "fsdp2", "FSDPGeneratorBank", CUT[2:]),
         Launch("ddp", 2, "ddp", "DistributedDataParallel", (*CUT, SCARCE)),
-        Launch("zero0", 2, "zero0", ZERO, CUT[:2]),
+        Launch("zero0", 2, "zero0", ZERO, (*CUT[:2], CUT[-1])),
         Launch("zero1", 2, "zero1", ZERO, CUT[2:]),
     ),
     (
-        Launch("zero3", 2, "zero3", ZERO, CUT[3:5]),
+        Launch("zero3", 2, "zero3", ZERO, (*CUT[3:5], CUT[-1])),
         Launch("zero2_offload", 2, "zero2", ZERO, CUT[4:5]),
         Launch("zero3_offload", 2, "zero3", ZERO, CUT[4:5]),
     ),

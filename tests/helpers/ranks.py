@@ -14,6 +14,8 @@ CUT = (
     "97x33-engine-sgd-1",
     "96x48-delta-adam-2",
     "96x48-engine-adam-2",
+    "40+97x33-delta-sgd-2",
+    "40+97x33-engine-sgd-2",
 )
 ROOT = Path(__file__).resolve().parents[2]
 

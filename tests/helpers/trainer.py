@@ -1,6 +1,7 @@
 """One rank that trains tiny banks through the real engine.
 
-A case is `<B>x<micro>-<accumulation>-<optimizer>-<steps>`. With the accumulation `scarce`, which is
+A case is `<B>x<micro>-<accumulation>-<optimizer>-<steps>`; its B may be `40+97`, the batches of the
+first step and of those after it. With the accumulation `scarce`, which is
 `delta`, the last rank has memory for `FEW` images at a time.
 """
 
@@ -31,7 +32,8 @@ FEW = 10
 def config_of(case: str) -> tuple[Config, int]:
     """The configuration of a case, and its number of steps."""
     batch, accumulation, optimizer, steps = case.split("-")
-    effective, micro = batch.split("x")
+    batches, micro = batch.split("x")
+    points = list(enumerate(map(int, batches.split("+"))))
     # With plain SGD at a large rate, the change of the parameters is the gradient to 1e-7.
     rates = {"sgd": 1e2, "adam": 1e-3, "adamw": 1e-3}
     settings = {
@@ -41,7 +43,8 @@ def config_of(case: str) -> tuple[Config, int]:
         "generator": {"width": 4},
         "augment": {"pad": 2, "flip": True},
         "batch": {
-            "effective": effective,
+            "schedule": points if len(points) > 1 else None,
+            "effective": points[-1][1],
             "micro": micro,
             "extend": "views",
             "accumulation": "delta" if accumulation == "scarce" else accumulation,
@@ -97,12 +100,12 @@ class Trainer:
 
     def micros(self, batch: GlobalBatch) -> Iterator[MicroBatch]:
         """The micro-batches of this rank."""
-        return self.job.loader(batch, self.plan.micro_slices(self.accelerator.process_index))
+        return self.job.loader(batch, self.plan.at(0).micro_slices(self.accelerator.process_index))
 
     def train(self, engine: Engine, start: int, stop: int) -> Tensor:
         """Take the steps from `start` to `stop`; the losses of the last one."""
         for step in range(start, stop):
-            lr = lr_at(step, self.plan, self.job.config.optimizer)
+            lr = lr_at(step, self.plan)
             outcome = take_step(self.job, engine, step, lr, in_parameters=True)
             self.noise, self.job = outcome.noise, replace(self.job, plan=outcome.plan)
         return outcome.losses

@@ -117,15 +117,13 @@ def record_runs(real: Path, folder: Path, count: int) -> None:
         other.save(own.folder / "config.yaml")
         clusters.save(own.clusters, {"answer": own.answer})
         write_tensors(own.perturbations, perturbations, about | {"answer": own.answer})
-        passes = [
-            line | {"images_seen": plan.images_per_step * n} for n, line in enumerate(lines, 1)
-        ]
+        passes = [line | {"images_seen": plan.images_before(n)} for n, line in enumerate(lines, 1)]
         own.metrics.write_text("".join(json.dumps(line) + "\n" for line in passes))
         batch = {
             "requested_batch": plan.requested,
             "effective_batch": plan.effective,
             "effective_batch_per_generator": plan.per_generator,
-            "images_seen": plan.images_per_step * plan.steps,
+            "images_seen": plan.images,
         }
         _write(own.result, result | batch | {"seed": other.seed})
         facts = {"run_seed": other.seed, "effective_batch": plan.effective}

@@ -118,3 +118,15 @@ def test_the_study_can_be_swept() -> None:
         config = base_config(sweep, dataset, 0, "cluster")
         assert config.optimizer.lr == pytest.approx(1e-4)
         assert config.generator.eps == pytest.approx(16 / 255)
+
+
+def test_a_ramp_ends_with_each_batch_and_knows_its_mean(tmp_path: Path) -> None:
+    ramp = {"batch": {"schedule": {"ramp_from": 2, "ramp_steps": 3}}}
+    own = {"preset": "digits", "settings": ramp}
+    cells = sweep_cells(load_sweep(write(tmp_path, datasets=[own], seeds=[0])))
+    assert [cell.config.batch.effective for cell in cells] == [4, 16]
+    assert [cell.axes["mean_batch"] for cell in cells] == [3, 9]  # of 2, 3, 3, 4 and 2, 7, 11, 16
+    assert "-b2to16-" in cells[1].name
+    own["settings"] = {"batch": {"schedule": [[0, 4], [2, 8]]}}
+    with pytest.raises(UserError, match="a list fixes the batches, which the sweep varies"):
+        sweep_cells(load_sweep(write(tmp_path, datasets=[own])))

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from bigbatch_ue.sweeps.cells import sweep_cells
-from bigbatch_ue.sweeps.estimate import Rates, estimate, measure_rates, plan_cell
+from bigbatch_ue.sweeps.estimate import Rates, estimate, measure_rates
 from bigbatch_ue.sweeps.spec import load_sweep
 from tests.helpers.sweeps import TINY, write
 
@@ -21,7 +21,7 @@ def test_time_grows_with_the_batch_and_shared_work_counts_once(
     monkeypatch.setattr("bigbatch_ue.sweeps.estimate.measure_rates", lambda *_: measured)
     seconds = estimate(everything)
     small, large = (seconds[cell.name] for cell in everything)
-    assert [plan_cell(cell).images_per_step for cell in everything] == [12, 12288]
+    assert [cell.plan.at(0).images for cell in everything] == [12, 12288]
     assert 0 < small < large
     turned = estimate(everything[::-1])
     assert turned[everything[0].name] < small

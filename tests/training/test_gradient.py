@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from bigbatch_ue.batching.loader import MicroBatch
+from bigbatch_ue.batching.plan import lr_at
 from bigbatch_ue.batching.sampler import GlobalBatch
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.runtime.accelerator import start_accelerator
@@ -105,3 +106,25 @@ def test_norm_scaling_optimizers_are_refused_where_layers_are_sharded(
     monkeypatch.setattr("bigbatch_ue.training.engine.engine_name", lambda _: EngineName.ZERO2)
     with pytest.raises(UserError, match="use one process or DDP, or adam, adamw or sgd"):
         Engine(trainer.accelerator, torch.nn.Linear(1, 1), settings, accumulation=1)
+
+
+@pytest.mark.parametrize("path", ["delta", "engine"])
+def test_a_schedule_takes_the_exact_gradient_of_each_step_in_as_many_micro_batches(
+    path: str,
+) -> None:
+    trainer = Trainer(start_accelerator(), f"9+64x17-{path}-sgd-2")
+    engine = trainer.engine()
+    for step, micro_batches in ((0, 2), (1, 8)):
+        batch = trainer.batch(step)
+        assert np.bincount(batch.generator).tolist() == [(9, 64)[step]] * 2
+        start = {k: v.detach().clone() for k, v in engine.bank.named_parameters()}
+        trainer.job.loss(engine.bank(), whole(trainer, batch)).sum().backward()
+        expected = torch.cat([p.grad.flatten() for p in engine.bank.parameters()])
+        engine.optimizer.zero_grad()
+        trainer.train(engine, step, step + 1)
+        moved = torch.cat(
+            [(p.detach() - start[k]).flatten() for k, p in engine.bank.named_parameters()]
+        )
+        lr = lr_at(step, trainer.plan)
+        assert (moved / -lr - expected).norm() < 1e-5 * expected.norm()
+        assert trainer.plan.at(step).micro_batches == micro_batches

@@ -13,9 +13,9 @@ from bigbatch_ue.config.sections import GeneratorConfig
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.runs.metrics_file import Moments
 from bigbatch_ue.training.noise import (
-    PARAMETER_PIECES,
+    PIECES,
     DeltaNoise,
-    ParameterNoise,
+    PieceNoise,
     SmoothedNoiseScale,
     estimate_moments,
     parameter_sums,
@@ -113,9 +113,9 @@ def test_a_generator_with_one_piece_has_no_estimate_and_leaves_others_theirs() -
     assert estimate_moments(alone + other).trace[1] == estimate_moments(other).trace[1]
 
 
-@pytest.mark.parametrize("kind", [DeltaNoise, lambda batch: ParameterNoise(batch, SHAPE)])
+@pytest.mark.parametrize("kind", [DeltaNoise, lambda batch: PieceNoise(batch, SHAPE)])
 def test_memory_does_not_grow_with_the_micro_batches(
-    kind: Callable[[Tensor], DeltaNoise | ParameterNoise],
+    kind: Callable[[Tensor], DeltaNoise | PieceNoise],
 ) -> None:
     random = torch.Generator().manual_seed(4)
     held = kind(BATCH)
@@ -128,7 +128,7 @@ def test_memory_does_not_grow_with_the_micro_batches(
         held.add(gradient, count)
     assert size() == before
     assert before <= (
-        4 * 2 if kind is DeltaNoise else (PARAMETER_PIECES + 1) * (torch.Size(SHAPE).numel() + 2)
+        4 * 2 if kind is DeltaNoise else (PIECES + 1) * (torch.Size(SHAPE).numel() + 2)
     )
 
 
@@ -162,8 +162,8 @@ def linear_bank() -> GeneratorBank:
     return bank
 
 
-def parameter_noise(counts: list[list[int]], random: torch.Generator) -> ParameterNoise:
-    held = ParameterNoise(BATCH, SHAPE)
+def parameter_noise(counts: list[list[int]], random: torch.Generator) -> PieceNoise:
+    held = PieceNoise(BATCH, SHAPE)
     for gradient, count in micros(counts, random):
         held.add(gradient, count)
     return held
@@ -239,7 +239,7 @@ def test_single_micro_batches_of_ranks_fill_different_pieces() -> None:
     random = torch.Generator().manual_seed(9)
     ranks = []
     for rank, (gradient, count) in enumerate(micros([[3, 2]] * 5, random)):
-        held = ParameterNoise(BATCH, SHAPE, first=rank)
+        held = PieceNoise(BATCH, SHAPE, first=rank)
         held.add(gradient, count)
         ranks.append(held)
     counts = torch.stack([held.counts for held in ranks]).sum(0)

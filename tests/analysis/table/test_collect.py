@@ -16,10 +16,12 @@ from analysis.table.table import CRITICAL_COLUMNS, curves, read_table
 from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.files.formats import read_json, write_json
+from bigbatch_ue.files.yaml_files import format_yaml, read_yaml
 from bigbatch_ue.runs.folder import RunFiles
 from bigbatch_ue.runtime.errors import UserError
 from tests.helpers.collected import change_record, reason_left_out
 from tests.helpers.command_line import cli_of
+from tests.helpers.runs import make_evaluated_run
 
 
 def test_a_row_for_each_target_that_depends_on_the_batch(run: Path) -> None:
@@ -236,3 +238,43 @@ def test_targets_of_another_recipe_are_a_curve_of_their_own(run: Path, tmp_path:
     assert (new["final_accuracy"] == 0.125).all()
     assert (new["clean_accuracy"] == 0.125).all()
     assert (old["clean_accuracy"] != 0.125).all()
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        ("batch.schedule=[[0, 4], [3, 12]]", "batch.effective=12"),
+        ("batch.schedule={ramp_from: 2, ramp_steps: 6}", "batch.effective=20"),
+        ("batch.effective=auto",),
+    ],
+    ids=["list", "ramp", "auto"],
+)
+def test_a_schedule_is_at_its_mean_batch_on_a_curve_of_its_own(
+    batches: tuple[str, ...], run: Path, tmp_path: Path
+) -> None:
+    own = make_evaluated_run(tmp_path / "own", "scheduled", *batches)
+    shutil.move(own, run.parent / "scheduled")
+    collection = collect([run.parent])
+    assert collection.problems == ()
+    by_run = dict(list(collection.table.groupby("run")))
+    mean = read_json(run.parent / "scheduled" / "result.json")["effective_batch"]
+    logged = [
+        json.loads(line)["effective_batch"]
+        for line in (run.parent / "scheduled" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert len(set(logged)) > 1 or batches == ("batch.effective=auto",)
+    assert mean == math.floor(np.mean(logged) + 0.5)
+    assert set(by_run["scheduled"]["effective_batch"]) == {mean}
+    assert set(by_run["run"]["effective_batch"]) == {8}
+    assert not set(by_run["scheduled"]["settings"]) & set(by_run["run"]["settings"])
+
+
+def test_a_failed_cell_with_a_schedule_is_at_its_mean_batch(run: Path) -> None:
+    config = read_yaml(run / "config.yaml")
+    config["batch"]["schedule"] = {"ramp_from": 2, "ramp_steps": 6}
+    (run / "config.yaml").write_text(format_yaml(config))
+    outcome = {"state": "failed", "reason": "out of memory", "seconds": 1.0}
+    axes = {**Config.model_validate(config).axes, "full": 40, "mean_batch": 6}
+    write_json(run / "outcome.json", {"cell": axes, "outcome": outcome})
+    table = collect([run.parent]).table
+    assert set(table["effective_batch"]) == {6}
