@@ -202,7 +202,7 @@ def _is_plainly_strided(conv: nn.Conv2d) -> bool:
 def _without_activation(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
     """Return the plain batch norm of timm's batch norm with an activation."""
     plain = nn.BatchNorm2d(norm.num_features, norm.eps, affine=norm.affine)
-    plain.load_state_dict(norm.state_dict())
+    plain.load_state_dict(norm.state_dict(), assign=True)  # on the device of the net
     return plain.eval()
 
 

@@ -190,3 +190,13 @@ def test_defaults_suit_the_device() -> None:
 def test_compute_settings_do_not_decide_the_answer() -> None:
     changed = load_config(overrides=["compute.precision=bf16", "compute.fold=false"])
     assert changed.answer() == load_config().answer()
+
+
+@pytest.mark.parametrize("model", ["resnet18", "tf_efficientnet_lite0"])
+def test_folding_leaves_a_network_on_its_device(model: str) -> None:
+    """The meta device stands for a GPU: torch refuses to mix its tensors with others alike."""
+    net = build_network(NetworkSpec(model, 3, 32, {}), 0).eval().to("meta")
+    folded = convolve_in_blocks(fold(net))
+    held = [*folded.parameters(), *folded.buffers()]
+    assert {tensor.device.type for tensor in held} == {"meta"}
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
