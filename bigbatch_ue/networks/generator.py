@@ -1,5 +1,7 @@
 """The generator bank: p ResNet generators in one module, each with one perturbation."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -97,17 +99,21 @@ class GeneratorBank(nn.Module):
         self.generators = nn.ModuleList(generators)
         self.register_buffer("noise", torch.stack(noise), persistent=False)
 
-    def forward(self) -> Tensor:
-        """Return all perturbations, float32 [p, C, H, W] in [-eps, eps].
+    def forward(self, indices: Sequence[int] | None = None) -> Tensor:
+        """Return the perturbations of generators, float32 [n, C, H, W] in [-eps, eps].
 
         For the backward pass nothing is kept of the generators' activations: they are computed once
         more, one generator at a time, so that the peak memory is that of one. This is exact, since
         the batch norm has no running statistics.
+
+        Args:
+            indices: which generators; None: all. A module under DDP or FSDP on a GPU must have an
+                argument.
         """
         return torch.stack(
             [
                 checkpoint(self.perturbation, index, use_reentrant=False, preserve_rng_state=False)
-                for index in range(len(self.generators))
+                for index in (range(len(self.generators)) if indices is None else indices)
             ]
         )
 

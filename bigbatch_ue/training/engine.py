@@ -115,7 +115,7 @@ class Engine:
 
     def perturbations(self) -> Tensor:
         """Run all generators: float32 [p, C, H, W], differentiable in their parameters."""
-        delta: Tensor = self.bank()
+        delta: Tensor = self.bank(range(self.shape[0]))
         return delta
 
     def current_perturbations(self) -> Tensor:

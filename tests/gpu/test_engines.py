@@ -1,6 +1,8 @@
 """Every engine on a GPU gives what one process gives on a CPU: `make gpu`.
 
-Each run takes 20 steps of SGD in float32 (TF32 off), so that only rounding differs.
+Each run takes 20 steps of SGD in float32 (TF32 off), so that only rounding differs. From one kind
+of device to another, the training amplifies it: losses are compared there, and perturbations
+between engines on the GPU.
 """
 
 import json
@@ -120,9 +122,9 @@ def test_invariant_1_an_engine_on_a_gpu_gives_what_a_cpu_gives(engine: str, runs
     assert difference(losses(runs / engine), losses(runs / "cpu")) < 1e-3
     ours, theirs = (
         load_file(runs / name / "perturbations.safetensors")["perturbations"]
-        for name in (engine, "cpu")
+        for name in (engine, "single")
     )
-    assert float((ours - theirs).norm() / theirs.norm()) < 1e-2
+    assert float((ours - theirs).norm() / theirs.norm()) < 1e-4
 
 
 @pytest.mark.parametrize("name", OTHERS)
