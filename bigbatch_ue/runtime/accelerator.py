@@ -93,7 +93,8 @@ def engine_name(accelerator: Accelerator) -> EngineName:
         case DistributedType.FSDP:
             raise UserError("launcher: FSDP1 is not supported; set fsdp_version: 2")
         case DistributedType.MULTI_CPU | DistributedType.MULTI_GPU:
-            name = EngineName.DDP
+            # Accelerate wraps nothing for one rank.
+            name = EngineName.DDP if accelerator.num_processes > 1 else EngineName.SINGLE
         case DistributedType.NO:
             name = EngineName.SINGLE
         case other:
