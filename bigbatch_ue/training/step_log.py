@@ -12,8 +12,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.metrics_file import Moments, drop_steps_from
+from bigbatch_ue.runs.noise_scale import SmoothedNoiseScale
 from bigbatch_ue.runs.result import Agreement
-from bigbatch_ue.training.noise import SmoothedNoiseScale
 
 
 class StepLog:
