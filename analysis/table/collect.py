@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from numpy.polynomial import Polynomial
 from pydantic import ValidationError
-from rich.progress import track
 
 from analysis.table.columns import COLUMNS
 from analysis.table.consistency import check_arm, check_run, require_values
@@ -30,6 +29,7 @@ from bigbatch_ue.files.yaml_files import read_yaml
 from bigbatch_ue.reporting.statistics import last_quarter
 from bigbatch_ue.runs.folder import RunFiles
 from bigbatch_ue.runs.result import TrainingResult, read_result
+from bigbatch_ue.runtime.console import progress_bar
 from bigbatch_ue.runtime.errors import UserError
 
 ABOUT = "about.json"
@@ -88,17 +88,18 @@ def collect(folders: Sequence[Path]) -> Collection:
     problems: list[Problem] = []
     configs: dict[RunFiles, Config] = {}
     versions: dict[str, str] = {}
-    for run in track(runs, "collecting", transient=True):
-        try:
-            config = _configuration(run)
-            rows[run] = _run_rows(run, config)
-            configs[run] = config
-            if (result := _result(run)) is not None:
-                versions |= result.versions
-        except UserError as error:
-            problems.append(Problem(run.folder.name, str(error)))
-        except _MALFORMED as error:
-            problems.append(_malformed(run, error))
+    with progress_bar(transient=True) as progress:
+        for run in progress.track(runs, description="collecting"):
+            try:
+                config = _configuration(run)
+                rows[run] = _run_rows(run, config)
+                configs[run] = config
+                if (result := _result(run)) is not None:
+                    versions |= result.versions
+            except UserError as error:
+                problems.append(Problem(run.folder.name, str(error)))
+            except _MALFORMED as error:
+                problems.append(_malformed(run, error))
     names = data_names(configs)
     for run, own in rows.items():
         for row in own:

@@ -1,5 +1,7 @@
 """Notes and progress bars on standard error, from the main process only."""
 
+from typing import Any
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -18,10 +20,20 @@ def note(text: str, *, warning: bool = False, any_process: bool = False) -> None
         any_process: print it whichever process this is, not only on the main process.
     """
     quiet = not (any_process or is_main_process())
-    console = Console(
-        stderr=True, quiet=quiet, soft_wrap=True, markup=False, emoji=False, highlight=False
+    console = message_console(
+        quiet=quiet, soft_wrap=True, markup=False, emoji=False, highlight=False
     )
     console.print(printable(text), style="yellow" if warning else None)
+
+
+def message_console(**options: Any) -> Console:
+    """Return a console on standard error; in a notebook, on its output, as plain text.
+
+    Jupyter's kernel sets FORCE_COLOR, and rich would need widgets there to redraw a line.
+    """
+    if Console().is_jupyter:
+        return Console(force_jupyter=False, force_terminal=False, **options)
+    return Console(stderr=True, **options)
 
 
 def whole_lines(console: Console) -> Console:
@@ -33,7 +45,7 @@ def whole_lines(console: Console) -> Console:
 
 def progress_bar(*, transient: bool = False) -> Progress:
     """Make a progress bar with counts and the time left; a `transient` one vanishes at its end."""
-    console = Console(stderr=True)
+    console = message_console()
     hidden = not is_main_process() or (transient and not console.is_terminal)
     return Progress(
         TextColumn("{task.description}", markup=False),
