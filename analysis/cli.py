@@ -17,8 +17,7 @@ from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.extras import require_extra
 
 if TYPE_CHECKING:
-    from analysis.findings.findings import Findings
-    from analysis.table.collect import Collection
+    from analysis.views.analysis import Analysis
 
 app = typer.Typer(
     add_completion=False,
@@ -80,9 +79,9 @@ def fit(folder: Folder, margin: Margin = MARGIN, draws: Draws = DRAWS) -> None:
     """Fit accuracy and instability against B; write findings.json and fits.csv; recommend a B."""
     from analysis.findings.outputs import write_findings
 
-    _, findings = _analyse(folder, margin, draws)
-    write_findings(findings, folder)
-    _print_sentences(findings)
+    found = _analyse(folder, margin, draws)
+    write_findings(found.findings, folder)
+    _print_sentences(found)
 
 
 @app.command()
@@ -90,8 +89,8 @@ def plot(folder: Folder, margin: Margin = MARGIN, draws: Draws = DRAWS) -> None:
     """Plot the curves of each data set, and of all together, as PNG and SVG."""
     from analysis.views.plot import plot as draw
 
-    _, findings = _analyse(folder, margin, draws)
-    for path in draw(findings, folder / "plots"):
+    found = _analyse(folder, margin, draws)
+    for path in draw(found.findings, folder / "plots"):
         console.print(str(path))
 
 
@@ -100,23 +99,17 @@ def tensorboard(folder: Folder, margin: Margin = MARGIN, draws: Draws = DRAWS) -
     """Write scaling curves against B for `tensorboard --logdir`."""
     from analysis.views.tensorboard import write_tensorboard
 
-    collection, findings = _analyse(folder, margin, draws)
-    write_tensorboard(collection.table, findings, folder / "tensorboard")
+    found = _analyse(folder, margin, draws)
+    write_tensorboard(found.collection.table, found.findings, folder / "tensorboard")
     console.print(f"next: tensorboard --logdir {folder / 'tensorboard'}")
 
 
 @app.command()
 def report(folder: Folder, margin: Margin = MARGIN, draws: Draws = DRAWS) -> None:
     """Write fits, plots, and a page that recommends a batch size (HTML and Markdown)."""
-    from analysis.findings.outputs import write_findings
-    from analysis.views.plot import plot as draw
-    from analysis.views.report import write_report
-
-    collection, findings = _analyse(folder, margin, draws)
-    write_findings(findings, folder)
-    draw(findings, folder / "plots")
-    page = write_report(collection, findings, folder)
-    _print_sentences(findings)
+    found = _analyse(folder, margin, draws)
+    page = found.write_report(folder)
+    _print_sentences(found)
     console.print(f"report: {page}")
 
 
@@ -217,23 +210,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run(app, arguments)
 
 
-def _analyse(folder: Path, margin: float, draws: int) -> tuple["Collection", "Findings"]:
-    from analysis.findings.findings import analyse
+def _analyse(folder: Path, margin: float, draws: int) -> "Analysis":
     from analysis.table.collect import read_collection
+    from analysis.views.analysis import analyse
 
     collection = read_collection(folder)
     if collection.table.empty:
         raise UserError(f"{folder / 'table.csv'}: the table has no rows")
-    return collection, analyse(collection.table, margin=margin, draws=draws)
+    return analyse(collection, margin=margin, draws=draws)
 
 
-def _print_sentences(findings: "Findings") -> None:
-    from analysis.findings.critical_batch import statements
-    from analysis.findings.sentences import recommendation
-
-    for finding in findings.findings:
-        console.print(recommendation(finding))
-    for statement in statements(findings).values():
-        console.print(statement)
-    for separation in findings.separations:
-        console.print(f"{separation.dataset}: {separation.statement}")
+def _print_sentences(found: "Analysis") -> None:
+    for sentence in found.sentences():
+        console.print(sentence)

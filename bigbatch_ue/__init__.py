@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bigbatch_ue.evaluation.arms import Arm as Arm
     from bigbatch_ue.evaluation.evaluate import evaluate as evaluate
     from bigbatch_ue.evaluation.evaluate import evaluate_external as evaluate_external
+    from bigbatch_ue.evaluation.report.evaluation import Evaluation as Evaluation
     from bigbatch_ue.protection.protect import ProtectionReport as ProtectionReport
     from bigbatch_ue.protection.protect import protect as protect
     from bigbatch_ue.protection.visibility import Visibility as Visibility
@@ -40,6 +41,7 @@ _ORIGINS = {
     "BatchPlan": "batching.plan",
     "Cell": "sweeps.cells",
     "Config": "config.schema",
+    "Evaluation": "evaluation.report.evaluation",
     "Interrupted": "runtime.signals",
     "Outcome": "sweeps.cells",
     "ProtectionReport": "protection.protect",

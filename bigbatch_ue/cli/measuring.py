@@ -92,11 +92,9 @@ def evaluate(
         from bigbatch_ue.evaluation.evaluate import evaluate_external
 
         results = evaluate_external(resolved, protected, **options)
-    from bigbatch_ue.evaluation.report.terminal import arms_table, verdicts
-
     if is_main_process():
-        console.print(arms_table(results))
-        for line in verdicts(results):
+        console.print(results.table())
+        for line in results.sentences():
             console.print(line, soft_wrap=True)
 
 

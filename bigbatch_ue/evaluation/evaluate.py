@@ -20,10 +20,11 @@ from bigbatch_ue.evaluation.arm_store import (
     train_sharing_arms,
     train_sharing_batches,
 )
-from bigbatch_ue.evaluation.arms import Arm, ArmSpec, arm_specs
+from bigbatch_ue.evaluation.arms import ArmSpec, arm_specs
 from bigbatch_ue.evaluation.countermeasures import applies
 from bigbatch_ue.evaluation.external_images import load_external_images
 from bigbatch_ue.evaluation.outputs import write_outputs
+from bigbatch_ue.evaluation.report.evaluation import Evaluation
 from bigbatch_ue.evaluation.subject import Subject
 from bigbatch_ue.files.locks import locked
 from bigbatch_ue.networks.surrogate import extract_features, surrogate_of_run
@@ -44,7 +45,7 @@ def evaluate(
     shard: tuple[int, int] = (1, 1),
     download: bool = False,
     command: Sequence[str] = (),
-) -> list[Arm]:
+) -> Evaluation:
     """Evaluate the perturbations of a finished run with the targets of its `evaluation` settings.
 
     Writes `evaluation/` in the run's folder: `results.json` after each arm; at the end TensorBoard,
@@ -84,7 +85,7 @@ def evaluate_external(
     shard: tuple[int, int] = (1, 1),
     download: bool = False,
     command: Sequence[str] = (),
-) -> list[Arm]:
+) -> Evaluation:
     """Evaluate images that another program has perturbed, as `evaluate` does.
 
     Args:
@@ -131,7 +132,7 @@ def run_evaluation(
     shard: tuple[int, int],
     accelerator: Accelerator,
     command: Sequence[str] = (),
-) -> list[Arm]:
+) -> Evaluation:
     """Train the missing arms of this shard, then report on all finished arms."""
     if len(subject.data.classes) < 2:
         raise UserError(
@@ -148,7 +149,7 @@ def run_evaluation(
         train_sharing_arms(shard_specs, subject, folder, accelerator.device)
     accelerator.wait_for_everyone()
     ranks = accelerator.num_processes if share_batches else 1
-    arms = [arm for spec in specs if (arm := finished_arm(spec, subject, ranks))]
+    arms = Evaluation(arm for spec in specs if (arm := finished_arm(spec, subject, ranks)))
     if accelerator.is_main_process and arms:
         about = {"wanted": len(specs), "notes": notes, "command": shlex.join(command)}
         write_outputs(folder, subject, arms, about)

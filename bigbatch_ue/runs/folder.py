@@ -98,6 +98,10 @@ class RunFiles:
         """Folder of the parts of a run that rank groups train (`compute.cluster_groups`)."""
         return self.folder / "groups"
 
+    def group(self, number: int, count: int) -> "RunFiles":
+        """Return the files of the part that rank group `number`, from 1 to `count`, trains."""
+        return RunFiles(self.groups / f"{number}-of-{count}")
+
     @property
     def cell(self) -> Path:
         """YAML: the configuration of a sweep's cell."""

@@ -1,14 +1,19 @@
 """The result of training, `result.json`: the contract between training and the later stages."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from bigbatch_ue.files.formats import first_problem, read_json, write_json
+from bigbatch_ue.runs.folder import RunFiles
+from bigbatch_ue.runs.metrics_file import read_steps
 from bigbatch_ue.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 GOOD_AGREEMENT, POOR_AGREEMENT = 0.8, 0.5
 """Share of the label from which protection is expected, and below which little is expected."""
@@ -102,6 +107,7 @@ class TrainingResult:
         versions: of bigbatch_ue and torch.
         agreement: of clusters and classes; None with a single class, and in older results.
         chosen_batch: what `batch.effective=auto` has chosen; None without it.
+        folder: of the run that it was read from; not in the file.
     """
 
     dataset: str
@@ -131,10 +137,34 @@ class TrainingResult:
     versions: dict[str, str]
     agreement: Agreement | None = None
     chosen_batch: ChosenBatch | None = None
+    folder: Path | None = field(default=None, compare=False)
 
     def write(self, path: Path) -> None:
         """Write the result as JSON, atomically."""
-        write_json(path, asdict(self))
+        content = asdict(self)
+        del content["folder"]
+        write_json(path, content)
+
+    def plot(self) -> "Figure":
+        """Draw losses, learning rate and noise scale against the step, and the perturbations.
+
+        Raises:
+            UserError: the other files of the run are missing or damaged, or the result was not
+                read with `read_result`.
+        """
+        from bigbatch_ue.runs.plot import training_figure
+
+        if self.folder is None:
+            raise UserError("plot: the run of this result is not known; use read_result")
+        files, count = RunFiles(self.folder), self.cluster_groups
+        parts = [files.group(k, count) for k in range(1, count + 1)] if count > 1 else [files]
+        generators = [len(read_result(part.result).final_loss) for part in parts]
+        return training_figure(
+            f"{self.dataset}, effective batch {self.effective_batch:,}",
+            self.effective_batch,
+            [read_steps(part.metrics, p) for part, p in zip(parts, generators, strict=True)],
+            files.perturbations,
+        )
 
 
 _RESULT = TypeAdapter(TrainingResult)
@@ -167,7 +197,7 @@ def read_result(path: Path) -> TrainingResult:
     content = read_json(path, dict)
     content["noise_scale"] = content.get("noise_scale") or {}  # absent from older runs
     try:
-        return _RESULT.validate_python(content)
+        return replace(_RESULT.validate_python(content), folder=path.parent)
     except ValidationError as error:
         raise UserError(
             f"{path}: not the result of a run ({first_problem(error)}); train again"

@@ -1,5 +1,7 @@
 """Notes on standard error, from the main process only."""
 
+from typing import Any
+
 from rich.console import Console
 
 from bigbatch_ue.runtime.errors import printable
@@ -17,10 +19,20 @@ def note(text: str, *, warning: bool = False, any_process: bool = False) -> None
         any_process: print it whichever process this is, not only on the main process.
     """
     quiet = not (any_process or is_main_process())
-    console = Console(
-        stderr=True, quiet=quiet, soft_wrap=True, markup=False, emoji=False, highlight=False
+    console = message_console(
+        quiet=quiet, soft_wrap=True, markup=False, emoji=False, highlight=False
     )
     console.print(printable(text), style="yellow" if warning else None)
+
+
+def message_console(**options: Any) -> Console:
+    """Return a console on standard error; in a notebook, on its output, as plain text.
+
+    Jupyter's kernel sets FORCE_COLOR, and rich would need widgets there to redraw a line.
+    """
+    if Console().is_jupyter:
+        return Console(force_jupyter=False, force_terminal=False, **options)
+    return Console(stderr=True, **options)
 
 
 def whole_lines(console: Console) -> Console:

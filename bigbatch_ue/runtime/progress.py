@@ -14,13 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from bigbatch_ue.runtime.console import note
+from bigbatch_ue.runtime.console import message_console, note
 from bigbatch_ue.runtime.errors import printable
 from bigbatch_ue.runtime.ranks import is_main_process
 
@@ -126,7 +125,7 @@ def progress(
         any_process: show it whichever process this is, not only on the main process.
     """
     stage = Stage(what, unit, total, done)
-    console = Console(stderr=True)
+    console = message_console()
     if not (any_process or is_main_process()):
         yield stage
     elif console.is_terminal:
@@ -144,7 +143,7 @@ def growth(what: str, folder: Path) -> Iterator[None]:
 
     There, libraries that download show a bar of their own; `quiet_libraries` stops them elsewhere.
     """
-    if Console(stderr=True).is_terminal:
+    if message_console().is_terminal:
         yield
         return
     ended = threading.Event()
@@ -168,7 +167,7 @@ def growth(what: str, folder: Path) -> Iterator[None]:
 
 def quiet_libraries() -> None:
     """Keep the bars of libraries out of files and pipes; to be called before they are imported."""
-    if not Console(stderr=True).is_terminal:
+    if not message_console().is_terminal:
         for variable in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"):
             os.environ.setdefault(variable, "1")
 

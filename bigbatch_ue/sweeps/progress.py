@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Column, Table
 
 from bigbatch_ue.reporting.words import counted, span
-from bigbatch_ue.runtime.console import whole_lines
+from bigbatch_ue.runtime.console import message_console, whole_lines
 from bigbatch_ue.sweeps.cells import Cell
 from bigbatch_ue.sweeps.estimate import estimate
 
@@ -48,7 +47,7 @@ class SweepProgress:
     """
 
     def __init__(self, cells: Sequence[Cell], seconds: Mapping[str, float]) -> None:
-        self._console = whole_lines(Console(stderr=True))
+        self._console = whole_lines(message_console())
         self._cells, self._seconds = cells, seconds
         self._running, self._running_since = "", 0.0
         self._began = time.monotonic()

@@ -42,7 +42,7 @@ class RankGroup:
         """Return the part of `run` with this group's metrics, checkpoints and result."""
         if self.count == 1:
             return run
-        return replace(run, folder=run.groups / f"{self.index + 1}-of-{self.count}")
+        return replace(run, folder=run.group(self.index + 1, self.count).folder)
 
     def parts_of(self, run: Run, total: int) -> list[tuple[Run, int]]:
         """Return the part of each group, and how many of `total` generators it trains."""

@@ -217,30 +217,6 @@ def summarise_noise(
     }
 
 
-class SmoothedNoiseScale:
-    """The noise scale of each generator during training: a ratio of exponential moving averages.
-
-    tr(Sigma) and |G|^2 are averaged separately with the same weights, decay^age. Their sum, which
-    would correct the start, cancels in the ratio. At a decay of 0.9 the variance is that of a mean
-    of 19 steps, (1 + 0.9) / (1 - 0.9), and the trend of a run of 60 steps is still visible.
-    """
-
-    def __init__(self, decay: float = 0.9) -> None:
-        self.decay = decay
-        self._sums: NDArray[np.float64] = np.zeros((2, 1))
-
-    def update(self, trace: Sequence[float], signal: Sequence[float]) -> list[float | None]:
-        """Add the estimates of one step, [p] each, NaN where there is none.
-
-        Returns:
-            The scale of each generator in images. None before any estimate, and where no signal is
-            visible.
-        """
-        sums = self.decay * self._sums + np.array([trace, signal], dtype=np.float64)
-        self._sums = np.where(np.isnan(sums).any(axis=0), self._sums, sums)
-        return [float(t / s) if s > 0 else None for t, s in self._sums.T]
-
-
 def _precision(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bigbatch_ue.batching.loader import MicroBatch
 from bigbatch_ue.runs.folder import Run
-from bigbatch_ue.runs.metrics_file import Moments, read_moments
+from bigbatch_ue.runs.metrics_file import SPACES, Moments, read_moments
 from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.noise import (
     DeltaNoise,
@@ -99,7 +99,7 @@ def noise_scale(parts: Sequence[tuple[Run, int]]) -> dict[str, Any]:
         parts: each run, and its number of generators.
     """
     scales = {}
-    for space in ("delta", "parameters"):
+    for space in SPACES:
         moments = [read_moments(run.metrics, space, count) for run, count in parts]
         scales[space] = summarise_noise(*np.concatenate(moments, axis=2))
     return scales

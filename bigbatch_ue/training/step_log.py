@@ -17,9 +17,9 @@ from bigbatch_ue.config.names import TrackerName
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.metrics_file import Moments, count_steps, drop_steps_from
+from bigbatch_ue.runs.noise_scale import SmoothedNoiseScale
 from bigbatch_ue.runs.result import Agreement
 from bigbatch_ue.runs.trackers import TrackedRun, Trackers, open_trackers
-from bigbatch_ue.training.noise import SmoothedNoiseScale
 
 
 class StepLog:

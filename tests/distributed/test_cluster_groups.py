@@ -10,6 +10,7 @@ from bigbatch_ue.evaluation.evaluate import evaluate
 from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.files.tensor_files import read_tensors
 from bigbatch_ue.runs.folder import load_run
+from bigbatch_ue.runs.result import read_result
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.training.cluster_groups import RankGroup, join_rank_group
 from bigbatch_ue.training.train import train
@@ -68,6 +69,9 @@ def test_the_result_covers_all_groups(launched: tuple[int, Path, Path]) -> None:
     assert groups["world_size"] == ranks
     assert groups["cluster_groups"] == 2
     assert len(groups["noise_scale"]["delta"]["per_cluster"]) == 3
+    losses = read_result(folders[1] / "result.json").plot().axes[0].lines
+    assert len(losses) == 3 + 1
+    assert [line.get_ydata()[-1] for line in losses[:3]] == pytest.approx(groups["final_loss"])
     parts = [read_json(path) for path in sorted(folders[1].glob("groups/*/result.json"))]
     assert [part["world_size"] for part in parts] == [ranks // 2] * 2
     assert sorted(len(part["final_loss"]) for part in parts) == [1, 2]

@@ -1,6 +1,6 @@
-"""Charts of an evaluation: learning curves, partial protection, confusion matrices."""
+"""Charts of an evaluation: accuracies, learning curves, partial protection, confusion matrices."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 
 import numpy as np
@@ -72,6 +72,53 @@ def partial_protection(results: TargetResults) -> Figure | None:
             label=results.with_batch(ARM_NAMES[ArmName(same[0].first.arm)], same[0]),
         )
     _legend(figure)
+    return figure
+
+
+def accuracies(sections: Mapping[str, TargetResults]) -> Figure:
+    """Draw final accuracy on clean test images: a row for each seed group, below the title of each.
+
+    A bar is the mean of the seeds, a point is one seed, a line is the 95 % interval if known.
+    """
+    rows = [
+        [
+            (": ".join(filter(None, (heading, name))), group)
+            for heading, own in results.charted
+            for name, group in own
+        ]
+        for results in sections.values()
+    ]
+    heights = [len(groups) for groups in rows]
+    size = (6.6, 0.36 * sum(heights) + 1.1 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(rows), squeeze=False, height_ratios=heights, sharex=True)
+    for axes, title, groups in zip(grid.flat, sections, rows, strict=True):
+        for y, (_, group) in enumerate(groups):
+            seeds = [100 * arm.final_accuracy for arm in group.arms]
+            axes.barh(y, 100 * group.final.mean, color=group.colour, alpha=0.45, height=0.66)
+            axes.plot(seeds, [y] * len(seeds), "o", ms=5, color=group.colour, mec="white")
+            low, high = group.final.low, group.final.high
+            if low is not None and high is not None:
+                ends = np.clip([low, high], 0, 1)
+                axes.plot(100 * ends, [y, y], color="0.2", lw=1.2)
+        chance = groups[0][1].chance
+        axes.axvline(100 * chance, color="0.35", ls=":", lw=1.2)
+        axes.annotate(
+            "chance",
+            (100 * chance, 1),
+            (3, 3),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            fontsize=8,
+            color="0.35",
+        )
+        axes.set_yticks(range(len(groups)), [name for name, _ in groups])
+        axes.set(xlim=(0, 100), ylim=(len(groups) - 0.5, -0.5))
+        axes.set_title(title, loc="left", pad=16)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="x", color="0.9")
+        axes.set_axisbelow(True)
+    grid[-1, 0].set_xlabel("accuracy on clean test images, %")
     return figure
 
 

@@ -334,6 +334,15 @@ def results_by_target(arms: Iterable[Arm]) -> list[TargetResults]:
     return results
 
 
+def titled_results(arms: Iterable[Arm]) -> dict[str, TargetResults]:
+    """Group arms by data set and target, under a title for each."""
+    return {
+        f"{dataset}, {results.target}": results
+        for dataset, same in group_by(distinct(arms), lambda arm: arm.dataset).items()
+        for results in results_by_target(same)
+    }
+
+
 def distinct(arms: Iterable[Arm]) -> list[Arm]:
     """Return each arm once: several runs share the same controls."""
     return list({(arm.key, arm.run_seed, arm.inputs): arm for arm in arms}.values())

@@ -9,10 +9,7 @@ from bigbatch_ue.config.names import ArmName
 from bigbatch_ue.evaluation.arms import Arm
 from bigbatch_ue.evaluation.report.groups import (
     SeedGroup,
-    TargetResults,
-    distinct,
-    group_by,
-    results_by_target,
+    titled_results,
 )
 from bigbatch_ue.evaluation.report.page import accuracy_interval
 from bigbatch_ue.reporting.words import percent
@@ -20,7 +17,7 @@ from bigbatch_ue.reporting.words import percent
 
 def arms_table(arms: Sequence[Arm]) -> Table:
     """Return a table that fits in 80 columns, with one row for each seed group."""
-    sections = _sections(arms)
+    sections = titled_results(arms)
     groups = [group for results in sections.values() for group in results.groups]
     has_countermeasures = any(group.countermeasure for group in groups)
     has_batches = any(group.first.effective_batch for group in groups)
@@ -60,7 +57,7 @@ def verdicts(arms: Sequence[Arm]) -> list[str]:
     The lines are about the largest share of protected images, without a countermeasure.
     """
     lines = []
-    sections = _sections(arms)
+    sections = titled_results(arms)
     for title, results in sections.items():
         prefix = f"{title}: " if len(sections) > 1 else ""
         clean = results.control(ArmName.CLEAN)
@@ -78,15 +75,6 @@ def verdicts(arms: Sequence[Arm]) -> list[str]:
                 f"{prefix}{name}, against {line}" for line in map(str, results.comparisons(group))
             ]
     return lines
-
-
-def _sections(arms: Sequence[Arm]) -> dict[str, TargetResults]:
-    """Group arms by data set and target, under a title for each."""
-    return {
-        f"{dataset}, {results.target}": results
-        for dataset, same in group_by(distinct(arms), lambda arm: arm.dataset).items()
-        for results in results_by_target(same)
-    }
 
 
 def _cells(group: SeedGroup, *, countermeasure: bool, batch: bool) -> list[str]:
