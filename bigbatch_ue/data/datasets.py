@@ -13,7 +13,7 @@ import numpy as np
 from bigbatch_ue.config.names import DATASETS, MEDMNIST_2D
 from bigbatch_ue.config.sections import DataConfig
 from bigbatch_ue.data.class_folders import class_folders, open_folder
-from bigbatch_ue.data.image_files import ImageFiles
+from bigbatch_ue.data.encoded import EncodedImages, files_of_parts
 from bigbatch_ue.data.npz import Npz
 from bigbatch_ue.data.source import PARTS, Part, Source, Split
 from bigbatch_ue.files.atomic import atomic_file, atomic_folder
@@ -207,7 +207,7 @@ def _medmnist(data: DataConfig, download: bool) -> MedMnist:
     return MedMnist(path, flag, size)
 
 
-def _torchvision(name: str, root: Path, download: bool) -> ImageFiles:
+def _torchvision(name: str, root: Path, download: bool) -> EncodedImages:
     from torchvision import datasets
 
     kind, folder, train, images = TORCHVISION[name]
@@ -227,7 +227,7 @@ def _torchvision(name: str, root: Path, download: bool) -> ImageFiles:
         for part, own in parts.items()
     }
     folders = {part: own._images_folder for part, own in parts.items()}
-    return ImageFiles(list(parts["train"].classes), folders, samples, base)
+    return files_of_parts(list(parts["train"].classes), folders, samples, base)
 
 
 class CatalogueEntry(NamedTuple):

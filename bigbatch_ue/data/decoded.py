@@ -7,14 +7,17 @@ the same data set. A share of the train images (`data.limit`) has a file of its 
 """
 
 import hashlib
+import math
 import os
 import re
 import shutil
-from collections.abc import Iterable
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -23,7 +26,7 @@ from bigbatch_ue.config.schema import Config
 from bigbatch_ue.config.sections import DataConfig
 from bigbatch_ue.data.datasets import open_source
 from bigbatch_ue.data.share import stratified_share
-from bigbatch_ue.data.source import PARTS, Labels, Part, Pixels, Source, to_hwc
+from bigbatch_ue.data.source import PARTS, Labels, Part, Pixels, Source, Split, to_hwc
 from bigbatch_ue.files.atomic import atomic_file, atomic_folder
 from bigbatch_ue.files.formats import digest, read_json, write_json
 from bigbatch_ue.files.locks import locked
@@ -33,10 +36,13 @@ from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.identity import DataIdentity, answer_digest
 from bigbatch_ue.runtime.console import note, progress_bar
 from bigbatch_ue.runtime.errors import UserError, first_of
+from bigbatch_ue.runtime.processes import in_processes, process_count
 
 META = "meta.json"
 _DECODER, _FORMER_DECODER = 3, 1
 """Version of the decoder, to be raised when the same files give other pixels; and the first one."""
+_LONG = 10.0
+"""Seconds of decoding beyond which its speed is said."""
 _DAMAGES = (UserError, FileNotFoundError, EOFError, ValueError, KeyError, TypeError)
 
 
@@ -277,26 +283,60 @@ def _decode_part(source: Source, part: Part, data: DataConfig, folder: Path) -> 
     if count == 0:
         raise UserError(f"{data.name}: the {part} set contains no image; add at least one")
     shape = (count, source.channels, data.size, data.size)
-    description = f"decoding {data.name}: {part}"
-    with progress_bar(transient=True) as progress:
-        images = progress.track(split.images(), total=count, description=description)
-        resized = (resize(image, data.size) for image in images)
-        _write_images(folder / f"{part}_images.npy", resized, shape)
+    path, began = folder / f"{part}_images.npy", time.monotonic()
+    with progress_bar(transient=True, per_second="images") as progress:
+        task = progress.add_task(f"decoding {data.name}: {part}", total=count)
+        for done in _write_decoded(path, split, shape):
+            progress.advance(task, done)
+    seconds = time.monotonic() - began
+    if seconds > _LONG:
+        processes = process_count(count) if split.at else 1
+        note(
+            f"{data.name}: {counted(count, f'{part} image')} decoded by "
+            f"{counted(processes, 'process')} in {seconds:,.0f} s, {count / seconds:,.0f} images/s"
+        )
     np.save(folder / f"{part}_labels.npy", split.labels, allow_pickle=False)
     return split.names
 
 
-def _write_images(path: Path, images: Iterable[Pixels], shape: tuple[int, ...]) -> None:
-    """Write an array of images, uint8 `shape`.
+def _write_decoded(path: Path, split: Split, shape: tuple[int, ...]) -> Iterator[int]:
+    """Write the resized images of a part, uint8 `shape`; yield the number of each few of them."""
+    at, size = split.at, shape[-1]
+    if at is None:
+        yield from _write_images(path, (resize(image, size) for image in split.images()), shape)
+        return
+    with path.open("wb") as new:
+        start = _write_header(new, shape)
+
+    def write(indices: range) -> None:
+        with path.open("r+b") as file:
+            file.seek(start + indices.start * math.prod(shape[1:]))
+            for index in indices:
+                file.write(resize(at(index), size).tobytes())
+
+    with split.naming_all():
+        for indices, _ in in_processes(write, shape[0]):
+            yield len(indices)
+
+
+def _write_images(path: Path, images: Iterable[Pixels], shape: tuple[int, ...]) -> Iterator[int]:
+    """Write an array of images, uint8 `shape`; yield 1 after each.
 
     They are appended to a plain file: a full disk then raises OSError, whereas writing to a memory
     map would end the process by a signal.
     """
     with path.open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
+        _write_header(file, shape)
         for image in images:
             file.write(image.tobytes())
+            yield 1
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> int:
+    """Write the header of an array uint8 `shape`, and return its length."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.tell()
 
 
 def _load(
@@ -340,7 +380,8 @@ def _take_share(whole: ImageSet, count: int, entry: Path, lock: Path) -> ImageSe
         with locked(lock):
             if not path.exists():
                 with atomic_file(path) as file:
-                    _write_images(file, (whole.images[index] for index in positions), shape)
+                    taken = (whole.images[index] for index in positions)
+                    deque(_write_images(file, taken, shape), maxlen=0)
     try:
         images = _load_images(path, shape)
     except _DAMAGES as error:

@@ -1,7 +1,7 @@
 """The files of a folder: the images among them, and why each other file is left out."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -40,13 +40,20 @@ class Inventory:
         for reason, files in other.left_out.items():
             self.leave_out(reason, files)
 
+    def names_left_out(self, top: Path) -> dict[str, list[str]]:
+        """Return the paths below `top` of what is left out, by reason."""
+        return {
+            reason: [file.relative_to(top).as_posix() for file in files]
+            for reason, files in self.left_out.items()
+        }
 
-def describe_left_out(left_out: Mapping[str, list[Path]], top: Path) -> list[str]:
-    """Say how many files were left out, why, and which comes first, a line for each reason."""
+
+def describe_left_out(left_out: Mapping[str, Sequence[str]]) -> list[str]:
+    """Say how many things were left out, why, and which comes first, a line for each reason."""
     return [
-        f"{len(files):,} {reason}, such as {files[0].relative_to(top).as_posix()}"
-        for reason, files in left_out.items()
-        if files
+        f"{len(names):,} {reason}, such as {names[0]}"
+        for reason, names in left_out.items()
+        if names
     ]
 
 

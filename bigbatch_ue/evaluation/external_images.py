@@ -7,10 +7,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from bigbatch_ue.data.decoded import DataSet, resize
-from bigbatch_ue.data.image_files import ImageFiles
+from bigbatch_ue.data.encoded import files_of_parts
 from bigbatch_ue.data.inventory import find_images
 from bigbatch_ue.data.npz import Npz
-from bigbatch_ue.data.source import Pixels
+from bigbatch_ue.data.source import PARTS, Part, Pixels
 from bigbatch_ue.evaluation.resemblance import resembles_original
 from bigbatch_ue.files.paths import composed, expand_path
 from bigbatch_ue.protection.writers import png_names
@@ -113,7 +113,8 @@ def _read_folder(path: Path, clean: DataSet) -> Iterator[Pixels]:
         raise UserError(f"{top}: {count} without a clean original, such as {first}; remove them")
     _say_left_out(top, len(extra))
     samples = [(files[index], int(label)) for index, label in enumerate(clean.train.labels)]
-    source = ImageFiles(clean.classes, {"train": top}, {"train": samples, "test": []})
+    parts: dict[Part, list[tuple[Path, int]]] = {"train": samples, "test": []}
+    source = files_of_parts(clean.classes, dict.fromkeys(PARTS, top), parts, top)
     return source.split("train").images()
 
 

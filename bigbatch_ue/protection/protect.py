@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bigbatch_ue.data.datasets import open_source
 from bigbatch_ue.data.decoded import dataset_of_run
-from bigbatch_ue.data.image_files import ImageFiles
+from bigbatch_ue.data.encoded import EncodedImages
 from bigbatch_ue.data.source import Pixels, Source
 from bigbatch_ue.files.atomic import atomic_folder
 from bigbatch_ue.files.formats import digest, read_json, write_json
@@ -92,7 +92,7 @@ def protect(
     source = open_source(config.data, download)
     out = out or run.protected
     _require_apart(out, source)
-    form = form or ("png" if isinstance(source, ImageFiles) else "npz")
+    form = form or ("png" if isinstance(source, EncodedImages) else "npz")
     data = dataset_of_run(config, run, download=download)
     perturbations = load_perturbations(config, run, data)
     inputs = digest([_FORMAT, run.answer, perturbations.fingerprint(), form, at])
@@ -174,8 +174,8 @@ def _protect_images(originals: Originals, perturbations: Perturbations) -> Itera
 def _require_apart(out: Path, source: Source) -> None:
     """Raise a `UserError` if writing `out` might change the source."""
     target, source_paths = out.resolve(), set(source.files())
-    if isinstance(source, ImageFiles):
-        source_paths = {path.parent for path in (*source_paths, *source.folders.values())}
+    if isinstance(source, EncodedImages):
+        source_paths = {path.parent for path in source_paths} | {source.top}
     for path in sorted(source_paths):
         real = path.resolve()
         if target.is_relative_to(real) or real.is_relative_to(target):

@@ -1,7 +1,16 @@
 """Notes and progress bars on standard error, from the main process only."""
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from bigbatch_ue.runtime.errors import printable
 from bigbatch_ue.runtime.ranks import is_main_process
@@ -31,8 +40,25 @@ def whole_lines(console: Console) -> Console:
     return console
 
 
-def progress_bar(*, transient: bool = False) -> Progress:
-    """Make a progress bar with counts and the time left; a `transient` one vanishes at its end."""
+class _Speed(ProgressColumn):
+    """The column that says how many `things` are done in a second."""
+
+    def __init__(self, things: str) -> None:
+        super().__init__()
+        self._things = things
+
+    def render(self, task: Task) -> Text:
+        """Return the speed; nothing before it is known."""
+        return Text(f"{task.speed:,.0f} {self._things}/s" if task.speed else "")
+
+
+def progress_bar(*, transient: bool = False, per_second: str | None = None) -> Progress:
+    """Make a progress bar with counts and the time left.
+
+    Args:
+        transient: whether it vanishes at its end.
+        per_second: what it counts; it then shows how many of them are done in a second.
+    """
     console = Console(stderr=True)
     hidden = not is_main_process() or (transient and not console.is_terminal)
     return Progress(
@@ -40,6 +66,7 @@ def progress_bar(*, transient: bool = False) -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
+        *([_Speed(per_second)] if per_second else []),
         console=console,
         transient=transient,
         disable=hidden,

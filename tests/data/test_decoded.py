@@ -358,3 +358,43 @@ def test_root_that_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         prepare_dataset(DataConfig(root=tmp_path / "file"))
+
+
+# -- several processes ---------------------------------------------------------------------------
+
+
+def many(folder: Path) -> Path:
+    """A folder of 300 images of many sizes, enough for several processes."""
+    return make_images(folder, [(8 + i % 5, 8 + i % 7) for i in range(75)])
+
+
+def decoded_bytes(root: Path) -> dict[str, bytes]:
+    (entry,) = entries(root)
+    return {path.name: path.read_bytes() for path in entry.iterdir()}
+
+
+def test_several_processes_decode_the_same_bytes_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = many(tmp_path / "source")
+    prepare_dataset(DataConfig(name=f"folder:{source}", root=tmp_path / "several", size=9))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    prepare_dataset(DataConfig(name=f"folder:{source}", root=tmp_path / "one", size=9))
+    assert decoded_bytes(tmp_path / "several") == decoded_bytes(tmp_path / "one")
+
+
+def test_unreadable_images_are_named_by_several_processes_as_by_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images that are cut: their headers are whole."""
+    source = many(tmp_path / "source")
+    for name in ("cat/image3", "dog/image70"):
+        path = source / "train" / f"{name}.png"
+        path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(
+        UserError, match=r"2 image files are damaged or unreadable: cat/image3\.png"
+    ):
+        prepare_dataset(DataConfig(name=f"folder:{source}", root=tmp_path / "root", size=9))
+    assert capsys.readouterr().err.count("looking for others") == 1
+    assert entries(tmp_path / "root") == []
+    assert multiprocessing.active_children() == []
