@@ -7,26 +7,23 @@ the same data set. A share of the train images (`data.limit`) has a file of its 
 """
 
 import hashlib
-import math
 import os
 import re
 import shutil
-import time
 from collections import deque
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.config.sections import DataConfig
+from bigbatch_ue.config.sections import DataConfig, TakeConfig
 from bigbatch_ue.data.datasets import open_source
+from bigbatch_ue.data.decoding import decode_part, write_images
 from bigbatch_ue.data.share import stratified_share
-from bigbatch_ue.data.source import PARTS, Labels, Part, Pixels, Source, Split, to_hwc
+from bigbatch_ue.data.source import PARTS, Labels, Part, Pixels, Source
 from bigbatch_ue.files.atomic import atomic_file, atomic_folder
 from bigbatch_ue.files.formats import digest, read_json, write_json
 from bigbatch_ue.files.locks import locked
@@ -34,15 +31,12 @@ from bigbatch_ue.files.paths import composed, expand_path, hide_home, require_fi
 from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.identity import DataIdentity, answer_digest
-from bigbatch_ue.runtime.console import note, progress_bar
+from bigbatch_ue.runtime.console import note
 from bigbatch_ue.runtime.errors import UserError, first_of
-from bigbatch_ue.runtime.processes import in_processes, process_count
 
 META = "meta.json"
 _DECODER, _FORMER_DECODER = 3, 1
 """Version of the decoder, to be raised when the same files give other pixels; and the first one."""
-_LONG = 10.0
-"""Seconds of decoding beyond which its speed is said."""
 _DAMAGES = (UserError, FileNotFoundError, EOFError, ValueError, KeyError, TypeError)
 
 
@@ -168,7 +162,7 @@ def _open(data: DataConfig, download: bool) -> tuple[DataSet, list[str]]:
     left_out = source.left_out()
     _refuse_if_strict(data, left_out)
     facts = _facts(source)
-    entry = decoded / f"{slug}-{data.size}-{digest([_DECODER, facts])}"
+    entry = decoded / f"{slug}-{data.size}-{digest([_DECODER, facts, *_chosen(data)])}"
     if not entry.is_dir():
         with locked(lock):
             if not entry.is_dir():
@@ -199,23 +193,16 @@ def _say(text: str) -> None:
     note(text)
 
 
-def resize(image: Pixels, size: int) -> Pixels:
-    """Resize an image uint8 [C, h, w] to [C, size, size], without regard to its aspect ratio."""
-    channels, *shape = image.shape
-    if shape == [size, size]:
-        return image
-    resized = Image.fromarray(to_hwc(image)).resize((size, size), Image.Resampling.BICUBIC)
-    pixels = np.asarray(resized)
-    return pixels.reshape(size, size, channels).transpose(2, 0, 1)
-
-
 def _slug(name: str) -> str:
     """Make a file name for a data set, different for two paths with the same last part."""
     kind, _, place = name.partition(":")
     if not place:
         return re.sub(r"\W+", "_", kind)
-    path = expand_path(place).resolve()
-    return f"{kind}-{path.stem}-{digest(str(path))}"
+    path = expand_path(place)
+    if kind != "hf" or path.exists():
+        path = path.resolve()
+    stem = re.sub(r"[^-.\w]+", "_", path.stem)
+    return f"{kind}-{stem}-{digest(str(path))}"
 
 
 def _facts(source: Source) -> list[tuple[str, int, int]]:
@@ -232,10 +219,15 @@ def _facts(source: Source) -> list[tuple[str, int, int]]:
     return [(os.path.relpath(file, base), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
 
 
-def _content(source: Source) -> str:
+def _chosen(data: DataConfig) -> list[dict[str, str | None]]:
+    """Return what is taken of the source, if that is not what is by default."""
+    return [] if data.take == TakeConfig() else [data.take.model_dump()]
+
+
+def _content(source: Source, data: DataConfig) -> str:
     """Return a digest of the names, sizes and bytes of the files of `source`, wherever they are.
 
-    The name of a single file is left out.
+    The name of a single file is left out. What is taken of the files belongs to it.
     """
     files = source.files()
     base = os.path.commonpath(files) if files else ""
@@ -244,7 +236,7 @@ def _content(source: Source) -> str:
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
             facts.append((Path(os.path.relpath(path, base)).as_posix(), file.tell(), content))
-    return digest([_FORMER_DECODER, facts])
+    return digest([_FORMER_DECODER, facts, *_chosen(data)])
 
 
 def _decode(source: Source, data: DataConfig, entry: Path) -> None:
@@ -252,10 +244,10 @@ def _decode(source: Source, data: DataConfig, entry: Path) -> None:
     if any(not folder.name.startswith(".") for folder in _others(entry)):
         note(f"{data.name}: source or decoder changed; decoding again", any_process=True)
     with atomic_folder(entry) as folder:
-        names = {part: _decode_part(source, part, data, folder) for part in PARTS}
+        names = {part: decode_part(source, part, data, folder) for part in PARTS}
         meta = {
             "source": hide_home(data.name),
-            "content": _content(source),
+            "content": _content(source, data),
             "changes": source.changes(),
             "decoded_otherwise": source.decoded_otherwise,
             "classes": source.classes,
@@ -274,69 +266,6 @@ def _others(entry: Path) -> list[Path]:
         for path in entry.parent.iterdir()
         if path.name.removeprefix(".").startswith(prefix) and path != entry and path.is_dir()
     ]
-
-
-def _decode_part(source: Source, part: Part, data: DataConfig, folder: Path) -> list[str]:
-    """Write the images and labels of one part, and return its names."""
-    split = source.split(part)
-    count = len(split.names)
-    if count == 0:
-        raise UserError(f"{data.name}: the {part} set contains no image; add at least one")
-    shape = (count, source.channels, data.size, data.size)
-    path, began = folder / f"{part}_images.npy", time.monotonic()
-    with progress_bar(transient=True, per_second="images") as progress:
-        task = progress.add_task(f"decoding {data.name}: {part}", total=count)
-        for done in _write_decoded(path, split, shape):
-            progress.advance(task, done)
-    seconds = time.monotonic() - began
-    if seconds > _LONG:
-        processes = process_count(count) if split.at else 1
-        note(
-            f"{data.name}: {counted(count, f'{part} image')} decoded by "
-            f"{counted(processes, 'process')} in {seconds:,.0f} s, {count / seconds:,.0f} images/s"
-        )
-    np.save(folder / f"{part}_labels.npy", split.labels, allow_pickle=False)
-    return split.names
-
-
-def _write_decoded(path: Path, split: Split, shape: tuple[int, ...]) -> Iterator[int]:
-    """Write the resized images of a part, uint8 `shape`; yield the number of each few of them."""
-    at, size = split.at, shape[-1]
-    if at is None:
-        yield from _write_images(path, (resize(image, size) for image in split.images()), shape)
-        return
-    with path.open("wb") as new:
-        start = _write_header(new, shape)
-
-    def write(indices: range) -> None:
-        with path.open("r+b") as file:
-            file.seek(start + indices.start * math.prod(shape[1:]))
-            for index in indices:
-                file.write(resize(at(index), size).tobytes())
-
-    with split.naming_all():
-        for indices, _ in in_processes(write, shape[0]):
-            yield len(indices)
-
-
-def _write_images(path: Path, images: Iterable[Pixels], shape: tuple[int, ...]) -> Iterator[int]:
-    """Write an array of images, uint8 `shape`; yield 1 after each.
-
-    They are appended to a plain file: a full disk then raises OSError, whereas writing to a memory
-    map would end the process by a signal.
-    """
-    with path.open("wb") as file:
-        _write_header(file, shape)
-        for image in images:
-            file.write(image.tobytes())
-            yield 1
-
-
-def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> int:
-    """Write the header of an array uint8 `shape`, and return its length."""
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
-    return file.tell()
 
 
 def _load(
@@ -381,7 +310,7 @@ def _take_share(whole: ImageSet, count: int, entry: Path, lock: Path) -> ImageSe
             if not path.exists():
                 with atomic_file(path) as file:
                     taken = (whole.images[index] for index in positions)
-                    deque(_write_images(file, taken, shape), maxlen=0)
+                    deque(write_images(file, taken, shape), maxlen=0)
     try:
         images = _load_images(path, shape)
     except _DAMAGES as error:

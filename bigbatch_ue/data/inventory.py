@@ -155,11 +155,16 @@ def _reason(name: str) -> str | None:
     suffix = Path(name).suffix
     if not suffix:
         return "without a suffix"
-    if _format_of(suffix.lower()) in (*safe_formats(), "MPO"):  # which Pillow reads as JPEG
+    if is_image_suffix(suffix.lower()):
         return None
     if suffix.lower() in _HEIF:
         return f"{suffix}, read after pip install 'bigbatch-ue[heic]'"
     return f"{suffix}, not an image format that is read"
+
+
+def is_image_suffix(suffix: str) -> bool:
+    """Whether `suffix`, such as `.jpg`, is that of a format that is read."""
+    return _format_of(suffix) in (*safe_formats(), "MPO")  # which Pillow reads as JPEG
 
 
 def _format_of(suffix: str) -> str | None:

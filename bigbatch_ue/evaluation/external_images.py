@@ -6,7 +6,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from bigbatch_ue.data.decoded import DataSet, resize
+from bigbatch_ue.data.decoded import DataSet
+from bigbatch_ue.data.decoding import resize
 from bigbatch_ue.data.encoded import files_of_parts
 from bigbatch_ue.data.inventory import find_images
 from bigbatch_ue.data.npz import Npz

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bigbatch_ue.data.decoded import resize
+from bigbatch_ue.data.decoding import resize
 from bigbatch_ue.data.image_files import (
     common_folder,
     decode,

@@ -18,7 +18,8 @@ from PIL import Image
 
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.config.sections import DataConfig
-from bigbatch_ue.data.decoded import DataSet, dataset_of_run, prepare_dataset, resize
+from bigbatch_ue.data.decoded import DataSet, dataset_of_run, prepare_dataset
+from bigbatch_ue.data.decoding import resize
 from bigbatch_ue.files.formats import read_json, write_json
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.identity import DataIdentity, answer_digest
