@@ -75,7 +75,7 @@ def require_external(config: Config, location: str, download: bool) -> None:
         UserError: as for `require_images`, or there is nothing at `location`.
     """
     require_images(config, download)
-    external_path(location)
+    external_path(location, config.data.take)
 
 
 def require_sweep(sweep: SweepSpec, download: bool) -> None:

@@ -122,11 +122,13 @@ class TableImages(EncodedImages):
         tables: of each part.
         columns: those that are taken from each.
         others: files of other splits.
+        take: what is taken.
     """
 
     tables: Mapping[Part, Sequence[TableFile]] = field(default_factory=dict)
     columns: Columns = Columns("", "", None, ())
     others: Sequence[Path] = ()
+    take: TakeConfig = field(default_factory=TakeConfig)
 
 
 def tables_of_parts(
@@ -164,7 +166,7 @@ def tables_of_parts(
             require_classes(tables[part][0].path, part, images.labels, len(classes))
     whole = {**left, "columns that are not read": list(columns.unused)}
     paths = [file.path for file in files]
-    return TableImages(classes, parts, top, paths, whole, dict(tables), columns, others)
+    return TableImages(classes, parts, top, paths, whole, dict(tables), columns, others, take)
 
 
 def _part_of_tables(tables: Sequence[TableFile], columns: Columns) -> EncodedPart:

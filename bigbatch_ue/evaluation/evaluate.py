@@ -105,7 +105,7 @@ def evaluate_external(
     accelerator = start_accelerator()
     try:
         data = prepare_dataset(config.data, download=download)
-        perturbed = load_external_images(location, data)
+        perturbed = load_external_images(location, data, config.data.take)
         change = (perturbed.astype(np.float32) - data.train.images) / np.float32(255)
         subject = Subject(
             name=ArmName.PROTECTED,

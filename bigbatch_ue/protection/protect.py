@@ -19,6 +19,7 @@ from bigbatch_ue.data.encoded import EncodedImages
 from bigbatch_ue.data.source import Pixels, Source
 from bigbatch_ue.files.atomic import atomic_folder
 from bigbatch_ue.files.formats import digest, read_json, write_json
+from bigbatch_ue.protection.forms import WRITERS, choose_form
 from bigbatch_ue.protection.perturbations import (
     Perturbations,
     add_units,
@@ -28,7 +29,6 @@ from bigbatch_ue.protection.perturbations import (
 )
 from bigbatch_ue.protection.visibility import Visibility, measure_visibility
 from bigbatch_ue.protection.writers import (
-    WRITERS,
     FileFormat,
     ImageSize,
     Originals,
@@ -74,9 +74,11 @@ def protect(
         place: where the images of the run are now, `folder:PATH` or `npz:PATH`; None if they have
             not moved.
         out: new folder, by default `protected` in the run's folder. `png` images go to
-            `train/<class>/<name>.png`, `npz` to one file with MedMNIST's keys, in which all but the
-            train images stay as they are. The report goes to `protected.json`.
-        form: by default `png` for a source of image files, else `npz`.
+            `train/<class>/<name>.png`, `npz` to one file with MedMNIST's keys, `parquet` and `wds`
+            to files with the names of the source's; in these three all but the train images stays
+            as it is. The report goes to `protected.json`.
+        form: by default that of the source: `png` for image files, `parquet` for tables and the
+            cache of `datasets`, `wds` for tar shards, else `npz`.
         at: `training` size, or each image's `original` size, to which its perturbation is resized.
         download: allow the data set to be downloaded.
 
@@ -92,7 +94,7 @@ def protect(
     source = open_source(config.data, download)
     out = out or run.protected
     _require_apart(out, source)
-    form = form or ("png" if isinstance(source, EncodedImages) else "npz")
+    form = choose_form(source, form)
     data = dataset_of_run(config, run, download=download)
     perturbations = load_perturbations(config, run, data)
     inputs = digest([_FORMAT, run.answer, perturbations.fingerprint(), form, at])
