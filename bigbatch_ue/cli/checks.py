@@ -32,7 +32,7 @@ def require_run(
 
     Args:
         folder: of the run.
-        place: where its images are now, `folder:PATH` or `npz:PATH`; None if they have not moved.
+        place: where its images are now, such as `folder:PATH`; None if they have not moved.
         download: whether a data set that is missing will be fetched.
         target: preset of the target network, for an evaluation.
         overrides: settings of an evaluation.

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from bigbatch_ue.config.names import DATASETS, MEDMNIST_2D
+from bigbatch_ue.config.names import DATASETS, KIND_OF_SUFFIX, MEDMNIST_2D
 from bigbatch_ue.config.sections import DataConfig
 from bigbatch_ue.data.class_folders import class_folders, open_folder
 from bigbatch_ue.data.encoded import EncodedImages, files_of_parts
@@ -27,8 +27,6 @@ from bigbatch_ue.runtime.errors import UserError
 MEDMNIST_SIZES = (28, 64, 128, 224)
 PLACES = ("npz:PATH", "folder:PATH", "parquet:PATH", "hf:NAME", "wds:PATTERN")
 """What `data.name` may be but a name."""
-_KINDS = {".npz": "npz", ".parquet": "parquet", ".tar": "wds"}
-"""Kind of a place by its suffix; that of others is `folder`."""
 TORCHVISION = {
     "pets": ("OxfordIIITPet", "oxford-iiit-pet", "trainval", "_images"),
     "flowers102": ("Flowers102", "flowers-102", "train", "_image_files"),
@@ -131,7 +129,7 @@ def open_source(data: DataConfig, download: bool = False) -> Source:
     if kind == "hf" and place:
         return open_hub(place, data.take, download)
     if expand_path(data.name).exists():
-        kind = _KINDS.get(expand_path(data.name).suffix, "folder")
+        kind = KIND_OF_SUFFIX.get(expand_path(data.name).suffix, "folder")
         raise UserError(f"{data.name}: a place needs its kind; write {kind}:{data.name}")
     allowed = ", ".join((*DATASETS, *PLACES))
     raise UserError(f"data.name={data.name!r}: unknown data set; allowed: {allowed}")

@@ -71,8 +71,8 @@ def protect(
 
     Args:
         run_folder: folder of a finished run.
-        place: where the images of the run are now, `folder:PATH` or `npz:PATH`; None if they have
-            not moved.
+        place: where the images of the run are now, such as `folder:PATH`; None if they have not
+            moved.
         out: new folder, by default `protected` in the run's folder. `png` images go to
             `train/<class>/<name>.png`, `npz` to one file with MedMNIST's keys, `parquet` and `wds`
             to files with the names of the source's; in these three all but the train images stays

@@ -74,7 +74,7 @@ def write_npz(path: Path, count: int) -> None:
                 np.lib.format.write_array(entry, labels, allow_pickle=False)
 
 
-def write_shards(folder: Path, count: int) -> Path:
+def write_shards(folder: Path, count: int) -> None:
     """Write tar shards of `count` grey train images of 8 pixels and 64 test images, 2 classes."""
     folder.mkdir()
     random = np.random.default_rng(0)
@@ -93,7 +93,6 @@ def write_shards(folder: Path, count: int) -> Path:
                         info.size = len(content)
                         tar.addfile(info, BytesIO(content))
                     tar.members.clear()
-    return folder
 
 
 def train_command(place: Path) -> list[str]:
@@ -183,7 +182,8 @@ def _images(folder: Path) -> None:
 
 def _shards(folder: Path) -> None:
     """Train on `IMAGES` images of tar shards, which several processes decode; protect them."""
-    place = write_shards(folder / "shards", IMAGES)
+    place = folder / "shards"
+    write_shards(place, IMAGES)
     print(f"{IMAGES:,} images in {len(list(place.iterdir()))} shards", flush=True)
     _measure(place)
 
