@@ -162,6 +162,7 @@ def _reason(name: str) -> str | None:
     return f"{suffix}, not an image format that is read"
 
 
+@cache
 def is_image_suffix(suffix: str) -> bool:
     """Whether `suffix`, such as `.jpg`, is that of a format that is read."""
     return _format_of(suffix) in (*safe_formats(), "MPO")  # which Pillow reads as JPEG
