@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,17 +57,17 @@ def _started(
     processes: list[ForkProcess] = []
     connections: list[Connection] = []
     try:
-        for index in range(count):
-            ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(
-                target=_serve, args=(work, chunks[index::count], ours, theirs), daemon=True
-            )
-            with warnings.catch_warnings():  # Python warns of threads, of which `work` uses none
-                warnings.simplefilter("ignore", DeprecationWarning)
+        with _signals_held(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads; `work` uses none
+            for index in range(count):
+                ours, theirs = context.Pipe(duplex=False)
+                process = context.Process(
+                    target=_serve, args=(work, chunks[index::count], ours, theirs), daemon=True
+                )
                 process.start()
-            theirs.close()  # so that its end is the end of the connection
-            processes.append(process)
-            connections.append(ours)
+                theirs.close()  # so that its end is the end of the connection
+                processes.append(process)
+                connections.append(ours)
         yield list(connections)
     finally:
         for process in processes:
@@ -74,6 +75,24 @@ def _started(
         for process, connection in zip(processes, connections, strict=True):
             process.join()
             connection.close()
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let signals wait for the end of this context: Python ignores what they raise in a fork."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    heard = [each for each in (signal.SIGINT, *SIGNALS) if callable(signal.getsignal(each))]
+    former = {each: signal.signal(each, lambda number, _: waiting.append(number)) for each in heard}
+    try:
+        yield
+    finally:
+        for each, handler in former.items():
+            signal.signal(each, handler)
+        for number in waiting:
+            signal.raise_signal(number)
 
 
 def _receive(connections: list[Connection | None], index: int) -> tuple[bool, Any]:

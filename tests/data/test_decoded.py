@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -24,6 +26,7 @@ from bigbatch_ue.files.formats import read_json, write_json
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.identity import DataIdentity, answer_digest
 from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.processes import process_count
 from tests.conftest import MakeNpz
 from tests.helpers.images import make_images
 
@@ -399,3 +402,24 @@ def test_unreadable_images_are_named_by_several_processes_as_by_one(
     assert capsys.readouterr().err.count("looking for others") == 1
     assert entries(tmp_path / "root") == []
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.skipif(process_count(300) == 1, reason="a single process decodes")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_all_processes_and_leaves_nothing_half_written(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    source, root = many(tmp_path / "source"), tmp_path / "root"
+    settings = [f"data.name=folder:{source}", f"data.root={root}", "data.size=1024"]
+    command = [sys.executable, "-m", "bigbatch_ue", "plan", "--preset", "small", *settings]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        parent = psutil.Process(process.pid)
+        while not (children := parent.children()) or not any(root.rglob("train_images.npy")):
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            time.sleep(0.005)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == {signal.SIGTERM: 75, signal.SIGINT: 130}[number]
+    assert len(said.splitlines()) == 1, said
+    assert entries(root) == []
+    assert not any(child.is_running() for child in children)

@@ -218,6 +218,10 @@ def test_tables_of_other_programs_are_read(folder: Path, tmp_path: Path) -> None
     expected = images(opened(f"folder:{folder}", tmp_path))[:6]
     for index, image in enumerate(images(source)):
         np.testing.assert_array_equal(image, expected[index % 6])
+    at = source.split("train").at
+    assert at is not None
+    for index in (239, 3, 70, 64, 200, 0):
+        np.testing.assert_array_equal(at(index), expected[index % 6])
 
 
 # -- damaged and missing things ------------------------------------------------------------------
@@ -439,14 +443,21 @@ def test_pickles_in_shards_are_not_read(
 def test_nothing_but_download_reaches_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("the network was used")
+    used = []
+
+    def refuse(*place: Any, **_: Any) -> None:
+        used.append(place)
+        raise OSError("there is no network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     said = message("hf:someone/pictures", tmp_path)
     assert said.startswith("hf:someone/pictures: cannot be loaded (")
     assert said.endswith("check the name, or add --download")
+    assert used == []
+    with pytest.raises(UserError, match=r"cannot be loaded .*; check the name$"):
+        opened("hf:someone/pictures", tmp_path, download=True)
+    assert used
 
 
 def test_a_data_set_of_the_hub_is_read_from_the_cache(
