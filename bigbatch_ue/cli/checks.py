@@ -43,7 +43,7 @@ def require_run(
 
     Args:
         folder: of the run.
-        place: where its images are now, `folder:PATH` or `npz:PATH`; None if they have not moved.
+        place: where its images are now, such as `folder:PATH`; None if they have not moved.
         download: whether a data set that is missing will be fetched.
         target: preset of the target network, for an evaluation.
         overrides: settings of an evaluation.
@@ -90,7 +90,7 @@ def require_external(config: Config, location: str, download: bool) -> None:
         UserError: as for `require_training`, or there is nothing at `location`.
     """
     require_training(config, download)
-    external_path(location)
+    external_path(location, config.data.take)
 
 
 def require_sweep(sweep: SweepSpec, download: bool) -> None:

@@ -44,8 +44,8 @@ def evaluate(
     protected: Annotated[
         str | None,
         typer.Option(
-            help="evaluate these images instead: folder:PATH or npz:PATH; data.name is the clean "
-            "original"
+            help="evaluate these images instead: folder:PATH, npz:PATH, parquet:PATH or "
+            "wds:PATTERN; data.name is the clean original"
         ),
     ] = None,
     preset: Preset = None,

@@ -28,5 +28,5 @@ Download = Annotated[bool, typer.Option("--download", help="allow the data set t
 RunFolder = Annotated[Path, typer.Argument(help="folder of a finished run")]
 Place = Annotated[
     str | None,
-    typer.Option("--data", help="where the run's images are now, if moved: folder:PATH, npz:PATH"),
+    typer.Option("--data", help="where the run's images are now, if moved, such as folder:PATH"),
 ]

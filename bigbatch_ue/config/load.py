@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from bigbatch_ue.config.bundled import read_preset, read_target
+from bigbatch_ue.config.names import KIND_OF_SUFFIX
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.config.words import explain, field_at, fields_by_key, kinds_of
 from bigbatch_ue.files.yaml_files import parse_yaml, read_yaml
@@ -202,8 +203,8 @@ def _not_a_setting(words: Sequence[str], index: int, root: type[BaseModel]) -> s
         return f"{problem}; the settings of that run are --config {shlex.quote(str(run))}"
     if word and place.is_dir():
         return f"{problem}; for the images in it, {shlex.quote(f'data.name=folder:{word}')}"
-    if place.suffix == ".npz":
-        return f"{problem}; for the images in it, {shlex.quote(f'data.name=npz:{word}')}"
+    if kind := KIND_OF_SUFFIX.get(place.suffix):
+        return f"{problem}; for the images in it, {shlex.quote(f'data.name={kind}:{word}')}"
     if place.suffix in (".yaml", ".yml"):
         return f"{problem}; for the settings in it, --config {shlex.quote(word)}"
     return problem

@@ -17,6 +17,8 @@ MEDMNIST_2D = (
     "organsmnist",
 )
 DATASETS = ("digits", "pets", "flowers102", *(n for n in MEDMNIST_2D if n != "chestmnist"))
+KIND_OF_SUFFIX = {".npz": "npz", ".parquet": "parquet", ".tar": "wds"}
+"""Kind of a place of images, by the suffix of a file there."""
 PARITY = "-parity"
 """Suffix of the presets with the settings of the study, blind to labels."""
 PRESETS = ("small", *DATASETS, *(f"{name}{PARITY}" for name in DATASETS if name != "digits"))

@@ -130,7 +130,8 @@ class Config(Section):
         """Return the settings that decide the result, the content of a run's digest.
 
         Decomposition, later stages and places are left out: a user's images are known by what is
-        in them. `with_place` keeps their place, as the digests of earlier versions did.
+        in them, to which belongs what is taken of them (`data.take`). `with_place` keeps their
+        place, as the digests of earlier versions did.
         """
         content = self.model_dump(mode="json", exclude=_NOT_IN_ANSWER)
         content |= {
@@ -139,7 +140,7 @@ class Config(Section):
         }
         if not (with_place or self.data.has_name):
             content["data"]["name"] = None
-        for key in ("root", "title", "strict"):
+        for key in ("root", "title", "strict", "take"):
             del content["data"][key]
         del content["batch"]["micro"], content["batch"]["accumulation"]
         del content["optimizer"]["nonfinite"]

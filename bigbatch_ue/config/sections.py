@@ -18,13 +18,40 @@ from bigbatch_ue.config.section import (
 from bigbatch_ue.files.paths import short_names
 
 
+class TakeConfig(Section):
+    """What is taken from a source that may have more: the splits, and the columns or members."""
+
+    train: str = Field(
+        "train",
+        description="Name of the split with the train images, for `hf:`; a word in the names of "
+        "the files of that split, for `parquet:` and `wds:`.",
+    )
+    test: str = Field(
+        "test", description="The same for the test images, such as `validation` or `val`."
+    )
+    image: str | None = Field(
+        None,
+        description="Column of the images, or for `wds:` the suffix of their members, such as "
+        "`jpg`; `null` if there is only one that can be meant.",
+    )
+    label: str | None = Field(
+        None,
+        description="Column of the labels, or for `wds:` the suffix of their members or a key of "
+        "the `json` member; `null` if there is only one that can be meant, and for `wds:` `cls`, "
+        "or else the key `label`.",
+    )
+    config: str | None = Field(
+        None, description="Configuration of a data set of `hf:`; `null` is its default."
+    )
+
+
 class DataConfig(Section):
     """The images, their size, and the folder of data files."""
 
     name: str = Field(
         "digits",
         description="Data set: a name from `bigbatch-ue datasets`, or your own images as "
-        "`folder:PATH` or `npz:PATH`.",
+        "`folder:PATH`, `npz:PATH`, `parquet:PATH`, `hf:NAME` or `wds:PATTERN`.",
     )
     size: Annotated[int, Field(ge=1, le=4096)] = Field(
         28, description="Height and width of the training images, in pixels; at least 8."
@@ -38,6 +65,8 @@ class DataConfig(Section):
         Path("data"),
         description="Folder of downloads, decoded images and caches that runs share.",
     )
+
+    take: TakeConfig = TakeConfig()
 
     @property
     def has_name(self) -> bool:

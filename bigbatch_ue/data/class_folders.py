@@ -2,14 +2,19 @@
 
 from pathlib import Path
 
-from bigbatch_ue.data.image_files import ImageFiles
-from bigbatch_ue.data.inventory import Inventory, is_hidden_folder, list_others, take_inventory
+from bigbatch_ue.data.encoded import EncodedImages, files_of_parts
+from bigbatch_ue.data.inventory import (
+    Inventory,
+    is_hidden_folder,
+    list_others,
+    take_inventory,
+)
 from bigbatch_ue.data.source import PARTS, Part
 from bigbatch_ue.files.paths import composed
 from bigbatch_ue.runtime.errors import UserError, first_of
 
 
-def open_folder(path: Path) -> ImageFiles:
+def open_folder(path: Path) -> EncodedImages:
     """Open a folder with `train/<class>/<image>` and `test/<class>/<image>`.
 
     Raises:
@@ -38,7 +43,7 @@ def open_folder(path: Path) -> ImageFiles:
     if empty:
         raise UserError(f"{first_of(empty)}: contains no image; add at least one to each")
     whole.add(list_others(path, PARTS, "outside train/ and test/, to be moved there"))
-    return ImageFiles(classes, folders, samples, path, whole.left_out)
+    return files_of_parts(classes, folders, samples, path, whole.names_left_out(path))
 
 
 def class_folders(path: Path) -> dict[Part, dict[str, Path]]:

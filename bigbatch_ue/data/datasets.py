@@ -11,12 +11,16 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from bigbatch_ue.config.names import DATASETS, MEDMNIST_2D
+from bigbatch_ue.config.names import DATASETS, KIND_OF_SUFFIX, MEDMNIST_2D
 from bigbatch_ue.config.sections import DataConfig
 from bigbatch_ue.data.class_folders import class_folders, open_folder
-from bigbatch_ue.data.image_files import ImageFiles
+from bigbatch_ue.data.encoded import EncodedImages, files_of_parts
+from bigbatch_ue.data.hub import open_hub
 from bigbatch_ue.data.npz import Npz
+from bigbatch_ue.data.parquet import open_parquet
+from bigbatch_ue.data.shards import find_shards
 from bigbatch_ue.data.source import PARTS, Part, Source, Split
+from bigbatch_ue.data.tars import TAR, open_tars
 from bigbatch_ue.files.atomic import atomic_file, atomic_folder
 from bigbatch_ue.files.hashing import digest_files
 from bigbatch_ue.files.paths import expand_path, require_file
@@ -24,6 +28,8 @@ from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.progress import growth
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
+PLACES = ("npz:PATH", "folder:PATH", "parquet:PATH", "hf:NAME", "wds:PATTERN")
+"""What `data.name` may be but a name."""
 TORCHVISION = {
     "pets": ("OxfordIIITPet", "oxford-iiit-pet", "trainval", "_images"),
     "flowers102": ("Flowers102", "flowers-102", "train", "_image_files"),
@@ -119,10 +125,16 @@ def open_source(data: DataConfig, download: bool = False) -> Source:
         return open_folder(_require_place(data))
     if kind == "npz" and place:
         return Npz(_require_place(data))
+    if kind == "parquet" and place:
+        return open_parquet(place, data.take)
+    if kind == "wds" and place:
+        return open_tars(place, data.take)
+    if kind == "hf" and place:
+        return open_hub(place, data.take, download)
     if expand_path(data.name).exists():
-        kind = "npz" if expand_path(data.name).suffix == ".npz" else "folder"
+        kind = KIND_OF_SUFFIX.get(expand_path(data.name).suffix, "folder")
         raise UserError(f"{data.name}: a place needs its kind; write {kind}:{data.name}")
-    allowed = ", ".join((*DATASETS, "npz:PATH", "folder:PATH"))
+    allowed = ", ".join((*DATASETS, *PLACES))
     raise UserError(f"data.name={data.name!r}: unknown data set; allowed: {allowed}")
 
 
@@ -139,7 +151,9 @@ def require_source(data: DataConfig, *, download: bool = False) -> None:
     kind, _, place = data.name.partition(":")
     if kind == "folder" and place:
         class_folders(_require_place(data))  # there may be millions of files in these
-    elif not (download and data.has_name):
+    elif kind == "wds" and place:
+        find_shards(place, TAR, data.take)  # and of images in these
+    elif not (download and (data.has_name or kind == "hf")):
         open_source(data)
 
 
@@ -219,7 +233,7 @@ def _medmnist(data: DataConfig, download: bool) -> MedMnist:
     return MedMnist(path, flag, size)
 
 
-def _torchvision(name: str, root: Path, download: bool) -> ImageFiles:
+def _torchvision(name: str, root: Path, download: bool) -> EncodedImages:
     from torchvision import datasets
 
     kind, folder, train, images = TORCHVISION[name]
@@ -239,7 +253,7 @@ def _torchvision(name: str, root: Path, download: bool) -> ImageFiles:
         for part, own in parts.items()
     }
     folders = {part: own._images_folder for part, own in parts.items()}
-    return ImageFiles(list(parts["train"].classes), folders, samples, base)
+    return files_of_parts(list(parts["train"].classes), folders, samples, base)
 
 
 class CatalogueEntry(NamedTuple):
@@ -263,6 +277,15 @@ def catalogue(root: Path) -> list[CatalogueEntry]:
         *(_medmnist_entry(root, flag) for flag in MEDMNIST_2D if flag in DATASETS),
         CatalogueEntry("npz:PATH", "your file with MedMNIST's keys", "any", "PATH", False),
         CatalogueEntry("folder:PATH", "your images", "any", "PATH/{train,test}/<class>/", False),
+        CatalogueEntry(
+            "parquet:PATH", "your Parquet files", "any", "PATH/**/train-*.parquet", False
+        ),
+        CatalogueEntry(
+            "hf:NAME", "Hugging Face `datasets`", "any", "its cache, or a folder", False
+        ),
+        CatalogueEntry(
+            "wds:PATTERN", "your WebDataset shards", "any", "train-{000..099}.tar", False
+        ),
     ]
 
 

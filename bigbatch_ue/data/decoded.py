@@ -10,20 +10,20 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections import deque
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.config.sections import DataConfig
+from bigbatch_ue.config.sections import DataConfig, TakeConfig
 from bigbatch_ue.data.datasets import open_source
+from bigbatch_ue.data.decoding import decode_part, write_images
 from bigbatch_ue.data.share import stratified_share
-from bigbatch_ue.data.source import PARTS, Labels, Part, Pixels, Source, to_hwc
+from bigbatch_ue.data.source import PARTS, Labels, Part, Pixels, Source
 from bigbatch_ue.files.atomic import atomic_file, atomic_folder
 from bigbatch_ue.files.formats import digest, read_json, write_json
 from bigbatch_ue.files.hashing import digest_files
@@ -34,7 +34,6 @@ from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.identity import DataIdentity, answer_digest
 from bigbatch_ue.runtime.console import note
 from bigbatch_ue.runtime.errors import UserError, first_of
-from bigbatch_ue.runtime.progress import progress
 
 META = "meta.json"
 _DECODER, _FORMER_DECODER = 3, 1
@@ -164,7 +163,7 @@ def _open(data: DataConfig, download: bool) -> tuple[DataSet, list[str]]:
     left_out = source.left_out()
     _refuse_if_strict(data, left_out)
     facts = _facts(source)
-    entry = decoded / f"{slug}-{data.size}-{digest([_DECODER, facts])}"
+    entry = decoded / f"{slug}-{data.size}-{digest([_DECODER, facts, *_chosen(data)])}"
     if not entry.is_dir():
         with locked(lock):
             if not entry.is_dir():
@@ -195,23 +194,16 @@ def _say(text: str) -> None:
     note(text)
 
 
-def resize(image: Pixels, size: int) -> Pixels:
-    """Resize an image uint8 [C, h, w] to [C, size, size], without regard to its aspect ratio."""
-    channels, *shape = image.shape
-    if shape == [size, size]:
-        return image
-    resized = Image.fromarray(to_hwc(image)).resize((size, size), Image.Resampling.BICUBIC)
-    pixels = np.asarray(resized)
-    return pixels.reshape(size, size, channels).transpose(2, 0, 1)
-
-
 def _slug(name: str) -> str:
     """Make a file name for a data set, different for two paths with the same last part."""
     kind, _, place = name.partition(":")
     if not place:
         return re.sub(r"\W+", "_", kind)
-    path = expand_path(place).resolve()
-    return f"{kind}-{path.stem}-{digest(str(path))}"
+    path = expand_path(place)
+    if kind != "hf" or path.exists():
+        path = path.resolve()
+    stem = re.sub(r"[^-.\w]+", "_", path.stem)
+    return f"{kind}-{stem}-{digest(str(path))}"
 
 
 def _facts(source: Source) -> list[tuple[str, int, int]]:
@@ -228,10 +220,15 @@ def _facts(source: Source) -> list[tuple[str, int, int]]:
     return [(os.path.relpath(file, base), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
 
 
-def _content(source: Source) -> str:
+def _chosen(data: DataConfig) -> list[dict[str, str | None]]:
+    """Return what is taken of the source, if that is not what is by default."""
+    return [] if data.take == TakeConfig() else [data.take.model_dump()]
+
+
+def _content(source: Source, data: DataConfig) -> str:
     """Return a digest of the names, sizes and bytes of the files of `source`, wherever they are.
 
-    The name of a single file is left out.
+    The name of a single file is left out. What is taken of the files belongs to it.
     """
     files = source.files()
     base = os.path.commonpath(files) if files else ""
@@ -239,7 +236,7 @@ def _content(source: Source) -> str:
         (Path(os.path.relpath(path, base)).as_posix(), path.stat().st_size, content)
         for path, content in zip(files, digest_files(files, "the source files"), strict=True)
     ]
-    return digest([_FORMER_DECODER, facts])
+    return digest([_FORMER_DECODER, facts, *_chosen(data)])
 
 
 def _decode(source: Source, data: DataConfig, entry: Path) -> None:
@@ -247,10 +244,10 @@ def _decode(source: Source, data: DataConfig, entry: Path) -> None:
     if any(not folder.name.startswith(".") for folder in _others(entry)):
         note(f"{data.name}: source or decoder changed; decoding again", any_process=True)
     with atomic_folder(entry) as folder:
-        names = {part: _decode_part(source, part, data, folder) for part in PARTS}
+        names = {part: decode_part(source, part, data, folder) for part in PARTS}
         meta = {
             "source": hide_home(data.name),
-            "content": _content(source),
+            "content": _content(source, data),
             "changes": source.changes(),
             "decoded_otherwise": source.decoded_otherwise,
             "classes": source.classes,
@@ -269,34 +266,6 @@ def _others(entry: Path) -> list[Path]:
         for path in entry.parent.iterdir()
         if path.name.removeprefix(".").startswith(prefix) and path != entry and path.is_dir()
     ]
-
-
-def _decode_part(source: Source, part: Part, data: DataConfig, folder: Path) -> list[str]:
-    """Write the images and labels of one part, and return its names."""
-    split = source.split(part)
-    count = len(split.names)
-    if count == 0:
-        raise UserError(f"{data.name}: the {part} set contains no image; add at least one")
-    shape = (count, source.channels, data.size, data.size)
-    description = f"decoding {data.name}: {part}"
-    with progress(description, "images", count, any_process=True) as stage:
-        resized = (resize(image, data.size) for image in stage.track(split.images()))
-        _write_images(folder / f"{part}_images.npy", resized, shape)
-    np.save(folder / f"{part}_labels.npy", split.labels, allow_pickle=False)
-    return split.names
-
-
-def _write_images(path: Path, images: Iterable[Pixels], shape: tuple[int, ...]) -> None:
-    """Write an array of images, uint8 `shape`.
-
-    They are appended to a plain file: a full disk then raises OSError, whereas writing to a memory
-    map would end the process by a signal.
-    """
-    with path.open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for image in images:
-            file.write(image.tobytes())
 
 
 def _load(
@@ -340,7 +309,8 @@ def _take_share(whole: ImageSet, count: int, entry: Path, lock: Path) -> ImageSe
         with locked(lock):
             if not path.exists():
                 with atomic_file(path) as file:
-                    _write_images(file, (whole.images[index] for index in positions), shape)
+                    taken = (whole.images[index] for index in positions)
+                    deque(write_images(file, taken, shape), maxlen=0)
     try:
         images = _load_images(path, shape)
     except _DAMAGES as error:

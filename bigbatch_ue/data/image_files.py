@@ -1,38 +1,49 @@
-"""Image files of any format: headers, decoding to 8 bits of sRGB, and what that changes."""
+"""Image files of any format, wherever they lie: headers, and decoding to 8 bits of sRGB."""
 
 import os
 import warnings
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from bigbatch_ue.data.inventory import describe_left_out, safe_formats
-from bigbatch_ue.data.source import PARTS, Part, Pixels, Split
+from bigbatch_ue.data.inventory import safe_formats
+from bigbatch_ue.data.source import Pixels
 from bigbatch_ue.files.paths import why_unreadable
 from bigbatch_ue.runtime.console import note
 from bigbatch_ue.runtime.errors import UserError, first_of
 from bigbatch_ue.runtime.progress import progress
 
-_DEPTHS = (8, 10, 12, 14, 16)
-"""Bits of a grey value that cameras and scanners write into 16-bit files."""
-_DARK = 64
-"""Upper byte that 14 of 16 bits do not reach."""
 _PHOTOMETRIC = 262
 """TIFF's tag PhotometricInterpretation: at 0, the value 0 is white."""
 
 
-class UnreadableImageError(UserError):
-    """The error of one file that is not a complete image; `fault` says what the file is."""
+@dataclass(frozen=True)
+class Packed:
+    """An image file that another file contains, with its name there."""
 
-    def __init__(self, path: Path, fault: str) -> None:
-        super().__init__(f"{path}: {fault}; fix or remove it")
-        self.fault = fault
+    file: Path
+    member: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.member}"
+
+
+Picture = Path | Packed
+"""An image file, by itself or in another file."""
+
+
+class UnreadableImageError(UserError):
+    """The error of a file that is not a complete image: `where` it is, and `what` it is."""
+
+    def __init__(self, picture: Picture, what: str) -> None:
+        super().__init__(f"{picture}: {what}; fix or remove it")
+        self.where, self.what = _where(picture), what
 
 
 @dataclass(frozen=True)
@@ -60,93 +71,20 @@ class Header:
     cmyk: bool = False
 
 
-@dataclass(frozen=True)
-class ImageFiles:
-    """A source of image files of any format, mode and size that PIL reads.
-
-    Attributes:
-        classes: name of each label.
-        folders: of each part; names of images are paths relative to it.
-        samples: path and label of each image of each part.
-        top: the folder of both parts.
-        left: files below `top` that are left out, by reason.
-    """
-
-    classes: list[str]
-    folders: dict[Part, Path]
-    samples: dict[Part, list[tuple[Path, int]]]
-    top: Path = Path()
-    left: dict[str, list[Path]] = field(default_factory=dict)
-
-    @cached_property
-    def channels(self) -> int:
-        """1 if every image of both parts is grey, else 3."""
-        return 1 if all(header.grey for header in self._headers.values()) else 3
-
-    @cached_property
-    def bits(self) -> int:
-        """Bits in use in the images of more than 8 bits, alike for all of them."""
-        return bits_of(self._headers.values())
-
-    @cached_property
-    def _headers(self) -> dict[Path, Header]:
-        headers = read_headers(self.files())
-        upper = max((header.upper for header in headers.values()), default=0)
-        if 0 < upper < _DARK:
-            raise UserError(
-                f"{next(path for path, header in headers.items() if header.upper)}: images with "
-                f"colours use {8 + upper.bit_length()} of 16 bits, and would be nearly black; save "
-                "them with 8 bits a colour"
-            )
-        return headers
-
-    def files(self) -> list[Path]:
-        """Return the images of the train part, then of the test part."""
-        return [path for part in PARTS for path, _ in self.samples[part]]
-
-    def left_out(self) -> list[str]:
-        """Say which files are left out, a line for each reason."""
-        return describe_left_out(self.left, self.top)
-
-    def changes(self) -> list[str]:
-        """Say what of the images is left out or converted, a line for each kind."""
-        return describe_changes(self._headers, self.top, self.channels)
-
-    @property
-    def decoded_otherwise(self) -> bool:
-        """Whether earlier versions decoded an image in another way."""
-        if any(header.inverted for header in self._headers.values()):
-            return True
-        deep = any(header.largest for header in self._headers.values()) and self.bits < 16
-        return deep or any(header.profile for header in self._headers.values())
-
-    def split(self, part: Part) -> Split:
-        """Return the train or test part, whose images are named by file."""
-        samples, folder = self.samples[part], self.folders[part]
-        labels = np.array([label for _, label in samples], np.int64)
-        names = [path.relative_to(folder).as_posix() for path, _ in samples]
-
-        def decode_at(indices: Iterable[int]) -> Iterator[Pixels]:
-            with naming_all_unreadable(self.files()):
-                for index in indices:
-                    yield decode(samples[index][0], self.channels, self.bits)
-
-        return Split(labels, names, decode_at)
-
-
 @contextmanager
-def naming_all_unreadable(files: Collection[Path]) -> Iterator[None]:
-    """Replace the error of one unreadable image by an error that names all among `files`."""
+def naming_all_unreadable(pictures: Iterable[Picture]) -> Iterator[None]:
+    """Replace the error of one unreadable image by an error that names all among `pictures`."""
     try:
         yield
     except UnreadableImageError:
         note("an image cannot be read; looking for others")
-        with progress("checking images", "files", len(files)) as stage:
-            faults = {path: fault for path in stage.track(files) if (fault := _find_fault(path))}
+        with progress("checking images", "images") as stage:
+            tried = map(_find_fault, stage.track(pictures))
+            faults = [(fault.where, fault.what) for fault in tried if fault]
         if len(faults) < 2:
             raise
-        top = common_folder(faults)
-        each = [f"{path.relative_to(top)} {fault}" for path, fault in faults.items()]
+        top = common_folder(file for (file, _), _ in faults)
+        each = [f"{_name(where, top)} {what}" for where, what in faults]
         raise UserError(
             f"{top}: {len(faults):,} image files are damaged or unreadable: {first_of(each)}; "
             "fix or remove them"
@@ -158,36 +96,41 @@ def common_folder(files: Iterable[Path]) -> Path:
     return Path(os.path.commonpath([file.parent for file in files]))
 
 
-def read_headers(files: Collection[Path]) -> dict[Path, Header]:
-    """Read the header of each file.
-
-    Raises:
-        UserError: names all files that are not complete images.
-    """
-    with (
-        naming_all_unreadable(files),
-        progress("reading headers", "files", len(files)) as stage,
-    ):
-        return {path: read_header(path) for path in stage.track(files)}
+def name_below(picture: Picture, top: Path) -> str:
+    """Name an image by its path below `top`, and by its own name in the file that contains it."""
+    return _name(_where(picture), top)
 
 
-def _find_fault(path: Path) -> str | None:
-    """Say what keeps an image from being read; None if nothing does."""
+def _where(picture: Picture) -> tuple[Path, str | None]:
+    """Return the file of an image, and its name in that file if it contains others too."""
+    if isinstance(picture, Packed):
+        return picture.file, picture.member
+    return picture, None
+
+
+def _name(where: tuple[Path, str | None], top: Path) -> str:
+    file, member = where
+    name = file.relative_to(top).as_posix()
+    return name if member is None else f"{name}: {member}"
+
+
+def _find_fault(picture: Picture) -> UnreadableImageError | None:
+    """Return what keeps an image from being read; None if nothing does."""
     try:
-        read_header(path)
-        decode(path, 3)
+        read_header(picture)
+        decode(picture, 3)
     except UnreadableImageError as error:
-        return error.fault
+        return error
     return None
 
 
-def read_header(path: Path) -> Header:
+def read_header(picture: Picture) -> Header:
     """Read the header of an image file, and the pixels of one with more than 8 bits.
 
     Raises:
         UnreadableImageError: not an image, or one of another kind of numbers than 0 to 65,535.
     """
-    with _open_image(path) as image:
+    with _open_image(picture) as image:
         deep = image.mode.startswith(("I", "F"))
         grey = deep or image.mode in ("1", "L", "LA", "La")
         frames, transparent = getattr(image, "n_frames", 1), image.has_transparency_data
@@ -199,7 +142,7 @@ def read_header(path: Path) -> Header:
         return Header(grey, frames, transparent, profile, largest, upper, inverted, cmyk)
 
 
-def decode(path: Path, channels: int, bits: int = 16) -> Pixels:
+def decode(picture: Picture, channels: int, bits: int = 16) -> Pixels:
     """Decode an image file: uint8 [`channels`, h, w], grey or sRGB, upright, on white.
 
     Of several pages or frames, the first is taken. Values of more than 8 bits are scaled by the
@@ -208,7 +151,7 @@ def decode(path: Path, channels: int, bits: int = 16) -> Pixels:
     Raises:
         UnreadableImageError: not a complete image, or suspiciously many pixels.
     """
-    with _open_image(path) as image:
+    with _open_image(picture) as image:
         inverted = _zero_is_white(image)
         image = _to_srgb(_to_eight_bits(ImageOps.exif_transpose(image), bits, inverted))
         if image.has_transparency_data:
@@ -218,70 +161,25 @@ def decode(path: Path, channels: int, bits: int = 16) -> Pixels:
     return pixels.reshape(*pixels.shape[:2], channels).transpose(2, 0, 1)
 
 
-def bits_of(headers: Iterable[Header]) -> int:
-    """Return the smallest usual number of bits that holds all values of the images."""
-    largest = max((header.largest for header in headers), default=0)
-    return next(bits for bits in _DEPTHS if largest < 2**bits)
-
-
-def describe_changes(headers: dict[Path, Header], top: Path, channels: int) -> list[str]:
-    """Say what of image files is left out or converted, a line for each kind.
-
-    Args:
-        headers: of the files.
-        top: the folder of all of them.
-        channels: to which they are decoded.
-    """
-    profiles = sorted({header.profile for header in headers.values() if header.profile})
-    in_colour = " and taken in colour" if channels == 3 else ""
-    kinds = {
-        "with several pages or frames, of which the first is taken": [
-            path for path, header in headers.items() if header.frames > 1
-        ],
-        "with transparency, put on white": [
-            path for path, header in headers.items() if header.transparent
-        ],
-        "grey among colour images, so taken in colour": [
-            path
-            for path, header in headers.items()
-            if header.grey and header.largest <= 255 and channels == 3
-        ],
-        **{
-            f"with the colour profile {profile}, converted to sRGB": [
-                path for path, header in headers.items() if header.profile == profile
-            ]
-            for profile in profiles
-        },
-        "in CMYK without a colour profile, converted to RGB": [
-            path for path, header in headers.items() if header.cmyk
-        ],
-        "with 16 bits a colour, of which the upper 8 are taken": [
-            path for path, header in headers.items() if header.upper
-        ],
-        f"with {bits_of(headers.values())} bits a value, scaled to 8{in_colour}": [
-            path for path, header in headers.items() if header.largest > 255
-        ],
-    }
-    return describe_left_out(kinds, top)
-
-
 @contextmanager
-def _open_image(path: Path) -> Iterator[Image.Image]:
-    if reason := why_unreadable(path):
-        raise UnreadableImageError(path, f"cannot be opened ({reason})")
-    if path.stat().st_size == 0:
-        raise UnreadableImageError(path, "is empty (0 bytes)")
+def _open_image(picture: Picture) -> Iterator[Image.Image]:
+    if isinstance(picture, Path) and (reason := why_unreadable(picture)):
+        raise UnreadableImageError(picture, f"cannot be opened ({reason})")
+    file = picture if isinstance(picture, Path) else BytesIO(picture.content)
+    size = file.stat().st_size if isinstance(file, Path) else len(file.getbuffer())
+    if size == 0:
+        raise UnreadableImageError(picture, "is empty (0 bytes)")
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(path, formats=safe_formats()) as image:
+            with Image.open(file, formats=safe_formats()) as image:
                 yield image
         except UnidentifiedImageError:  # its text repeats the path
             raise UnreadableImageError(
-                path, "cannot be read as an image (damaged, or of another format)"
+                picture, "cannot be read as an image (damaged, or of another format)"
             ) from None
         except Exception as error:  # for a broken file, PIL raises almost any of them
-            raise UnreadableImageError(path, f"cannot be read as an image ({error})") from None
+            raise UnreadableImageError(picture, f"cannot be read as an image ({error})") from None
 
 
 def _levels(image: Image.Image) -> Pixels:

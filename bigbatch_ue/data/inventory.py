@@ -1,7 +1,7 @@
 """The files of a folder: the images among them, and why each other file is left out."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -40,13 +40,20 @@ class Inventory:
         for reason, files in other.left_out.items():
             self.leave_out(reason, files)
 
+    def names_left_out(self, top: Path) -> dict[str, list[str]]:
+        """Return the paths below `top` of what is left out, by reason."""
+        return {
+            reason: [file.relative_to(top).as_posix() for file in files]
+            for reason, files in self.left_out.items()
+        }
 
-def describe_left_out(left_out: Mapping[str, list[Path]], top: Path) -> list[str]:
-    """Say how many files were left out, why, and which comes first, a line for each reason."""
+
+def describe_left_out(left_out: Mapping[str, Sequence[str]]) -> list[str]:
+    """Say how many things were left out, why, and which comes first, a line for each reason."""
     return [
-        f"{len(files):,} {reason}, such as {files[0].relative_to(top).as_posix()}"
-        for reason, files in left_out.items()
-        if files
+        f"{len(names):,} {reason}, such as {names[0]}"
+        for reason, names in left_out.items()
+        if names
     ]
 
 
@@ -148,11 +155,17 @@ def _reason(name: str) -> str | None:
     suffix = Path(name).suffix
     if not suffix:
         return "without a suffix"
-    if _format_of(suffix.lower()) in (*safe_formats(), "MPO"):  # which Pillow reads as JPEG
+    if is_image_suffix(suffix.lower()):
         return None
     if suffix.lower() in _HEIF:
         return f"{suffix}, read after pip install 'bigbatch-ue[heic]'"
     return f"{suffix}, not an image format that is read"
+
+
+@cache
+def is_image_suffix(suffix: str) -> bool:
+    """Whether `suffix`, such as `.jpg`, is that of a format that is read."""
+    return _format_of(suffix) in (*safe_formats(), "MPO")  # which Pillow reads as JPEG
 
 
 def _format_of(suffix: str) -> str | None:

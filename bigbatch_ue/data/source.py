@@ -1,6 +1,7 @@
 """The protocol of a source of images: its files, and its images in their original size."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -24,11 +25,17 @@ class Split:
         names: N different names.
         decode: decodes the images at ascending indices, and yields for each an array uint8
             [C, h, w] of the original size, which must not be written to.
+        at: decodes the image at an index like `decode`, in whichever process and order; None if
+            the images are only read one after another.
+        naming_all: context for `at`, in which the error of one unreadable image becomes an error
+            that names all of them.
     """
 
     labels: Labels
     names: list[str]
     decode: Callable[[Iterable[int]], Iterator[Pixels]]
+    at: Callable[[int], Pixels] | None = None
+    naming_all: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def images(self) -> Iterator[Pixels]:
         """Decode all images; see `decode`."""

@@ -53,7 +53,7 @@ def evaluate(
 
     Args:
         run_folder: folder of a finished run.
-        place: where the images of the run are now, `folder:PATH` or `npz:PATH`; None if they have
+        place: where the images of the run are now, such as `folder:PATH`; None if they have
             not moved.
         target: a preset of `config.names.TARGETS`; by default the run's own target.
         overrides: `key=value` settings of `target`, `evaluation` and `data.root`.
@@ -91,7 +91,7 @@ def evaluate_external(
     Args:
         config: `data` is the clean original; `target` and `evaluation` are the recipe. The folder
             is `output`, or one below `runs/` that is named after the data set and `location`.
-        location: `folder:PATH` or `npz:PATH` of the perturbed train images, as for
+        location: `folder:PATH` or the like, of the perturbed train images, as for
             `load_external_images`.
         shard: as for `evaluate`.
         download: allow the clean data set to be downloaded.
@@ -106,7 +106,7 @@ def evaluate_external(
     accelerator = start_accelerator()
     try:
         data = prepare_dataset(config.data, download=download)
-        perturbed = load_external_images(location, data)
+        perturbed = load_external_images(location, data, config.data.take)
         change = (perturbed.astype(np.float32) - data.train.images) / np.float32(255)
         subject = Subject(
             name=ArmName.PROTECTED,

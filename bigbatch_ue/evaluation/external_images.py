@@ -6,29 +6,40 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from bigbatch_ue.data.decoded import DataSet, resize
-from bigbatch_ue.data.image_files import ImageFiles
+from bigbatch_ue.config.sections import TakeConfig
+from bigbatch_ue.data.decoded import DataSet
+from bigbatch_ue.data.decoding import resize
+from bigbatch_ue.data.encoded import EncodedImages, files_of_parts
 from bigbatch_ue.data.inventory import find_images
 from bigbatch_ue.data.npz import Npz
-from bigbatch_ue.data.source import Pixels
+from bigbatch_ue.data.parquet import SUFFIX, open_parquet
+from bigbatch_ue.data.shards import find_shards
+from bigbatch_ue.data.source import PARTS, Labels, Part, Pixels
+from bigbatch_ue.data.tars import TAR, open_tars
 from bigbatch_ue.evaluation.resemblance import resembles_original
 from bigbatch_ue.files.paths import composed, expand_path
+from bigbatch_ue.protection.packed_writers import png_suffix
 from bigbatch_ue.protection.writers import png_names
 from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.console import note
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.progress import progress
 
+_PACKED = {"parquet": SUFFIX, "wds": TAR}
+"""Suffix of the files of each kind that packs many images into one."""
 
-def load_external_images(location: str, clean: DataSet) -> Pixels:
+
+def load_external_images(location: str, clean: DataSet, take: TakeConfig) -> Pixels:
     """Load the perturbed version of each image of `clean.train`.
 
     Args:
-        location: `folder:PATH` or only PATH, with `train/<class>/<name>` or `<class>/<name>`; names
+        location: `parquet:PATH` or `wds:PATTERN`, with the train images in the order of the clean
+            ones. `folder:PATH` or only PATH, with `train/<class>/<name>` or `<class>/<name>`; names
             are those of the clean images, or those that `bigbatch-ue protect` writes, with any
             suffix. Or `npz:PATH` or only PATH, with `train_images` in the order of the clean ones,
             as in MedMNIST's files, and perhaps `train_labels`.
         clean: the original; with a limit, there may be perturbed images beyond it.
+        take: what is taken of Parquet files and tar shards; an image in these may have become PNG.
 
     Returns:
         uint8 [N, C, H, W] in memory, in the order and at the size of `clean.train`.
@@ -37,9 +48,12 @@ def load_external_images(location: str, clean: DataSet) -> Pixels:
         UserError: images are missing, superfluous, duplicate, unreadable, of another kind, in
             another order, not perturbed, or no versions of the clean ones.
     """
-    path = external_path(location)
-    read = _read_folder if path.is_dir() else _read_npz
-    images = read(path, clean)
+    path = external_path(location, take)
+    kind, _, place = location.partition(":")
+    if kind in _PACKED:
+        images = _read_packed(kind, place, clean, take)
+    else:
+        images = (_read_folder if path.is_dir() else _read_npz)(path, clean)
     originals = clean.train.images
     count, channels, _, size = originals.shape
     perturbed = np.empty(originals.shape, np.uint8)
@@ -77,13 +91,15 @@ def _match_channels(image: Pixels, channels: int, path: Path) -> Pixels:
     return image[:channels]
 
 
-def external_path(location: str) -> Path:
-    """Return the existing folder or npz file at `location`.
+def external_path(location: str, take: TakeConfig) -> Path:
+    """Return the existing folder or npz file at `location`, or the folder of its shards.
 
     Raises:
         UserError: there is none.
     """
     kind, colon, rest = location.partition(":")
+    if rest and kind in _PACKED:
+        return find_shards(rest, _PACKED[kind], take, ["train"]).top
     if colon and kind in ("folder", "npz"):
         path = expand_path(rest)
         if not rest or not (path.is_dir() if kind == "folder" else path.is_file()):
@@ -113,7 +129,8 @@ def _read_folder(path: Path, clean: DataSet) -> Iterator[Pixels]:
         raise UserError(f"{top}: {count} without a clean original, such as {first}; remove them")
     _say_left_out(top, len(extra))
     samples = [(files[index], int(label)) for index, label in enumerate(clean.train.labels)]
-    source = ImageFiles(clean.classes, {"train": top}, {"train": samples, "test": []})
+    parts: dict[Part, list[tuple[Path, int]]] = {"train": samples, "test": []}
+    source = files_of_parts(clean.classes, dict.fromkeys(PARTS, top), parts, top)
     return source.split("train").images()
 
 
@@ -160,8 +177,32 @@ def _without_suffix(name: str) -> str:
 
 def _read_npz(path: Path, clean: DataSet) -> Iterator[Pixels]:
     """Return the train images of an npz file, or those within the limit of the clean set."""
-    taken, source = len(clean.train), Npz(path)
+    source = Npz(path)
     count, *_ = source.shape("train")
+    indices = _indices_in_order(path, count, clean)
+    if _has_labels(path):
+        _require_labels(path, source.split("train").labels[indices], clean, "'train_labels'")
+    return source.images("train", indices)
+
+
+def _read_packed(kind: str, place: str, clean: DataSet, take: TakeConfig) -> Iterator[Pixels]:
+    """Return the train images of Parquet files or tar shards, or those within the limit."""
+    source: EncodedImages
+    if kind == "wds":
+        if take.image is not None:
+            take = take.model_copy(update={"image": png_suffix(take.image)})
+        source = open_tars(place, take, ["train"])
+    else:
+        source = open_parquet(place, take, ["train"])
+    split = source.split("train")
+    indices = _indices_in_order(source.top, len(split.names), clean)
+    _require_labels(source.top, split.labels[indices], clean, "the labels")
+    return split.decode(indices)
+
+
+def _indices_in_order(path: Path, count: int, clean: DataSet) -> Labels:
+    """Return which of `count` perturbed images, in the order of the clean ones, are those taken."""
+    taken = len(clean.train)
     if count not in (taken, clean.available):
         within = f" ({taken:,} within data.limit)" if clean.beyond_limit else ""
         raise UserError(
@@ -169,15 +210,15 @@ def _read_npz(path: Path, clean: DataSet) -> Iterator[Pixels]:
             f"{clean.available:,}{within}; give one for each clean image"
         )
     _say_left_out(path, count - taken)
-    indices = clean.train.positions if count == clean.available else np.arange(count)
-    if _has_labels(path):
-        labels = source.split("train").labels[indices]
-        if not np.array_equal(labels, clean.train.labels):
-            raise UserError(
-                f"{path}: 'train_labels' differ from the clean ones, so the order differs; "
-                "put the images in the order of the clean ones"
-            )
-    return source.images("train", indices)
+    return clean.train.positions if count == clean.available else np.arange(count)
+
+
+def _require_labels(path: Path, labels: Labels, clean: DataSet, what: str) -> None:
+    if not np.array_equal(labels, clean.train.labels):
+        raise UserError(
+            f"{path}: {what} differ from the clean ones, so the order differs; "
+            "put the images in the order of the clean ones"
+        )
 
 
 def _has_labels(path: Path) -> bool:

@@ -74,10 +74,15 @@ def short_names(places: Sequence[str]) -> list[str]:
 
 
 def _parts(place: str) -> tuple[str, ...]:
-    """Return the parts of the path in `place`, such as `npz:PATH`, without the suffix `.npz`."""
+    """Return the parts of the path in `place`, such as `npz:PATH`, without the suffix `.npz`.
+
+    Of a pattern such as `wds:PATH/{train,test}-*.tar`, they are those of its folder.
+    """
     path = Path(place.partition(":")[2] or place)
     if path.name in ("", ".."):
         path = path.resolve()
+    if re.search(r"[*?\[{]", path.name):  # a pattern: its folder is what it is known by
+        path = path.parent
     *folders, last = path.parts[bool(path.anchor) :] or ("data",)
     return (*folders, last.removesuffix(".npz"))
 

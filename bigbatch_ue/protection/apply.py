@@ -9,17 +9,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bigbatch_ue.data.decoded import resize
+from bigbatch_ue.data.decoding import resize
 from bigbatch_ue.data.image_files import (
-    Header,
-    bits_of,
     common_folder,
     decode,
-    describe_changes,
     naming_all_unreadable,
-    read_headers,
+    read_header,
 )
 from bigbatch_ue.data.source import Pixels, to_hwc
+from bigbatch_ue.data.survey import Survey
 from bigbatch_ue.files.atomic import atomic_folder
 from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.protection.new_images import NewImage, list_new_images, refuse_any
@@ -88,9 +86,11 @@ def apply_protector(
     _require_new(out, paths)
     channels = protector.settings.channels
     images, left_out = list_new_images(protector, paths, class_name)
-    headers = read_headers([image.path for image in images])
-    bits = bits_of(headers.values())
-    _require_grey(protector, headers)
+    files = [image.path for image in images]
+    with naming_all_unreadable(files):
+        survey = Survey.of(files, common_folder(files))
+    if survey.coloured and channels == 1:
+        _refuse_colours(files)
     counts: Counter[int] = Counter()
     with (
         atomic_folder(out) as folder,
@@ -100,8 +100,8 @@ def apply_protector(
         def pairs() -> Iterator[tuple[Pixels, Pixels]]:
             for start in range(0, len(images), _CHUNK):
                 part = images[start : start + _CHUNK]
-                with naming_all_unreadable(headers):
-                    originals = [decode(image.path, channels, bits) for image in part]
+                with naming_all_unreadable(files):
+                    originals = [decode(image.path, channels, survey.bits) for image in part]
                 for image, original, cluster in zip(
                     part, originals, _choose(protector, part, originals), strict=True
                 ):
@@ -114,10 +114,8 @@ def apply_protector(
                     yield original, decode(path, channels)
 
         visibility = measure_visibility(pairs())
-        changes = describe_changes(headers, common_folder(headers), channels)
-        changes += describe_old_suffixes(
-            [image.name.removesuffix(".png") for image in images if image.old_suffix]
-        )
+        old = [image.name.removesuffix(".png") for image in images if image.old_suffix]
+        changes = [*survey.changes(channels), *describe_old_suffixes(old)]
         report = ApplyReport(out, dict(sorted(counts.items())), left_out, changes, visibility)
         content = {key: value for key, value in asdict(report).items() if key != "folder"}
         write_json(folder / MANIFEST, content)
@@ -133,14 +131,12 @@ def _choose(
     return [int(cluster) for cluster in protector.choose(resized, labels)]
 
 
-def _require_grey(protector: Protector, headers: dict[Path, Header]) -> None:
-    """Refuse colour images for a grey collection."""
-    if protector.settings.channels == 1:
-        refuse_any(
-            [path for path, header in headers.items() if not header.grey],
-            "in colour, and the collection is grey; convert to grey first, or train on colour "
-            "images",
-        )
+def _refuse_colours(files: Sequence[Path]) -> None:
+    """Refuse the colour images among `files`, for a grey collection."""
+    refuse_any(
+        [path for path in files if not read_header(path).grey],
+        "in colour, and the collection is grey; convert to grey first, or train on colour images",
+    )
 
 
 def _require_new(out: Path, paths: Sequence[Path]) -> None:

@@ -14,11 +14,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from bigbatch_ue.data.datasets import open_source
 from bigbatch_ue.data.decoded import dataset_of_run
-from bigbatch_ue.data.image_files import ImageFiles
+from bigbatch_ue.data.encoded import EncodedImages
 from bigbatch_ue.data.source import Pixels, Source
 from bigbatch_ue.files.atomic import atomic_folder
 from bigbatch_ue.files.formats import digest, read_json, write_json
 from bigbatch_ue.files.hashing import digest_files
+from bigbatch_ue.protection.forms import WRITERS, choose_form
 from bigbatch_ue.protection.perturbations import (
     Perturbations,
     add_units,
@@ -28,7 +29,6 @@ from bigbatch_ue.protection.perturbations import (
 )
 from bigbatch_ue.protection.visibility import Visibility, measure_visibility
 from bigbatch_ue.protection.writers import (
-    WRITERS,
     FileFormat,
     ImageSize,
     Originals,
@@ -72,12 +72,14 @@ def protect(
 
     Args:
         run_folder: folder of a finished run.
-        place: where the images of the run are now, `folder:PATH` or `npz:PATH`; None if they have
-            not moved.
+        place: where the images of the run are now, such as `folder:PATH`; None if they have not
+            moved.
         out: new folder, by default `protected` in the run's folder. `png` images go to
-            `train/<class>/<name>.png`, `npz` to one file with MedMNIST's keys, in which all but the
-            train images stay as they are. The report goes to `protected.json`.
-        form: by default `png` for a source of image files, else `npz`.
+            `train/<class>/<name>.png`, `npz` to one file with MedMNIST's keys, `parquet` and `wds`
+            to files with the names of the source's; in these three all but the train images stays
+            as it is. The report goes to `protected.json`.
+        form: by default that of the source: `png` for image files, `parquet` for tables and the
+            cache of `datasets`, `wds` for tar shards, else `npz`.
         at: `training` size, or each image's `original` size, to which its perturbation is resized.
         download: allow the data set to be downloaded.
 
@@ -93,7 +95,7 @@ def protect(
     source = open_source(config.data, download)
     out = out or run.protected
     _require_apart(out, source)
-    form = form or ("png" if isinstance(source, ImageFiles) else "npz")
+    form = choose_form(source, form)
     data = dataset_of_run(config, run, download=download)
     perturbations = load_perturbations(config, run, data)
     inputs = digest([_FORMAT, run.answer, perturbations.fingerprint(), form, at])
@@ -175,8 +177,8 @@ def _protect_images(originals: Originals, perturbations: Perturbations) -> Itera
 def _require_apart(out: Path, source: Source) -> None:
     """Raise a `UserError` if writing `out` might change the source."""
     target, source_paths = out.resolve(), set(source.files())
-    if isinstance(source, ImageFiles):
-        source_paths = {path.parent for path in (*source_paths, *source.folders.values())}
+    if isinstance(source, EncodedImages):
+        source_paths = {path.parent for path in source_paths} | {source.top}
     for path in sorted(source_paths):
         real = path.resolve()
         if target.is_relative_to(real) or real.is_relative_to(target):

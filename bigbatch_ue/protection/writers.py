@@ -18,10 +18,11 @@ from bigbatch_ue.data.decoded import DataSet, ImageSet
 from bigbatch_ue.data.image_files import decode
 from bigbatch_ue.data.npz import Npz
 from bigbatch_ue.data.source import Part, Pixels, Source, to_hwc
+from bigbatch_ue.files.paths import short_names
 from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.errors import UserError
 
-FileFormat = Literal["png", "npz"]
+FileFormat = Literal["png", "npz", "parquet", "wds"]
 ImageSize = Literal["training", "original"]
 
 _UNPROTECTED_KEYS = ("val_images", "val_labels", "test_images", "test_labels")
@@ -119,8 +120,7 @@ class NpzWriter:
         return Npz(self._path(folder)).split("train").images()
 
     def _path(self, folder: Path) -> Path:
-        source, data_name = self.originals.source, self.originals.data.name
-        name = Path(data_name.rpartition(":")[2]).name or "images"
+        source, name = self.originals.source, short_names([self.originals.data.name])[0]
         return folder / f"{source.path.stem if isinstance(source, Npz) else name}.npz"
 
     def _labels(self, part: Part) -> NDArray[Any]:
@@ -134,9 +134,6 @@ class NpzWriter:
         """Return whether the written images have the size of those in `source`."""
         training_size = self.originals.data.train.images.shape[2:]
         return self.originals.size == "original" or source.shape("train")[1:3] == training_size
-
-
-WRITERS: dict[FileFormat, type[Writer]] = {"png": PngWriter, "npz": NpzWriter}
 
 
 def png_names(names: Sequence[str], labels: NDArray[np.int64], classes: Sequence[str]) -> list[str]:

@@ -225,7 +225,7 @@ def load_run(folder: Path, place: str | None = None) -> tuple[Config, Run]:
 
     Args:
         folder: of the run.
-        place: where its images are now, `folder:PATH` or `npz:PATH`; None if they have not moved.
+        place: where its images are now, such as `folder:PATH`; None if they have not moved.
 
     Raises:
         UserError: `folder` contains no finished run.

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from torchvision.datasets import Flowers102
 
 from bigbatch_ue.config.names import DATASETS, MEDMNIST_2D
-from bigbatch_ue.data.datasets import catalogue, medmnist_info
+from bigbatch_ue.data.datasets import PLACES, catalogue, medmnist_info
 from bigbatch_ue.runtime.errors import UserError
 from tests.conftest import MakeNpz
 from tests.helpers.sources import PHOTO, images, opened, save
@@ -195,7 +195,7 @@ def test_catalogue_lists_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "medmnist" / "bloodmnist_64.npz").touch()
     (tmp_path / "oxford-iiit-pet").mkdir()
     entries = {entry.name: entry for entry in catalogue(tmp_path)}
-    assert set(entries) == {*DATASETS, "npz:PATH", "folder:PATH"}
+    assert set(entries) == {*DATASETS, *PLACES}
     present = {name for name, entry in entries.items() if entry.present}
     assert present == {"digits", "pets", "bloodmnist"}
     assert entries["bloodmnist"].place == f"{tmp_path / 'medmnist'}/"

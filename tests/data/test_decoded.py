@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,16 +14,19 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.config.sections import DataConfig
-from bigbatch_ue.data.decoded import DataSet, dataset_of_run, prepare_dataset, resize
+from bigbatch_ue.data.decoded import DataSet, dataset_of_run, prepare_dataset
+from bigbatch_ue.data.decoding import resize
 from bigbatch_ue.files.formats import read_json, write_json
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.identity import DataIdentity, answer_digest
 from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.runtime.processes import process_count
 from tests.conftest import MakeNpz
 from tests.helpers.images import make_images
 
@@ -358,3 +362,64 @@ def test_root_that_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         prepare_dataset(DataConfig(root=tmp_path / "file"))
+
+
+# -- several processes ---------------------------------------------------------------------------
+
+
+def many(folder: Path) -> Path:
+    """A folder of 300 images of many sizes, enough for several processes."""
+    return make_images(folder, [(8 + i % 5, 8 + i % 7) for i in range(75)])
+
+
+def decoded_bytes(root: Path) -> dict[str, bytes]:
+    (entry,) = entries(root)
+    return {path.name: path.read_bytes() for path in entry.iterdir()}
+
+
+def test_several_processes_decode_the_same_bytes_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = many(tmp_path / "source")
+    prepare_dataset(DataConfig(name=f"folder:{source}", root=tmp_path / "several", size=9))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    prepare_dataset(DataConfig(name=f"folder:{source}", root=tmp_path / "one", size=9))
+    assert decoded_bytes(tmp_path / "several") == decoded_bytes(tmp_path / "one")
+
+
+def test_unreadable_images_are_named_by_several_processes_as_by_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images that are cut: their headers are whole."""
+    source = many(tmp_path / "source")
+    for name in ("cat/image3", "dog/image70"):
+        path = source / "train" / f"{name}.png"
+        path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(
+        UserError, match=r"2 image files are damaged or unreadable: cat/image3\.png"
+    ):
+        prepare_dataset(DataConfig(name=f"folder:{source}", root=tmp_path / "root", size=9))
+    assert capsys.readouterr().err.count("looking for others") == 1
+    assert entries(tmp_path / "root") == []
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.skipif(process_count(300) == 1, reason="a single process decodes")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_all_processes_and_leaves_nothing_half_written(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    source, root = many(tmp_path / "source"), tmp_path / "root"
+    settings = [f"data.name=folder:{source}", f"data.root={root}", "data.size=1024"]
+    command = [sys.executable, "-m", "bigbatch_ue", "plan", "--preset", "small", *settings]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        parent = psutil.Process(process.pid)
+        while not (children := parent.children()) or not any(root.rglob("train_images.npy")):
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            time.sleep(0.005)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == {signal.SIGTERM: 75, signal.SIGINT: 130}[number]
+    assert len(said.splitlines()) == 1, said
+    assert entries(root) == []
+    assert not any(child.is_running() for child in children)

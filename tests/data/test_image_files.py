@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from bigbatch_ue.data.encoded import EncodedImages
 from bigbatch_ue.data.image_files import decode
 from bigbatch_ue.data.inventory import find_images
 from bigbatch_ue.data.source import Part
@@ -97,7 +98,8 @@ def save_levels(folder: Path, largest: int) -> Path:
 )
 def test_the_bits_in_use_keep_their_range(tmp_path: Path, largest: int, bits: int) -> None:
     source = opened(f"folder:{save_levels(tmp_path, largest)}", tmp_path)
-    assert source.bits == bits
+    assert isinstance(source, EncodedImages)
+    assert source.survey.bits == bits
     middle = largest // 2 * 255 / (2**bits - 1)
     assert [image[0, 1, 1] for image in images(source)] == [round(middle)] * 2
     expected = [f"4 with {bits} bits a value, scaled to 8, such as train/a/1.png"]

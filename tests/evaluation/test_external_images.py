@@ -25,7 +25,7 @@ OTHERS = ("train_labels", "test_images", "test_labels")
 
 def read(place: str, *overrides: str) -> np.ndarray[Any, Any]:
     config = load_config(overrides=overrides).data
-    return load_external_images(place, prepare_dataset(config))
+    return load_external_images(place, prepare_dataset(config), config.take)
 
 
 @pytest.mark.parametrize("form", ["png", "npz"])

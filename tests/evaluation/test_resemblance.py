@@ -11,6 +11,7 @@ from PIL import Image
 
 from bigbatch_ue.cli.commands import main
 from bigbatch_ue.config.load import load_config
+from bigbatch_ue.config.sections import TakeConfig
 from bigbatch_ue.data.decoded import DataSet, ImageSet, prepare_dataset
 from bigbatch_ue.data.source import Pixels
 from bigbatch_ue.evaluation.external_images import load_external_images
@@ -115,7 +116,7 @@ def test_another_share_of_the_set_is_refused(
     whole = prepare_dataset(load_config(overrides=[*settings, "data.limit=null"]).data)
     np.savez(tmp_path / "theirs.npz", train_images=whole.train.images[:400, 0])
     with pytest.raises(UserError, match="another share of the set; put the perturbed version"):
-        load_external_images(str(tmp_path / "theirs.npz"), digits)
+        load_external_images(str(tmp_path / "theirs.npz"), digits, TakeConfig())
 
 
 def test_equal_and_constant_images_resemble_each_other_and_lone_ones_are_left_out(

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bigbatch_ue.config.sections import ComputeConfig, TrainingRecipe
-from bigbatch_ue.data.decoded import DataSet, ImageSet, resize
+from bigbatch_ue.data.decoded import DataSet, ImageSet
+from bigbatch_ue.data.decoding import resize
 from bigbatch_ue.files.tensor_files import read_tensors
 from bigbatch_ue.networks import backbone, surrogate
 from bigbatch_ue.networks.frozen import FrozenNetwork, compute_mode

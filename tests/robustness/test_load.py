@@ -8,7 +8,15 @@ import pytest
 
 from analysis.table.collect import collect
 from tests.helpers.runs import make_evaluated_run
-from tests.soak.load import SIZE, anonymous_peaks, record_runs, run_of, train_command, write_npz
+from tests.soak.load import (
+    SIZE,
+    anonymous_peaks,
+    record_runs,
+    run_of,
+    train_command,
+    write_npz,
+    write_shards,
+)
 
 FEW, MANY = 10_000, 60_000
 PER_IMAGE = 420
@@ -16,10 +24,12 @@ PER_IMAGE = 420
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_does_not_hold_the_images(tmp_path: Path) -> None:
-    few, many = tmp_path / "few.npz", tmp_path / "many.npz"
-    write_npz(few, FEW)
-    write_npz(many, MANY)
+@pytest.mark.parametrize("kind", ["npz", "shards"])
+def test_memory_does_not_hold_the_images(kind: str, tmp_path: Path) -> None:
+    suffix, write = (".npz", write_npz) if kind == "npz" else ("", write_shards)
+    few, many = tmp_path / f"few{suffix}", tmp_path / f"many{suffix}"
+    write(few, FEW)
+    write(many, MANY)
     program = "from bigbatch_ue.cli.commands import main"
     script = f"{program}\nfor c in {list(map(train_command, (few, many)))}: "
     finished = run_of(few) / "result.json"

@@ -2,7 +2,7 @@
 
     python -m tests.soak.load
 
-It needs about 2 GB of disk in the temporary folder until it ends. It fails if the memory of `train`
+It needs about 4 GB of disk in the temporary folder until it ends. It fails if the memory of `train`
 or `protect` exceeds its bound; seconds are only printed.
 """
 
@@ -13,16 +13,19 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from io import BytesIO
 from itertools import islice, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from bigbatch_ue.batching.plan import make_plan
 from bigbatch_ue.clustering.clusters import Clusters
@@ -38,6 +41,7 @@ BOUND = 300.0
 """MiB of anonymous memory above that of the idle program; a copy of the images would need 748."""
 
 _CHUNK = 1000
+_PER_SHARD = 10_000
 _BATCHES = range(4, 44)
 _IMPORT = "import bigbatch_ue.training.train, bigbatch_ue.protection.protect"
 _TINY = (
@@ -70,15 +74,40 @@ def write_npz(path: Path, count: int) -> None:
                 np.lib.format.write_array(entry, labels, allow_pickle=False)
 
 
-def train_command(npz: Path) -> list[str]:
-    """Return the command that trains a few steps on `npz`, with all its output beside that file."""
-    places = [f"data.name=npz:{npz}", f"data.root={npz.parent}", f"output={run_of(npz)}"]
+def write_shards(folder: Path, count: int) -> None:
+    """Write tar shards of `count` grey train images of 8 pixels and 64 test images, 2 classes."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    pictures = []
+    for _ in range(_CHUNK):
+        buffer = BytesIO()
+        Image.fromarray(random.integers(256, size=(8, 8), dtype=np.uint8)).save(buffer, "PNG")
+        pictures.append(buffer.getvalue())
+    for part, images in (("train", count), ("test", 64)):
+        for start in range(0, images, _PER_SHARD):
+            with tarfile.open(folder / f"{part}-{start // _PER_SHARD:04d}.tar", "w") as tar:
+                for index in range(start, min(start + _PER_SHARD, images)):
+                    members = {"png": pictures[index % _CHUNK], "cls": b"%d" % (index % 2)}
+                    for suffix, content in members.items():
+                        info = tarfile.TarInfo(f"{index:07d}.{suffix}")
+                        info.size = len(content)
+                        tar.addfile(info, BytesIO(content))
+                    tar.members.clear()
+
+
+def train_command(place: Path) -> list[str]:
+    """Return the command that trains a few steps on an npz file or a folder of shards.
+
+    All its output goes beside that place.
+    """
+    kind = "npz" if place.suffix == ".npz" else "wds"
+    places = [f"data.name={kind}:{place}", f"data.root={place.parent}", f"output={run_of(place)}"]
     return ["train", "--preset", "small", *_TINY, *places]
 
 
-def run_of(npz: Path) -> Path:
+def run_of(place: Path) -> Path:
     """Return the folder of the run that `train_command` makes."""
-    return npz.with_suffix("")
+    return place.with_name(f"run-{place.stem}")
 
 
 def anonymous_peaks(
@@ -142,12 +171,25 @@ def _write(path: Path, content: Any) -> None:
 
 
 def _images(folder: Path) -> None:
-    """Train on `IMAGES` images, and protect them."""
+    """Train on `IMAGES` images of an npz file, and protect them."""
     npz = folder / "images.npz"
     write_npz(npz, IMAGES)
     print(f"{IMAGES:,} images of {SIZE} px: {IMAGES * SIZE**2 / 2**20:,.0f} MiB", flush=True)
+    _measure(npz)
+
+
+def _shards(folder: Path) -> None:
+    """Train on `IMAGES` images of tar shards, which several processes decode; protect them."""
+    place = folder / "shards"
+    write_shards(place, IMAGES)
+    print(f"{IMAGES:,} images in {len(list(place.iterdir()))} shards", flush=True)
+    _measure(place)
+
+
+def _measure(place: Path) -> None:
+    """Run the commands, and print their memory and time."""
     idle = anonymous_peaks(["-c", _IMPORT])["all"]
-    for command in (train_command(npz), ["protect", str(run_of(npz)), "--at", "training"]):
+    for command in (train_command(place), ["protect", str(run_of(place)), "--at", "training"]):
         began = time.perf_counter()
         above = anonymous_peaks(["-m", "bigbatch_ue", *command])["all"] - idle
         seconds = time.perf_counter() - began
@@ -172,6 +214,6 @@ def _runs(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    for measure in (_runs, _images):
+    for measure in (_runs, _images, _shards):
         with TemporaryDirectory(prefix="load-") as temporary:
             measure(Path(temporary))
