@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/.venv/torch_extensions
 
 
-.PHONY: demo test lint audit soak clean
+.PHONY: demo test lint audit soak gpu clean
 
 demo: .venv/installed
 	$(BIN)/bigbatch-ue demo --seed $(SEED)
@@ -26,6 +26,11 @@ lint: .venv/installed
 
 soak: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --seed $(SEED)
+
+# Every engine and its speed on a GPU; the results are in runs/gpu.
+gpu: .venv/installed
+	analysis/examples/gpu/run.sh runs/gpu tests
+	analysis/examples/gpu/run.sh runs/gpu speed
 
 audit: .venv/installed
 	$(BIN)/python .ci/audit.py
