@@ -31,6 +31,11 @@ def user_message(error: Exception) -> str | None:
         return _one_line(str(error))
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "out of memory: use a smaller data.size, generator.width or batch.effective"
+    if "CUDA out of memory" in str(error):
+        return (
+            "the GPU is out of memory: end other programs on it, or use a smaller batch.micro, "
+            "data.size or generator.width"
+        )
     if isinstance(error, OSError) and (error.filename or error.strerror):
         remedy = _REMEDIES.get(error.errno or 0, "")
         return _one_line(f"{error.filename or 'output'}: {error.strerror}{remedy}")

@@ -5,6 +5,7 @@ import sys
 from io import BytesIO, TextIOWrapper
 
 import pytest
+import torch
 import typer
 
 from bigbatch_ue.cli.runner import run
@@ -28,6 +29,11 @@ def failing(cause: BaseException) -> typer.Typer:
         (UserError("seed=x:\nexpected a number"), 2, "seed=x: expected a number"),
         (FileNotFoundError(2, "No such file", "a.npz"), 2, "a.npz: No such file"),
         (MemoryError(), 2, "out of memory: use a smaller"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to"),
+            2,
+            "the GPU is out of memory: end",
+        ),
         (Interrupted("stopped by SIGTERM"), EXIT_INTERRUPTED, "stopped by SIGTERM"),
         (RuntimeError("Connection closed by peer"), EXIT_LOST_RANK, "lost another rank; add"),
         (KeyboardInterrupt(), 130, "interrupted; all finished results are kept"),
