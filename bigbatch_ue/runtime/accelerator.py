@@ -92,9 +92,10 @@ def engine_name(accelerator: Accelerator) -> EngineName:
             name = EngineName.FSDP2
         case DistributedType.FSDP:
             raise UserError("launcher: FSDP1 is not supported; set fsdp_version: 2")
+        case DistributedType.MULTI_GPU if accelerator.num_processes == 1:
+            name = EngineName.SINGLE  # Accelerate wraps nothing then
         case DistributedType.MULTI_CPU | DistributedType.MULTI_GPU:
-            # Accelerate wraps nothing for one rank.
-            name = EngineName.DDP if accelerator.num_processes > 1 else EngineName.SINGLE
+            name = EngineName.DDP
         case DistributedType.NO:
             name = EngineName.SINGLE
         case other:

@@ -8,6 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
+from huggingface_hub import constants
+
 
 @contextmanager
 def a_hub() -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -28,9 +30,11 @@ def a_hub() -> Iterator[tuple[str, dict[str, bytes]]]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     Thread(target=server.serve_forever, daemon=True).start()
+    offline, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, False
     try:
         yield f"http://127.0.0.1:{server.server_port}", received
     finally:
+        constants.HF_HUB_OFFLINE = offline
         server.shutdown()
         server.server_close()
 

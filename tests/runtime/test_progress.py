@@ -68,7 +68,8 @@ def on_terminal(work: str, folder: Path, columns: int = 80) -> str:
     """What a terminal of so many columns is sent."""
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    environment = {**os.environ, "TERM": "xterm-256color"}
+    inherited = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+    environment = {**inherited, "TERM": "xterm-256color"}
     command = [sys.executable, "-c", WORK + work]
     process = subprocess.Popen(
         command, cwd=folder, stdin=its, stdout=its, stderr=its, env=environment
