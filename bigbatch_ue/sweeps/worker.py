@@ -193,13 +193,18 @@ def _run_cell(folder: Path, launcher: str | None, protect: bool) -> None:
     evaluate(run.folder)
 
 
-def _train_under(launcher: str, settings: Path) -> None:
-    """Train under a launcher, which starts processes of its own."""
+def arguments_under(launcher: str, settings: Path) -> list[str]:
+    """Return the arguments of the launcher that train by `settings` on the ranks of `launcher`."""
     module = ["bigbatch_ue.train", "--config", str(settings), "--resume"]
     if is_engine(launcher):
-        arguments = launch_arguments(launcher, gpus() or 2, Machines(), module)
-    else:  # any free port, since jobs of a sweep may share a machine
-        arguments = ["--config_file", launcher, "--main_process_port", "0", "-m", *module]
+        return launch_arguments(launcher, gpus() or 2, Machines(), module)
+    # any free port, since jobs of a sweep may share a machine
+    return ["--config_file", launcher, "--main_process_port", "0", "-m", *module]
+
+
+def _train_under(launcher: str, settings: Path) -> None:
+    """Train under a launcher, which starts processes of its own."""
+    arguments = arguments_under(launcher, settings)
     command = [sys.executable, "-m", "bigbatch_ue.launch", *arguments]
     with subprocess.Popen(command) as ranks, handling_signals(ranks.send_signal):
         code = ranks.wait()

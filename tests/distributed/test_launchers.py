@@ -127,7 +127,7 @@ def test_lsf_requeues_a_job_that_its_time_limit_ended(tmp_path: Path) -> None:
 
 
 def test_slurm_requeues_a_sweep_whose_cells_train_under_a_launcher(tmp_path: Path) -> None:
-    config = write_one_long_cell(tmp_path, launcher=str(ROOT / "launchers/accelerate/ddp.yaml"))
+    config = write_one_long_cell(tmp_path, launcher="ddp")
     (cell,) = sweep_cells(load_sweep(config))
     job = start(
         *("sbatch", "--array=1-1", SWEEP, "--config", str(config)),

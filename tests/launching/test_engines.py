@@ -18,7 +18,9 @@ from bigbatch_ue.launching.engines import (
     deepspeed_file,
     launch_arguments,
 )
+from bigbatch_ue.launching.ranks import describe
 from bigbatch_ue.runtime.errors import UserError
+from bigbatch_ue.sweeps.worker import arguments_under
 from tests.helpers.command_line import Cli, cli_of
 from tests.helpers.ranks import ROOT, Launch, free_port, needs_compiler
 from tests.helpers.runs import TINY
@@ -127,3 +129,11 @@ def test_what_cannot_be_launched_is_one_line_and_exit_code_2(
 def test_a_machine_that_cannot_be_is_refused(machines: Machines, message: str) -> None:
     with pytest.raises(UserError, match=message):
         launch_arguments("ddp", 2, machines, ["bigbatch_ue"])
+
+
+@pytest.mark.parametrize("launcher", ["ddp", str(accelerate_file("ddp"))])
+def test_a_cell_of_a_sweep_trains_under_an_engine_or_a_file(launcher: str) -> None:
+    """Two real ranks train one in test_launchers."""
+    ranks = describe(arguments_under(launcher, Path("cell.yaml")))
+    assert ranks.endswith("-m bigbatch_ue.train --config cell.yaml --resume")
+    assert "2 ranks on 1 machine" in ranks
