@@ -112,12 +112,14 @@ def test_dry_run_prints_a_script_that_shellcheck_accepts(
     if command == "sweep":
         arguments = ["sweep", "--config", str(write_one_long_cell(tmp_path))]
     options = ["--nodes", "3", "--time", "2:30", "--option", "--account x", "--setup", "true a"]
+    options += ["--engine", "fsdp2", "--gpus", "4"]
     code, out, err = cli("submit", scheduler, *options, "--dry-run", "--", *arguments)
     assert (code, err) == (0, "")
     mark = {"slurm": "#SBATCH", "lsf": "#BSUB"}[scheduler]
     assert f"{mark} --account x\n" in out
     assert out.index(mark) < out.index("true a") < out.index(shlex.join(arguments))
     assert "02:30" in out
+    assert ("launch fsdp2 --ranks 12 --machines 3" in out) == (command == "train")
     checker = shutil.which("shellcheck", path=str(Path(sys.executable).parent))
     assert checker
     checked = subprocess.run([checker, "-"], input=out, capture_output=True, text=True)
