@@ -3,10 +3,11 @@
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean
+from statistics import fmean
 from typing import Literal
 
 from scipy.stats import t as student
+from statsmodels.stats.proportion import proportion_confint
 
 from bigbatch_ue.reporting.statistics import CONFIDENCE, Summary, summarise
 
@@ -83,10 +84,8 @@ def paired(ones: Values, others: Values) -> dict[tuple[Hashable | None, int], fl
 
 def proportion(share: float, count: int) -> Limits:
     """Return a share of `count` test images with its interval (Wilson, 1927)."""
-    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-    return share, max(centre - half, 0.0), min(centre + half, 1.0)
+    low, high = proportion_confint(share * count, count, alpha=1 - CONFIDENCE, method="wilson")
+    return share, max(float(low), 0.0), min(float(high), 1.0)
 
 
 def combined(parts: Sequence[Limits], weights: Sequence[float]) -> Limits:
