@@ -71,7 +71,7 @@ def collect(
         f"{out / 'table.csv'}: {counted(len(table), 'row')}, {failed} of failed runs; "
         f"{len(collection.problems)} left out"
     )
-    console.print(f"next: python -m analysis report {out}")
+    console.print(f"next: {shlex.join(['python', '-m', 'analysis', 'report', str(out)])}")
 
 
 @app.command()

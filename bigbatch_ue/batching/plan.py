@@ -236,8 +236,8 @@ class BatchPlan:
         images = span((smallest, max(self.population)))
         if not self.is_capped:
             return (
-                f"B = {largest.requested:,} reaches a generator's {images} images: "
-                "full-batch training, images repeat in more views (extend: views)"
+                f"B = {largest.requested:,} reaches a generator's {images} images: full-batch "
+                f"training{', images repeat in more views' if largest.requested > smallest else ''}"
             )
         return (
             f"B = {largest.requested:,} reaches a generator's {images} images: capped to "

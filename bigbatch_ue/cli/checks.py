@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bigbatch_ue.config.load import revise_evaluation
+from bigbatch_ue.config.names import OWN_IMAGES
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.datasets import require_source
 from bigbatch_ue.evaluation.external_images import external_path
@@ -30,6 +31,18 @@ def require_training(config: Config, download: bool) -> None:
     """
     require_trackers(config.tracking)
     require_images(config, download)
+
+
+def require_own_images(config: Config, preset: str | None) -> None:
+    """Check that images are named, if the preset is for those of the user.
+
+    Raises:
+        UserError: they are not; the default would be another data set.
+    """
+    if preset in OWN_IMAGES and "name" not in config.data.model_fields_set:
+        raise UserError(
+            f"--preset {preset}: is for your own images; name them, such as data.name=folder:PATH"
+        )
 
 
 def require_run(

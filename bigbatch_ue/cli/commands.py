@@ -16,8 +16,11 @@ app = typer.Typer(
     help="Make images useless for unauthorised training: unlearnable clusters at any batch size.",
 )
 _STAGES = (plan, train, protect, apply, export, evaluate, sweep, report)
+_STARTED = {"ignore_unknown_options": True}
+"""Of commands that start another command: its options are not theirs, also without `--`."""
 for command in (doctor, datasets, presets, *_STAGES, launch, submit, bench, demo):
-    app.command()(command)
+    options = _STARTED if command in (launch, submit) else {}
+    app.command(context_settings=options)(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from typer.main import get_group
 
-from bigbatch_ue.cli.checks import require_sweep, require_training
+from bigbatch_ue.cli.checks import require_own_images, require_sweep, require_training
 from bigbatch_ue.cli.measuring import bench, evaluate, sweep
 from bigbatch_ue.cli.options import console
 from bigbatch_ue.cli.stages import train
@@ -157,4 +157,5 @@ def _require_command(
     elif name != "evaluate":  # its run may not be finished yet
         config = load_config(given["preset"], given["config"], given["overrides"] or ())
         if name == "train":
+            require_own_images(config, given["preset"])
             require_training(config, given["download"])

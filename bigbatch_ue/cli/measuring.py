@@ -21,6 +21,7 @@ from bigbatch_ue.cli.options import (
     Place,
     Preset,
     console,
+    suggest,
 )
 from bigbatch_ue.config.load import load_config, revise_evaluation
 from bigbatch_ue.config.names import TARGETS, ArmName, GradientPath
@@ -139,7 +140,7 @@ def sweep(
         f"{counted(len(cells), 'cell')}: {states['finished']} finished, {failed} failed, "
         f"{states['claimed']} claimed by other jobs"
     )
-    console.print(f"next: python -m analysis collect {settings.output}", soft_wrap=True)
+    suggest("python", "-m", "analysis", "collect", settings.output)
     if failed:
         raise typer.Exit(1)
 
@@ -198,7 +199,7 @@ def bench(
         say=lambda line: console.print(line, highlight=False),
     )
     if is_main_process():
-        console.print(f"next: python -m analysis scaling {out}", soft_wrap=True)
+        suggest("python", "-m", "analysis", "scaling", out)
 
 
 def demo(

@@ -1,5 +1,6 @@
 """The options that several commands share, and the console that they print on."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -30,3 +31,8 @@ Place = Annotated[
     str | None,
     typer.Option("--data", help="where the run's images are now, if moved, such as folder:PATH"),
 ]
+
+
+def suggest(*words: str | Path) -> None:
+    """Print a command that comes next, ready to be pasted into a shell."""
+    console.print(f"next: {shlex.join(map(str, words))}", soft_wrap=True)

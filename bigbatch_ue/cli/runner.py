@@ -77,4 +77,5 @@ def _silence_dependencies() -> None:
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     if not is_main_process():
         warnings.simplefilter("ignore")
-    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    for name in ("accelerate", "torch.utils.cpp_extension"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -7,6 +7,7 @@ import typer
 
 from bigbatch_ue.cli.checks import (
     require_images,
+    require_own_images,
     require_protector,
     require_run,
     require_training,
@@ -19,6 +20,7 @@ from bigbatch_ue.cli.options import (
     Preset,
     RunFolder,
     console,
+    suggest,
 )
 from bigbatch_ue.config.load import load_config
 from bigbatch_ue.runtime.ranks import EngineName, is_main_process, world_size
@@ -50,6 +52,7 @@ def plan(
     """Show the batch plan and the memory it needs, without training."""
     resolved = load_config(preset, config, overrides or ())
     if images is None:
+        require_own_images(resolved, preset)
         require_images(resolved, download)
     from bigbatch_ue.cli.plan_table import plan_table
 
@@ -74,13 +77,14 @@ def train(
 ) -> None:
     """Train the perturbations of one data set at one effective batch."""
     resolved = load_config(preset, config, overrides or ())
+    require_own_images(resolved, preset)
     require_training(resolved, download)
     from bigbatch_ue.training.train import train as run_training
 
     run = run_training(resolved, resume=resume, download=download, time_limit=time_limit)
     if is_main_process():
         console.print(f"perturbations: {run.perturbations}", soft_wrap=True)
-        console.print(f"next: bigbatch-ue protect {run.folder}", soft_wrap=True)
+        suggest("bigbatch-ue", "protect", run.folder)
 
 
 def protect(
@@ -100,11 +104,11 @@ def protect(
     require_run(run, place, download)
     from bigbatch_ue.protection.protect import protect as write_protected
 
-    console.print(
-        str(write_protected(run, place=place, out=out, form=form, at=at, download=download))
-    )
-    moved = f" --data {place}" if place else ""
-    console.print(f"next: bigbatch-ue evaluate {run}{moved}", soft_wrap=True)
+    report = write_protected(run, place=place, out=out, form=form, at=at, download=download)
+    console.print(str(report), soft_wrap=True)
+    if report.form != "png":
+        console.print("all but its train images are unprotected copies; do not publish them")
+    suggest("bigbatch-ue", "evaluate", run, *(["--data", place] if place else []))
 
 
 def apply(
@@ -143,4 +147,4 @@ def export(
     console.print(
         f"to keep it on the Hugging Face hub: hf upload USER/NAME {out} --private", soft_wrap=True
     )
-    console.print(f"next: bigbatch-ue apply {out} IMAGES --out PERTURBED", soft_wrap=True)
+    suggest("bigbatch-ue", "apply", out, "IMAGES", "--out", "PERTURBED")

@@ -22,6 +22,9 @@ KIND_OF_SUFFIX = {".npz": "npz", ".parquet": "parquet", ".tar": "wds"}
 PARITY = "-parity"
 """Suffix of the presets with the settings of the study, blind to labels."""
 PRESETS = ("small", *DATASETS, *(f"{name}{PARITY}" for name in DATASETS if name != "digits"))
+OWN_IMAGES = ("small",)
+"""Presets without a data set of their own."""
+
 TARGETS = (
     "resnet18",
     "resnet50",

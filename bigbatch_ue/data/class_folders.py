@@ -66,7 +66,7 @@ def _class_folders(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(
             f"{folder}: no such folder; put images into {part}/<class>/, and name the folder "
-            "of train/ and test/"
+            f"of train/ and test/{_hint(folder.parent, part)}"
         )
     found: dict[str, Path] = {}
     for place in sorted(folder.iterdir()):
@@ -84,11 +84,29 @@ def _class_folders(folder: Path) -> dict[str, Path]:
     return found
 
 
+def _hint(path: Path, part: str) -> str:
+    """Say what is at `path` instead of a folder for `part`."""
+    if path.name in PARTS:
+        return f"; {path} is one of them, so name {path.parent}"
+    others = (
+        [each.name for each in sorted(path.iterdir()) if each.is_dir()] if path.is_dir() else []
+    )
+    if same := [name for name in others if name.lower() == part]:
+        return f"; rename {same[0]}/ to {part}/"
+    if others and not {*others} & {*PARTS}:
+        return (
+            f"; {path} contains {first_of(others, 3)}: if these are classes, move them into "
+            "train/, and about a fifth of the images of each into test/<class>/"
+        )
+    return ""
+
+
 def _require_same_classes(path: Path, folders: dict[Part, dict[str, Path]]) -> None:
     """Refuse a class that only one part has."""
     for part, other in (PARTS, PARTS[::-1]):
         missing = [str(path / other / name) for name in folders[part] if name not in folders[other]]
         if missing:
             raise UserError(
-                f"{first_of(missing)}: no such folder, but {part} has that class; add it"
+                f"{first_of(missing)}: no such folder, but {part} has that class; add it, or give "
+                "both the same name, capitals included"
             )

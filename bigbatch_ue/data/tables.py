@@ -235,7 +235,8 @@ class _Cursor:
         if outside is None:
             raise UserError(f"{path}: row {row} has no image; remove it")
         raise UserError(
-            f"{path}: row {row} only names a file, {outside}; for images in files use folder:PATH"
+            f"{path}: row {row} only names a file, {outside}; embed the images with `datasets` "
+            "(docs/files.md, Many images in one file), or use folder:PATH"
         )
 
     def _seek(self, table: int, row: int) -> None:

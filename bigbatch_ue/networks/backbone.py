@@ -152,8 +152,9 @@ def _download_pretrained(spec: NetworkSpec, classes: int) -> nn.Module:
             )
     except Exception as error:
         raise UserError(
-            f"{name}: cannot download pretrained weights ({first_line(error)}); on a machine with "
-            f"internet access, save timm.create_model({name!r}, pretrained=True).state_dict() with "
+            f"{name}: cannot download pretrained weights ({first_line(error)}); take a preset "
+            "that needs none, such as --preset small, or on a machine with internet access "
+            f" save timm.create_model({name!r}, pretrained=True).state_dict() with "
             "safetensors.torch.save_file(..., PATH), then copy the file here and set "
             "weights=file:PATH"
         ) from None

@@ -214,7 +214,8 @@ def _interrupted(
     accelerator.wait_for_everyone()
     return Interrupted(
         f"{reason or 'another rank was stopped'}: stopped after step {done} of "
-        f"{plan.steps} with a checkpoint; add --resume to continue"
+        f"{plan.steps} with a checkpoint; run the same command again to continue, a "
+        "training with --resume"
     )
 
 

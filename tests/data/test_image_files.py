@@ -321,6 +321,23 @@ def test_postscript_is_not_an_image(tmp_path: Path) -> None:
     assert find_images(tmp_path, inside=tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("made", "named", "hint"),
+    [
+        ("cats/1.png", ".", "contains cats: if these are classes, move them into train/"),
+        ("Train/cats/1.png", ".", "rename Train/ to train/"),
+        ("train/cats/1.png", "train", "is one of them, so name "),
+    ],
+)
+def test_folders_of_another_shape_are_recognised(
+    made: str, named: str, hint: str, tmp_path: Path
+) -> None:
+    save(tmp_path / "photos" / made, PHOTO)
+    with pytest.raises(UserError, match=r"train: no such folder; put images into") as caught:
+        opened(f"folder:{tmp_path / 'photos' / named}", tmp_path)
+    assert hint in str(caught.value)
+
+
 def test_invalid_folders_are_named(tmp_path: Path) -> None:
     def message() -> str:
         with pytest.raises(UserError) as caught:

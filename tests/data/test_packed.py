@@ -295,7 +295,7 @@ def test_unreadable_pictures_in_tables_are_named(folder: Path, tmp_path: Path) -
 def test_pictures_that_a_table_only_names_are_refused(folder: Path, tmp_path: Path) -> None:
     said = message(f"hf:{folder}", tmp_path)
     assert "row 0 only names a file" in said
-    assert said.endswith("for images in files use folder:PATH")
+    assert said.endswith("or use folder:PATH")
 
 
 def add(path: Path, members: dict[str, bytes]) -> None:

@@ -89,11 +89,13 @@ def test_the_scheduler_says_which_machine_this_is(
     assert arguments[arguments.index("--machine_rank") + 1] == "3"
 
 
-def test_dry_run_prints_what_each_rank_runs(cli: Cli) -> None:
-    code, out, _ = cli("launch", "zero2", "--ranks", "4", "--dry-run", "--", "train", "seed=3")
+@pytest.mark.parametrize("between", [["--"], []])
+def test_dry_run_prints_what_each_rank_runs(between: list[str], cli: Cli) -> None:
+    command = ["train", "--preset", "digits", "seed=3"]
+    code, out, _ = cli("launch", "zero2", "--ranks", "4", "--dry-run", *between, *command)
     assert code == 0
     assert "4 ranks on 1 machine" in out
-    assert out.endswith("-m bigbatch_ue train seed=3\n")
+    assert out.endswith("-m bigbatch_ue train --preset digits seed=3\n")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +110,7 @@ def test_dry_run_prints_what_each_rank_runs(cli: Cli) -> None:
         (["ddp", "--ranks", "2", "--", "train", "--sed", "1"], "No such option: --sed"),
         (["ddp", "--ranks", "2", "--", "train", "data.name=folder:none"], "data.name=folder:none"),
         (["zero9", "--ranks", "2", "--", "train"], "Invalid value for 'engine'"),
+        (["ddp", "--rank", "2", "--", "train"], "launch: expected train, evaluate, bench after --"),
     ],
 )
 def test_what_cannot_be_launched_is_one_line_and_exit_code_2(
