@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import re
@@ -364,6 +365,16 @@ def test_the_terminal_says_in_words_what_the_table_shows() -> None:
     gained = "random noise: the learned perturbations protect better (+69.0 points [69.0 to 69.0])"
     assert f"protected, against {gained}" in lines
     assert verdicts([arm for arm in an_evaluation() if arm.arm == "clean"]) == []
+
+
+def test_nothing_is_compared_where_clean_images_teach_nothing() -> None:
+    arms = [
+        dataclasses.replace(arm, final_accuracy=0.11) if arm.arm == "clean" else arm
+        for arm in an_evaluation()
+    ]
+    lines = verdicts(arms)
+    assert any(line.startswith("nothing is shown") for line in lines)
+    assert not any(", against " in line for line in lines)
 
 
 def test_table_is_readable_in_80_columns() -> None:

@@ -243,7 +243,13 @@ class TargetResults:
             yield "other labels", [(self.long_name(group), group) for group in self.relabelled]
 
     def comparisons(self, group: SeedGroup) -> Iterator[Comparison]:
-        """Compare `group`, of protected images, with each perturbed control that was trained."""
+        """Compare `group`, of protected images, with each perturbed control that was trained.
+
+        There is nothing to compare if clean images teach nothing.
+        """
+        verdict = self.verdict(group)
+        if verdict and verdict.shows_nothing:
+            return
         for name in _CONTROLS:
             control = self.control(name)
             if name == ArmName.CLEAN or control is None:

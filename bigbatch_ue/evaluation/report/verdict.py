@@ -100,10 +100,14 @@ class Verdict:
         """Share of what clean images teach beyond guessing that protected images teach too."""
         return max(self.protected - self.chance, 0) / (self.clean - self.chance)
 
+    @property
+    def shows_nothing(self) -> bool:
+        """Whether clean images teach too little for anything to be taken away."""
+        return (self.clean - self.chance) * self.difference.test_images < LEAST_IMAGES
+
     def __str__(self) -> str:
         """Say in one line whether the images are protected, and what to do if they are not."""
-        learnt = (self.clean - self.chance) * self.difference.test_images
-        if learnt < LEAST_IMAGES:
+        if self.shows_nothing:
             return (
                 "nothing is shown: clean images teach this network nothing either; use more images "
                 "or epochs (target.fit.epochs)"
