@@ -6,7 +6,7 @@ from typing import Any
 import typer
 from pydantic import BaseModel
 
-from bigbatch_ue.config.names import DATASETS, PRESETS, TARGETS
+from bigbatch_ue.config.names import DATASETS, KINDS, PRESETS, TARGETS
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.config.words import alternatives, fields_by_key, section_of
 
@@ -60,7 +60,7 @@ def _settings(
         if field.annotation is inner and inner is not None:
             yield from _settings(inner, defaults[name], f"{key}.")
         elif key == "data.name":
-            yield key, [*DATASETS, "folder:", "npz:"]
+            yield key, [*DATASETS, *KINDS]
         else:
             choices = _choices(schema["properties"][name], schema.get("$defs", {}))
             default = defaults.get(name)

@@ -22,6 +22,9 @@ KIND_OF_SUFFIX = {".npz": "npz", ".parquet": "parquet", ".tar": "wds"}
 PARITY = "-parity"
 """Suffix of the presets with the settings of the study, blind to labels."""
 PRESETS = ("small", *DATASETS, *(f"{name}{PARITY}" for name in DATASETS if name != "digits"))
+KINDS = ("folder:", "npz:", "parquet:", "hf:", "wds:")
+"""Beginnings of `data.name` where it says the place of images."""
+
 OWN_IMAGES = ("small",)
 """Presets without a data set of their own."""
 

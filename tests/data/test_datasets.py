@@ -16,7 +16,7 @@ from scipy.io import savemat
 from sklearn.datasets import load_digits
 from torchvision.datasets import Flowers102
 
-from bigbatch_ue.config.names import DATASETS, MEDMNIST_2D
+from bigbatch_ue.config.names import DATASETS, KINDS, MEDMNIST_2D
 from bigbatch_ue.data.datasets import PLACES, catalogue, medmnist_info
 from bigbatch_ue.runtime.errors import UserError
 from tests.conftest import MakeNpz
@@ -199,3 +199,7 @@ def test_catalogue_lists_what_is_there(tmp_path: Path) -> None:
     present = {name for name, entry in entries.items() if entry.present}
     assert present == {"digits", "pets", "bloodmnist"}
     assert entries["bloodmnist"].place == f"{tmp_path / 'medmnist'}/"
+
+
+def test_completion_offers_every_kind_of_place() -> None:
+    assert sorted(KINDS) == sorted(f"{place.partition(':')[0]}:" for place in PLACES)
