@@ -84,7 +84,7 @@ def stopped(folder: Path, undisturbed: Path) -> Path:
     process.send_signal(signal.SIGUSR1)
     said = finish(process, EXIT_INTERRUPTED)
     assert "stopped after step" in said
-    assert "add --resume" in said
+    assert "with --resume" in said
     return folder / "stopped"
 
 
