@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.formats import digest
 from bigbatch_ue.launching.engines import LaunchedEngine
@@ -80,6 +78,8 @@ class Job:
 
     def script(self) -> str:
         """Return the script of the job."""
+        from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
         package = "bigbatch_ue.launching"
         environment = Environment(
             loader=ChoiceLoader(

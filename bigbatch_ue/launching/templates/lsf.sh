@@ -18,14 +18,7 @@
 {% for option in job.options %}
 #BSUB {{ option }}
 {% endfor %}
-set -e
-cd {{ folder }}
-{% for line in job.setup %}
-{{ line }}
-{% endfor %}
-set -uo pipefail
-
-{% include "signals.sh" %}
+{% include "prepare.sh" %}
 
 # One resource set per node, with all its GPUs and one task, which starts the ranks of the node.
 {% if job.shared %}

@@ -20,14 +20,7 @@
 {% for option in job.options %}
 #SBATCH {{ option }}
 {% endfor %}
-set -e
-cd {{ folder }}
-{% for line in job.setup %}
-{{ line }}
-{% endfor %}
-set -uo pipefail
-
-{% include "signals.sh" %}
+{% include "prepare.sh" %}
 
 code=0
 {% if job.shared %}
