@@ -1,7 +1,6 @@
 """Work that several processes share, each a part of the indices."""
 
 import multiprocessing
-import os
 import signal
 import sys
 import threading
@@ -13,6 +12,7 @@ from multiprocessing.context import ForkProcess
 from typing import Any, TypeVar
 
 from bigbatch_ue.runtime.console import note
+from bigbatch_ue.runtime.host import usable_cores
 from bigbatch_ue.runtime.signals import SIGNALS
 
 Result = TypeVar("Result")
@@ -45,7 +45,7 @@ def process_count(count: int) -> int:
     """Return how many processes share `count` pieces of work."""
     if sys.platform != "linux" or multiprocessing.current_process().daemon:
         return 1
-    return max(1, min(len(os.sched_getaffinity(0)), _MOST, count // _CHUNK))
+    return max(1, min(usable_cores(), _MOST, count // _CHUNK))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -146,23 +146,16 @@ def growth(what: str, folder: Path) -> Iterator[None]:
     if message_console().is_terminal:
         yield
         return
-    ended = threading.Event()
+    written = 0
 
-    def watch() -> None:
-        written = 0
-        while not ended.wait(_POLL):
-            size = _size(folder) // 10**6
-            stage.advance(size - written)
-            written = size
+    def look() -> None:
+        nonlocal written
+        size = _size(folder) // 10**6
+        stage.advance(size - written)
+        written = size
 
-    with progress(what, "MB", any_process=True) as stage:
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            watcher.join()
+    with progress(what, "MB", any_process=True) as stage, _repeating(look, _POLL):
+        yield
 
 
 def quiet_libraries() -> None:
@@ -201,22 +194,34 @@ def rate(per_second: float, unit: str) -> str:
 
 
 @contextmanager
-def _lines(stage: Stage) -> Iterator[None]:
-    """Print a line on `stage` every `LINE_EVERY` seconds, and one at its end if there was any."""
-    ended, said = threading.Event(), threading.Event()
+def _repeating(action: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Call `action` from a thread every so many seconds while this context lasts."""
+    ended = threading.Event()
 
-    def talk() -> None:
-        while not ended.wait(LINE_EVERY):
-            note(f"{stage.title}: {stage.counts()}", any_process=True)
-            said.set()
+    def repeat() -> None:
+        while not ended.wait(seconds):
+            action()
 
-    talker = threading.Thread(target=talk, daemon=True)
-    talker.start()
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
     try:
         yield
     finally:
         ended.set()
-        talker.join()
+        thread.join()
+
+
+@contextmanager
+def _lines(stage: Stage) -> Iterator[None]:
+    """Print a line on `stage` every `LINE_EVERY` seconds, and one at its end if there was any."""
+    said = threading.Event()
+
+    def talk() -> None:
+        note(f"{stage.title}: {stage.counts()}", any_process=True)
+        said.set()
+
+    with _repeating(talk, LINE_EVERY):
+        yield
     if said.is_set():
         note(stage.summary(), any_process=True)
 
