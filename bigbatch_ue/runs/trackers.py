@@ -116,6 +116,11 @@ class Trackers:
         self._begun: dict[TrackerName, int] = {}
         self.failed: set[TrackerName] = set()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is any."""
+        return bool(self._opened)
+
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Record the values of a step by tag; one that is not finite leaves a gap."""
         finite = {tag: float(value) for tag, value in values.items() if math.isfinite(value)}

@@ -102,6 +102,8 @@ class StepLog:
         shown = (delta / largest + 1) / 2
         if self.tensorboard:
             self.tensorboard.add_images("perturbations", shown, step)
+        if not self.trackers.is_open:
+            return
         grid = make_grid(shown.float().cpu(), nrow=math.isqrt(len(shown) - 1) + 1, padding=1)
         pixels = (grid * 255).round().byte().permute(1, 2, 0).numpy()
         self.trackers.picture(step, "perturbations", Image.fromarray(pixels))
