@@ -3,11 +3,9 @@
 import json
 import os
 import shlex
-import signal
 import socket
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ from bigbatch_ue.runs.folder import load_run
 from bigbatch_ue.sweeps.cells import sweep_cells
 from bigbatch_ue.sweeps.spec import load_sweep
 from bigbatch_ue.training.train import train
-from tests.helpers.ranks import ROOT, Launch, free_port, needs_compiler
+from tests.helpers.ranks import ROOT, Launch, finish, free_port, needs_compiler
 from tests.helpers.runs import TINY, perturbations, tiny
 from tests.helpers.sweeps import write_one_long_cell
 
@@ -45,16 +43,6 @@ def start(*command: str, folder: Path = ROOT, **own: str) -> "subprocess.Popen[s
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-
-
-def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
-    """Exit code, standard output, standard error."""
-    try:
-        out, err = process.communicate(timeout=280)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, out, err
 
 
 def training(folder: Path, *settings: str) -> list[str]:

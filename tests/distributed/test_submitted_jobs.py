@@ -4,10 +4,8 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.sweeps.cells import sweep_cells
 from bigbatch_ue.sweeps.spec import load_sweep
 from tests.helpers.command_line import Cli, cli_of
+from tests.helpers.ranks import finish
 from tests.helpers.runs import TINY
 from tests.helpers.sweeps import write as write_sweep
 from tests.helpers.sweeps import write_one_long_cell
@@ -45,12 +44,7 @@ def submit(folder: Path, *arguments: str, **own: str) -> tuple[int, str, str]:
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    try:
-        out, err = process.communicate(timeout=280)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, out, err
+    return finish(process)
 
 
 def steps(run: Path) -> list[int]:

@@ -21,7 +21,7 @@ from bigbatch_ue.launching.engines import ENGINES
 pytestmark = pytest.mark.gpu
 
 GOLDEN = Path(__file__).with_name("losses.json")
-FIRST = Path(os.environ.get("GPU_RESULTS", "runs/gpu"))
+RESULTS = Path(os.environ.get("GPU_RESULTS", "runs/gpu"))
 SETTINGS = (
     "data.size=16",
     "data.limit=600",
@@ -96,12 +96,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     started |= {name: start(*command(folder, name, *own)) for name, own in OTHERS.items()}
     failed = finish(started)
     (folder / "failed.json").write_text(json.dumps(failed))
-    FIRST.mkdir(parents=True, exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     curves = {
         path.parent.name: losses(path.parent).mean(1).tolist()
         for path in sorted(folder.glob("*/result.json"))
     }
-    (FIRST / "losses.json").write_text(json.dumps(curves, indent=1) + "\n")
+    (RESULTS / "losses.json").write_text(json.dumps(curves, indent=1) + "\n")
     return folder
 
 

@@ -1,7 +1,11 @@
 """Launches of real ranks, and what must come of them."""
 
+import os
 import shutil
+import signal
 import socket
+import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +36,16 @@ class Launch:
 
     def __str__(self) -> str:
         return f"{self.config}-{self.ranks}"
+
+
+def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    """Exit code, standard output, standard error of a process with a session of its own."""
+    try:
+        out, err = process.communicate(timeout=280)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, out, err
 
 
 def free_port() -> str:
