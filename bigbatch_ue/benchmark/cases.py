@@ -19,6 +19,7 @@ from bigbatch_ue.config.schema import Config
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.networks.surrogate import untrained_surrogate
 from bigbatch_ue.training.engine import Engine
+from bigbatch_ue.training.exchange import StepExchange
 from bigbatch_ue.training.gradient import delta_step, engine_step
 from bigbatch_ue.training.loop import TrainingJob
 from bigbatch_ue.training.objective import ClusterwiseLoss
@@ -138,7 +139,8 @@ class ProgramStep:
         parts = self.parts[:count]
         micro_batches = self.job.loader(self.job.sampler.draw(0), parts)
         step = delta_step if self.on_delta else engine_step
-        step(self.engine, self.job.loss, micro_batches, self.job.config.optimizer.lr)
+        lr, exchange = self.job.config.optimizer.lr, StepExchange(self.engine)
+        step(self.engine, self.job.loss, micro_batches, lr, exchange)
         return sum(part.stop - part.start for part in parts)
 
 

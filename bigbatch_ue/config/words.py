@@ -21,7 +21,7 @@ _KINDS = {
     "tuple": "a list",
 }
 """Expected values in words, by the first part of the type of a pydantic error."""
-_PLACEHOLDERS = {".+": "PATH", r"[1-9]\d{0,8}": "M"}
+_PLACEHOLDERS = {".+": "PATH", r"[1-9]\d{0,8}": "M", r"^[^/\x00-\x1f]+$": "text without `/`"}
 """Words for the parts of a field's pattern that stand for many values."""
 
 
@@ -111,7 +111,7 @@ def _expected(error: ErrorDetails) -> str:
     """Return what a value must be, in words."""
     if error["type"] == "string_pattern_mismatch":
         *choices, last = alternatives(error["ctx"]["pattern"])
-        return f"must be {', '.join(choices)} or {last}"
+        return f"must be {', '.join(choices)} or {last}" if choices else f"must be {last}"
     if error["type"] == "too_short":
         return f"must have at least {error['ctx']['min_length']} item"
     kind = _KINDS.get(error["type"].partition("_")[0])

@@ -87,6 +87,7 @@ class Arm:
         seconds: time to train and test the target.
         ranks: number of ranks that trained each batch together.
         device: type of the device it was trained on.
+        precision: `bf16` or `float32`, of the layers of the target; empty in older records.
         run_seed: seed of the run that learned the perturbations; None without such a run.
         effective_batch: effective batch of the generators, the largest one where small clusters
             cap it; None without them.
@@ -128,6 +129,7 @@ class Arm:
     recipe: dict[str, Any] = field(default_factory=dict)
     countermeasure_settings: dict[str, Any] = field(default_factory=dict)
     smallest_batch: int | None = None
+    precision: str = ""
 
     @property
     def batches(self) -> tuple[int, ...]:

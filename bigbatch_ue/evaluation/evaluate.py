@@ -45,6 +45,7 @@ def evaluate(
     shard: tuple[int, int] = (1, 1),
     download: bool = False,
     command: Sequence[str] = (),
+    page: bool = True,
 ) -> Evaluation:
     """Evaluate the perturbations of a finished run with the targets of its `evaluation` settings.
 
@@ -60,6 +61,7 @@ def evaluate(
         shard: (i, n) with 1 <= i <= n: train the i-th of n parts of the arms.
         download: allow the data set to be downloaded.
         command: the user's command line, for the report.
+        page: draw pictures and write the report; a sweep leaves it to later calls.
 
     Returns:
         The requested arms of all shards, as far as they are finished.
@@ -73,7 +75,7 @@ def evaluate(
     accelerator = start_accelerator()
     try:
         subject = _subject_of_run(config, run, accelerator, download)
-        return run_evaluation(subject, run.evaluation, shard, accelerator, command)
+        return run_evaluation(subject, run.evaluation, shard, accelerator, command, page=page)
     finally:
         accelerator.end_training()
 
@@ -132,6 +134,8 @@ def run_evaluation(
     shard: tuple[int, int],
     accelerator: Accelerator,
     command: Sequence[str] = (),
+    *,
+    page: bool = True,
 ) -> Evaluation:
     """Train the missing arms of this shard, then report on all finished arms."""
     if len(subject.data.classes) < 2:
@@ -152,7 +156,7 @@ def run_evaluation(
     arms = Evaluation(arm for spec in specs if (arm := finished_arm(spec, subject, ranks)))
     if accelerator.is_main_process and arms:
         about = {"wanted": len(specs), "notes": notes, "command": shlex.join(command)}
-        write_outputs(folder, subject, arms, about)
+        write_outputs(folder, subject, arms, about, page=page)
     accelerator.wait_for_everyone()
     return arms
 

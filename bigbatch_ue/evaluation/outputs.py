@@ -42,15 +42,16 @@ MAX_MEASURED = 1000
 
 
 def write_outputs(
-    folder: Path, subject: Subject, arms: Sequence[Arm], about: dict[str, Any]
+    folder: Path, subject: Subject, arms: Sequence[Arm], about: dict[str, Any], *, page: bool
 ) -> None:
-    """Write everything that shows the results in `folder`: report, pictures, trackers.
+    """Write everything that shows the results in `folder`: trackers and, if wanted, the page.
 
     Args:
         folder: evaluation folder with `results.json`.
         subject: the evaluated perturbations.
         arms: the requested arms; they come last in `results.json`.
         about: the part of `about.json` that is already known.
+        page: draw pictures and write the report.
     """
     config, data = subject.config, subject.data
     about |= _measure_visibility(folder, subject)
@@ -75,12 +76,13 @@ def write_outputs(
         }
         about["notes"] = list(dict.fromkeys([*_earlier_notes(folder), *about["notes"]]))
         write_json(folder / ABOUT, about)
-        _draw_pictures(folder / PICTURE, subject)
+        if page:
+            _draw_pictures(folder / PICTURE, subject)
         if TrackerName.TENSORBOARD in config.tracking:
             write_tensorboard(folder / "tensorboard", sorted_arms)
-        page = write_report([folder], folder)
+        if page:
+            note(f"report: {write_report([folder], folder)}")
         track_arms(folder, sorted_arms, config.tracking)
-    note(f"report: {page}")
 
 
 def _earlier_notes(folder: Path) -> list[str]:

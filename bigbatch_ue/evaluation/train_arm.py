@@ -22,6 +22,7 @@ from bigbatch_ue.networks.classifier import LearningCurve, train_classifier
 from bigbatch_ue.networks.inference import accuracy, predict
 from bigbatch_ue.networks.recipe import TrainingSettings, training_steps
 from bigbatch_ue.reporting.words import percent
+from bigbatch_ue.runtime.device import has_bf16
 from bigbatch_ue.runtime.progress import progress
 from bigbatch_ue.runtime.randomness import Purpose, torch_seed
 
@@ -79,6 +80,7 @@ def train_arm(
         seconds=round(time.perf_counter() - began, 3),
         ranks=world_size,
         device=device.type,
+        precision="bf16" if has_bf16(device) else "float32",
         inputs=subject.inputs(spec, world_size),
     )
 

@@ -75,7 +75,8 @@ def train_classifier(
         if attack is not None:
             batch = attack(model, batch, targets)
         with autocast(device):
-            mean: Tensor = F.cross_entropy(wrapped(batch), targets)
+            logits = wrapped(batch)
+        mean: Tensor = F.cross_entropy(logits.float(), targets)
         return mean * (len(targets) / len(index))
 
     curve = LearningCurve([], [])

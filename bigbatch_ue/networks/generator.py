@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bigbatch_ue.config.sections import GeneratorConfig
+from bigbatch_ue.networks.sizes import generator_size, generators_held
 from bigbatch_ue.runtime.randomness import Purpose, torch_seed
 
 
@@ -98,24 +99,30 @@ class GeneratorBank(nn.Module):
                 noise.append(torch.rand(channels, size, size))
         self.generators = nn.ModuleList(generators)
         self.register_buffer("noise", torch.stack(noise), persistent=False)
+        each = generator_size(channels, config.width, size)
+        self.recomputes = generators_held(clusters, each) < clusters
 
     def forward(self, indices: Sequence[int] | None = None) -> Tensor:
         """Return the perturbations of generators, float32 [n, C, H, W] in [-eps, eps].
 
-        For the backward pass nothing is kept of the generators' activations: they are computed once
-        more, one generator at a time, so that the peak memory is that of one. This is exact, since
-        the batch norm has no running statistics.
+        The activations of a small bank are kept for the backward pass. Those of a large one are
+        computed once more, one generator at a time, so that the peak memory is that of one
+        generator. The result is the same, since the batch norm has no running statistics.
 
         Args:
             indices: which generators; None: all. A module under DDP or FSDP on a GPU must have an
                 argument.
         """
-        return torch.stack(
-            [
-                checkpoint(self.perturbation, index, use_reentrant=False, preserve_rng_state=False)
-                for index in (range(len(self.generators)) if indices is None else indices)
-            ]
+        chosen = range(len(self.generators)) if indices is None else indices
+        return torch.stack([self._run(index) for index in chosen])
+
+    def _run(self, index: int) -> Tensor:
+        if not self.recomputes:
+            return self.perturbation(index)
+        again: Tensor = checkpoint(
+            self.perturbation, index, use_reentrant=False, preserve_rng_state=False
         )
+        return again
 
     def perturbation(self, index: int) -> Tensor:
         """Return the perturbation of one generator, float32 [C, H, W] in [-eps, eps]."""

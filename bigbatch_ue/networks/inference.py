@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bigbatch_ue.data.source import Labels, Pixels
+from bigbatch_ue.runtime.device import has_bf16
 
 
 def predict(
@@ -75,5 +76,5 @@ def to_channels_last(images: Tensor) -> Tensor:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """Return a context that computes in bfloat16 on CUDA and in float32 elsewhere."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    """Return a context that computes in bfloat16 where the hardware multiplies it, else float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device))

@@ -34,7 +34,7 @@ class TrainingSettings:
             one-cycle rate, weight decay.
         augment: padding of the random crop, and flip; one view per image and epoch.
         seed: the only source of randomness (shuffles, views, dropout).
-        device: where to train: in bfloat16 autocast on CUDA, in float32 elsewhere.
+        device: where to train: in bfloat16 autocast where the hardware multiplies it, else float32.
         ranks: ranks that train each batch together by DDP; None: this process alone. On GPUs, batch
             norm sees the whole batch; on CPUs, each rank's part.
     """

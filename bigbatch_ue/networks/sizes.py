@@ -19,6 +19,8 @@ _RESNETS = {
 blocks."""
 _CHANNELS = [64, 128, 256, 512]
 _GENERATOR_BLOCKS = 6
+_HELD_BY_A_SMALL_BANK = 2**26
+"""Outputs of layers that a whole bank may hold for its backward pass: 256 MiB in float32."""
 
 
 class NetworkSize(NamedTuple):
@@ -50,6 +52,11 @@ def generator_size(channels: int, width: int, size: int) -> NetworkSize:
         yield NetworkSize(channels * (49 * width + 1), 2 * channels * (4 * quarter) ** 2)
 
     return NetworkSize.of(layers())
+
+
+def generators_held(count: int, size: NetworkSize) -> int:
+    """Return of how many of `count` generators the activations are held at a time: all, or one."""
+    return count if count * size.activations <= _HELD_BY_A_SMALL_BANK else 1
 
 
 def resnet_size(spec: NetworkSpec) -> NetworkSize | None:

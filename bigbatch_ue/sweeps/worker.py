@@ -190,7 +190,7 @@ def _run_cell(folder: Path, launcher: str | None, protect: bool) -> None:
     run = train(load_config(file=settings), resume=True)
     if protect:
         write_protected(run.folder, form="npz", at="training")
-    evaluate(run.folder)
+    evaluate(run.folder, page=False)
 
 
 def arguments_under(launcher: str, settings: Path) -> list[str]:

@@ -7,6 +7,7 @@ nothing else: the surrogate never enters it (docs/design.md, invariant 2).
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import timm.optim
@@ -26,9 +27,9 @@ from bigbatch_ue.runtime.memory import return_freed_memory
 from bigbatch_ue.runtime.ranks import EngineName
 
 _OPTIMIZERS: dict[str, Any] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": torch.optim.SGD,
+    "adam": partial(torch.optim.Adam, fused=True),
+    "adamw": partial(torch.optim.AdamW, fused=True),
+    "sgd": partial(torch.optim.SGD, fused=True),
     "lars": timm.optim.Lars,
     "lamb": timm.optim.Lamb,
 }

@@ -14,8 +14,8 @@ from torch import Tensor
 from bigbatch_ue.batching.loader import MicroBatch
 from bigbatch_ue.batching.micro_batch import MicroBatchTooLargeError, works_in_memory
 from bigbatch_ue.reporting.words import counted
-from bigbatch_ue.runtime.accelerator import min_over_ranks
 from bigbatch_ue.training.engine import Engine
+from bigbatch_ue.training.exchange import StepExchange
 from bigbatch_ue.training.noise_monitor import NoiseMonitor
 
 Loss = Callable[[Tensor, MicroBatch], Tensor]
@@ -40,6 +40,7 @@ def delta_step(
     loss: Loss,
     micros: Iterator[MicroBatch],
     lr: float,
+    exchange: StepExchange,
     monitor: NoiseMonitor | None = None,
 ) -> Tensor:
     """Take one optimizer step over this rank's `micros`; differentiate the generators once.
@@ -49,6 +50,7 @@ def delta_step(
         loss: weighted losses.
         micros: this rank's micro-batches.
         lr: learning rate.
+        exchange: reduces the losses, and all else that the ranks tell one another.
         monitor: measures the noise of the gradient on the way.
 
     Returns:
@@ -74,18 +76,22 @@ def delta_step(
                     if monitor:
                         monitor.add(part, micro)
 
-        if not min_over_ranks(engine.accelerator, works_in_memory(accumulate)):
-            raise MicroBatchTooLargeError
+        in_memory = works_in_memory(accumulate)
         own_losses[~gradient.flatten(1).isfinite().all(dim=1)] = torch.nan
-        losses = engine.sum_over_ranks(own_losses)
+        own_noise = monitor.sums(gradient) if monitor else None
+        losses, noise = exchange.reduce(own_losses, own_noise, in_memory=in_memory)
+        if not exchange.in_memory:
+            raise MicroBatchTooLargeError
         _check_finite(losses)
-        if monitor:
-            monitor.finish(gradient)
+        if monitor and noise is not None:
+            monitor.finish(noise)
         engine.backward((delta * gradient).sum())
     return losses
 
 
-def engine_step(engine: Engine, loss: Loss, micros: Iterator[MicroBatch], lr: float) -> Tensor:
+def engine_step(
+    engine: Engine, loss: Loss, micros: Iterator[MicroBatch], lr: float, exchange: StepExchange
+) -> Tensor:
     """Take one optimizer step over this rank's `micros`, accumulated by the engine itself.
 
     Returns:
@@ -101,14 +107,14 @@ def engine_step(engine: Engine, loss: Loss, micros: Iterator[MicroBatch], lr: fl
             if own_losses is None:
                 own_losses = delta.new_zeros(len(delta))
             # An empty micro-batch still takes part in the engine's collectives.
-            losses = loss(delta, micro) if len(micro) > 0 else delta.sum() * delta.new_zeros(1)
-            engine.backward(losses.sum())
+            own = loss(delta, micro) if len(micro) > 0 else delta.sum() * delta.new_zeros(1)
+            engine.backward(own.sum())
             if len(micro) > 0:
-                _add_by_generator(own_losses, losses, micro)
+                _add_by_generator(own_losses, own, micro)
     assert own_losses is not None, "a plan has at least one micro-batch"
-    step_losses = engine.sum_over_ranks(own_losses)
-    _check_finite(step_losses)
-    return step_losses
+    losses, _ = exchange.reduce(own_losses, None, in_memory=True)
+    _check_finite(losses)
+    return losses
 
 
 def _check_finite(losses: Tensor) -> None:

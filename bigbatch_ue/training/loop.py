@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from enum import IntEnum
+from functools import partial
 from itertools import count
 from typing import NamedTuple
 
@@ -27,13 +27,14 @@ from bigbatch_ue.runs.checkpoints import Checkpoint, save_checkpoint
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runs.metrics_file import Moments
 from bigbatch_ue.runs.result import Agreement, ChosenBatch, read_chosen_batch
-from bigbatch_ue.runtime.accelerator import max_over_ranks, min_over_ranks
+from bigbatch_ue.runtime.accelerator import min_over_ranks
 from bigbatch_ue.runtime.console import note
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.progress import progress
 from bigbatch_ue.runtime.signals import Interrupted, StopRequest
 from bigbatch_ue.training.batch_choice import BatchChoice
 from bigbatch_ue.training.engine import Engine
+from bigbatch_ue.training.exchange import Action, StepExchange
 from bigbatch_ue.training.gradient import Loss, NonFiniteError, delta_step, engine_step
 from bigbatch_ue.training.noise import PIECES
 from bigbatch_ue.training.noise_monitor import NoiseMonitor, NoiseSchedule
@@ -113,14 +114,6 @@ class TrainingOutcome(NamedTuple):
     skipped: int
 
 
-class _Action(IntEnum):
-    """The action after a step; ranks agree on the largest."""
-
-    CONTINUE = 0
-    SAVE = 1
-    STOP = 2
-
-
 def optimise(
     job: TrainingJob, run: Run, engine: Engine, start: Checkpoint, stop: StopRequest
 ) -> TrainingOutcome:
@@ -151,7 +144,9 @@ def optimise(
                 stage.total = job.plan.steps
             began = time.perf_counter()
             lr = lr_at(step, job.plan)
-            outcome = take_step(job, engine, step, lr, schedule.due(step))
+            done = step + 1
+            exchange = StepExchange(engine, partial(_wish, stop, timer, done, began))
+            outcome = take_step(job, engine, step, lr, exchange, schedule.due(step))
             job = replace(job, plan=outcome.plan)
             if outcome.skipped:
                 skipped, in_a_row = skipped + 1, in_a_row + 1
@@ -166,16 +161,13 @@ def optimise(
             if log:
                 own = outcome.losses.tolist()
                 log.step(step, own, lr, seconds, outcome.noise, outcome.skipped, job.plan)
-            done = step + 1
             if done == job.plan.steps:
                 break
-            reason = stop.reason(ahead=seconds + timer.seconds)
-            action = timer.action(done) if reason is None else _Action.STOP
-            action = _Action(max_over_ranks(accelerator, action))
-            if action is not _Action.CONTINUE:
+            if exchange.action is not Action.CONTINUE:
                 with timer.saving():
                     save(run, engine, log, done, skipped, config.checkpoint.keep)
-            if action is _Action.STOP:
+            if exchange.action is Action.STOP:
+                reason = stop.reason(ahead=seconds + timer.seconds)
                 raise _interrupted(accelerator, reason, done, job.plan)
         delta = engine.current_perturbations()
         if log:
@@ -231,10 +223,9 @@ class _CheckpointTimer:
         self._last = time.monotonic()
         self.seconds = 0.0
 
-    def action(self, step: int) -> _Action:
-        """Return whether to save or to continue after `step` steps."""
-        due = step % self._steps == 0 or time.monotonic() - self._last > self._max_seconds
-        return _Action.SAVE if due else _Action.CONTINUE
+    def due(self, step: int) -> bool:
+        """Return whether to save after `step` steps."""
+        return step % self._steps == 0 or time.monotonic() - self._last > self._max_seconds
 
     @contextmanager
     def saving(self) -> Iterator[None]:
@@ -243,6 +234,13 @@ class _CheckpointTimer:
         yield
         self._last = time.monotonic()
         self.seconds = self._last - began
+
+
+def _wish(stop: StopRequest, timer: _CheckpointTimer, done: int, began: float) -> Action:
+    """Return what this rank wants after `done` steps, the last of which `began` at that time."""
+    if stop.reason(ahead=time.perf_counter() - began + timer.seconds) is not None:
+        return Action.STOP
+    return Action.SAVE if timer.due(done) else Action.CONTINUE
 
 
 def save(run: Run, engine: Engine, log: StepLog | None, step: int, skipped: int, keep: int) -> None:
@@ -254,7 +252,12 @@ def save(run: Run, engine: Engine, log: StepLog | None, step: int, skipped: int,
 
 
 def take_step(
-    job: TrainingJob, engine: Engine, step: int, lr: float, in_parameters: bool = False
+    job: TrainingJob,
+    engine: Engine,
+    step: int,
+    lr: float,
+    exchange: StepExchange,
+    in_parameters: bool = False,
 ) -> StepOutcome:
     """Take one optimizer step, in smaller micro-batches if those of the plan do not fit.
 
@@ -276,11 +279,12 @@ def take_step(
         try:
             if job.config.batch.accumulation == "engine":
                 engine.begin_step(now.micro_batches)
-                return StepOutcome(engine_step(engine, job.loss, micros, lr), {}, 0.0, plan)
+                losses = engine_step(engine, job.loss, micros, lr, exchange)
+                return StepOutcome(losses, {}, 0.0, plan)
             monitor = NoiseMonitor(
                 engine, now.per_generator, in_parameters=in_parameters, pieces=pieces
             )
-            losses = delta_step(engine, job.loss, micros, lr, monitor)
+            losses = delta_step(engine, job.loss, micros, lr, exchange, monitor)
             return StepOutcome(losses, monitor.moments, monitor.seconds, plan)
         except MicroBatchTooLargeError:
             plan = plan.with_micro(halve_micro_batch(now.largest_micro))

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from bigbatch_ue.config.schema import Config
-from bigbatch_ue.networks.sizes import NetworkSize, generator_size, resnet_size
+from bigbatch_ue.networks.sizes import NetworkSize, generator_size, generators_held, resnet_size
 from bigbatch_ue.networks.spec import surrogate_spec
 from bigbatch_ue.runtime.host import MIB
 from bigbatch_ue.runtime.ranks import EngineName
@@ -54,6 +54,7 @@ def expected_memory(
     surrogate = _surrogate_size(config, channels)
     generator = generator_size(channels, config.generator.width, config.data.size)
     parameters = generator.parameters * config.clusters.generators
+    held = generators_held(config.clusters.generators, generator)
     states = _STATES_PER_PARAMETER[config.optimizer.name]
 
     def mib(part: str, elements: int) -> float:
@@ -64,7 +65,7 @@ def expected_memory(
         generator_parameters=mib("parameters", parameters),
         generator_gradients=mib("gradients", parameters),
         optimizer_state=mib("optimizer", parameters * states),
-        generator_activations=mib("activations", generator.activations),
+        generator_activations=mib("activations", held * generator.activations),
         surrogate_weights=mib("weights", surrogate.parameters),
         surrogate_activations=mib("activations", micro * surrogate.activations),
     )

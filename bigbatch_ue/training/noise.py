@@ -44,7 +44,7 @@ class DeltaNoise:
     """
 
     def __init__(self, batch: Tensor) -> None:
-        self._batch = batch.to(_precision(batch.device))
+        self._batch = batch.to(count_precision(batch.device))
         self._squares = torch.zeros_like(self._batch)
         self._pieces = torch.zeros_like(self._batch)
         self._images = torch.zeros_like(self._batch)
@@ -97,7 +97,7 @@ class PieceNoise:
     def __init__(
         self, batch: Tensor, shape: Sequence[int], pieces: int = PIECES, first: int = 0
     ) -> None:
-        self.batch = batch.to(_precision(batch.device))
+        self.batch = batch.to(count_precision(batch.device))
         self.gradients = torch.zeros(pieces, *shape, device=batch.device)
         self.counts = self.batch.new_zeros(pieces, len(batch))
         self._next = first
@@ -217,7 +217,8 @@ def summarise_noise(
     }
 
 
-def _precision(device: torch.device) -> torch.dtype:
+def count_precision(device: torch.device) -> torch.dtype:
+    """Return the type of sums and counts: float64, or float32 where the device has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 

@@ -71,11 +71,19 @@ class NoiseMonitor:
         if self._pieces:
             self._pieces.add(gradient, count, self._fixed.popleft() if self._fixed else None)
 
-    def finish(self, total: Tensor) -> None:
-        """Compute the estimates before the parameters change; a collective call.
+    def sums(self, total: Tensor) -> Tensor:
+        """Return this rank's sums [p, 4], to reduce over ranks for `finish`.
 
         Args:
             total: float32 [p, C, H, W], the sum of the gradients that were added.
+        """
+        return self._delta.sums(total)
+
+    def finish(self, sums: Tensor) -> None:
+        """Compute the estimates before the parameters change; may be a collective call.
+
+        Args:
+            sums: [p, 4], those of all ranks.
         """
         reduce, began = self._engine.sum_over_ranks, time.perf_counter()
         noise = self._pieces
@@ -84,7 +92,7 @@ class NoiseMonitor:
         if noise and self._in_fixed_pieces:
             self.moments["delta"] = estimate_moments(noise.delta_sums())
         else:
-            self.moments["delta"] = estimate_moments(reduce(self._delta.sums(total)))
+            self.moments["delta"] = estimate_moments(sums)
         if noise and self._in_parameters:
             generators = range(self._rank, len(noise.batch), self._ranks)
             sums = parameter_sums(self._engine.gather_bank(), noise, generators)

@@ -24,6 +24,7 @@ from bigbatch_ue.runs.folder import open_run
 from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.host import available_memory
+from bigbatch_ue.training.exchange import StepExchange
 from bigbatch_ue.training.loop import take_step
 from bigbatch_ue.training.setup import choose_micro_batch, prepare_job, start_engine
 from bigbatch_ue.training.train import train
@@ -101,10 +102,11 @@ def test_what_fits_is_found_and_a_later_shortage_halves_it_again(tmp_path: Path)
     assert scarce.plan.largest_micro == 45
     engine, expected = start_engine(scarce, accelerator), start_engine(job, accelerator)
     room = 10
-    taken = take_step(scarce, engine, 0, lr=0.01)
+    taken = take_step(scarce, engine, 0, 0.01, StepExchange(engine))
     plan = taken.plan
     assert plan.largest_micro <= 10 < 2 * plan.largest_micro + 1
-    assert torch.allclose(taken.losses, take_step(job, expected, 0, lr=0.01).losses, rtol=1e-5)
+    whole = take_step(job, expected, 0, 0.01, StepExchange(expected))
+    assert torch.allclose(taken.losses, whole.losses, rtol=1e-5)
     ours, theirs = engine.current_perturbations(), expected.current_perturbations()
     assert (ours - theirs).norm() < 1e-4 * theirs.norm()
     assert initial_micro_batch(config, KIB, CPU) == plan.micro

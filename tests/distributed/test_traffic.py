@@ -21,7 +21,8 @@ pytestmark = [
 
 WORKER = str(Path(__file__).with_name("traffic_worker.py"))
 P_GENERATORS, WIDTH, SIZE, RANKS = 2, 4, 16, 2
-SMALL = 4 * P_GENERATORS  # bytes: of all but parameters and gradients, the losses are the largest
+FLAGS, LOSSES, NOISE = 4, P_GENERATORS, 4 * P_GENERATORS
+SMALL = 8 * (FLAGS + LOSSES + NOISE)  # bytes of all that ranks say besides parameters and gradients
 ENGINES = ("ddp", "fsdp2", "zero0", "zero1", "zero2", "zero3")
 SENT = {"ddp": 1.0, "zero0": 1.0, "zero1": 1.5, "zero2": 1.5, "zero3": 1.0, "fsdp2": 1.5}
 GLOO = {"all_reduce": 1.0, "reduce_scatter": 1.0, "all_gather": 0.5, "broadcast": 1.0}
@@ -71,13 +72,25 @@ def test_invariant_3_delta_path_sends_the_same_whatever_the_accumulation(
     assert one["bytes_sent"] == pytest.approx(SENT[engine] * one["parameters"], rel=0.01)
 
 
-def test_ddp_reduces_the_gradients_once_and_sends_nothing_else(counted: Counted) -> None:
+def test_ddp_reduces_the_gradients_once_and_all_the_rest_once(counted: Counted) -> None:
     record = counted["ddp", "delta", 4]
     assert sorted(calls(record), key=lambda call: call.payload) == [
-        Call("all_gather", RANKS, RANKS),  # a byte each: whether memory sufficed
-        Call("all_reduce", 4 * P_GENERATORS, RANKS),
+        Call("all_reduce", SMALL, RANKS),
         Call("all_reduce", record["parameters"], RANKS),
     ]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_losses_noise_memory_and_wishes_take_one_reduction_on_every_engine(
+    engine: str, counted: Counted
+) -> None:
+    said = {"delta": SMALL, "engine": 8 * (FLAGS + LOSSES)}
+    for path, payload in said.items():
+        record = counted[engine, path, 4]
+        small = [call for call in calls(record) if call.payload <= SMALL]
+        assert small.count(Call("all_reduce", payload, RANKS)) == 1
+        if engine not in ("zero1", "zero2", "zero3"):  # there DeepSpeed adds calls of its own
+            assert len(small) == 1
 
 
 @pytest.mark.parametrize("engine", ["ddp", "zero0", "zero1"])

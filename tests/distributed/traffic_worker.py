@@ -23,10 +23,12 @@ from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.training.engine import Engine
+from bigbatch_ue.training.exchange import StepExchange
 from bigbatch_ue.training.gradient import delta_step, engine_step
+from bigbatch_ue.training.noise_monitor import NoiseMonitor
 from tests.helpers.launched import become
 
-PATHS = {"delta": delta_step, "engine": engine_step}
+RANKS = int(os.environ.get("WORLD_SIZE", "1"))
 CASES = (("delta", (1, 4)), ("engine", (1,)), ("engine", (4,)))
 ENGINES = ("fsdp2", "ddp", "zero0", "zero1", "zero2", "zero3")
 SENT = 200  # offset of `tcpi_bytes_sent` and `tcpi_bytes_retrans` in Linux's `struct tcp_info`
@@ -64,7 +66,13 @@ def count(path: str, passes: tuple[int, ...], bank: GeneratorBank) -> list[dict[
     engine = Engine(accelerator, bank, OptimizerConfig(name="adam"), accumulation)
 
     def step(micro_batches: int) -> None:
-        PATHS[path](engine, loss, iter([micro_batch(p)] * micro_batches), 1e-3)
+        micros, exchange = iter([micro_batch(p)] * micro_batches), StepExchange(engine)
+        if path == "engine":
+            engine_step(engine, loss, micros, 1e-3, exchange)
+            return
+        batch = [RANKS * micro_batches] * p
+        monitor = NoiseMonitor(engine, batch, in_parameters=False)
+        delta_step(engine, loss, micros, 1e-3, exchange, monitor)
 
     records = []
     for micro_batches in passes:

@@ -21,6 +21,7 @@ from bigbatch_ue.config.schema import Config
 from bigbatch_ue.runs.checkpoints import NEW, Checkpoint
 from bigbatch_ue.runs.metrics_file import Moments
 from bigbatch_ue.training.engine import Engine
+from bigbatch_ue.training.exchange import StepExchange
 from bigbatch_ue.training.gradient import Loss
 from bigbatch_ue.training.loop import take_step
 from bigbatch_ue.training.setup import make_job, start_engine
@@ -106,7 +107,9 @@ class Trainer:
         """Take the steps from `start` to `stop`; the losses of the last one."""
         for step in range(start, stop):
             lr = lr_at(step, self.plan)
-            outcome = take_step(self.job, engine, step, lr, in_parameters=True)
+            outcome = take_step(
+                self.job, engine, step, lr, StepExchange(engine), in_parameters=True
+            )
             self.noise, self.job = outcome.noise, replace(self.job, plan=outcome.plan)
         return outcome.losses
 

@@ -64,7 +64,7 @@ def test_invariant_4_generators_of_a_bank_are_what_they_would_be_apart() -> None
     assert torch.equal(two(), three()[:2])
 
 
-def test_the_backward_pass_holds_the_activations_of_one_generator_at_a_time() -> None:
+def test_a_large_bank_holds_the_activations_of_one_generator_at_a_time() -> None:
     def kept_by_the_forward_pass(clusters: int) -> int:
         kept = 0
 
@@ -74,17 +74,28 @@ def test_the_backward_pass_holds_the_activations_of_one_generator_at_a_time() ->
             return tensor
 
         made = bank(clusters, size=16)
+        made.recomputes = True
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             made()
         return kept
 
     assert kept_by_the_forward_pass(8) < 8 * 3 * 16 * 16
     made = bank(3)
+    made.recomputes = True
     pull = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     recomputed = torch.autograd.grad((made() * pull).sum(), list(made.parameters()))
-    plain = torch.stack([made.perturbation(index) for index in range(3)])
-    expected = torch.autograd.grad((plain * pull).sum(), list(made.parameters()))
+    made.recomputes = False
+    expected = torch.autograd.grad((made() * pull).sum(), list(made.parameters()))
     assert all(torch.equal(*pair) for pair in zip(recomputed, expected, strict=True))
+
+
+def test_a_bank_recomputes_if_it_would_hold_more_than_256_mib() -> None:
+    def recomputes(clusters: int, size: int, width: int) -> bool:
+        with torch.device("meta"):
+            return GeneratorBank(clusters, 3, size, GeneratorConfig(width=width), 0).recomputes
+
+    assert [recomputes(5, 64, 16), recomputes(10, 224, 16)] == [False, True]
+    assert [recomputes(1, 224, 64), recomputes(2, 224, 64)] == [False, True]
 
 
 def test_evaluation_mode_gives_the_pass_that_was_trained() -> None:

@@ -73,7 +73,8 @@ def test_a_sweep_trains_protects_and_evaluates_every_cell(undisturbed: tuple[Pat
     assert found["full_batch"].tolist() == [40] * 4
     for outcome in outcomes(config):
         assert (outcome.parent / "protected" / "digits.npz").exists()
-        assert (outcome.parent / "evaluation" / "report.html").exists()
+        assert (outcome.parent / "evaluation" / "results.json").exists()
+        assert not (outcome.parent / "evaluation" / "report.html").exists()  # drawn when asked for
     assert "4 cells: 4 finished, 0 failed, 0 claimed by other jobs" in printed
     assert "[4/4]" in printed
 

@@ -12,6 +12,7 @@ from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.ranks import EngineName
 from bigbatch_ue.training.engine import Engine
+from bigbatch_ue.training.exchange import StepExchange
 from bigbatch_ue.training.gradient import delta_step, engine_step
 from tests.helpers.trainer import Trainer
 
@@ -48,7 +49,7 @@ def test_invariant_3_both_paths_give_the_gradient_of_the_whole_batch(
         parameter.register_post_accumulate_grad_hook(lambda p: gradients.append(p))
     start = torch.cat([p.detach().flatten() for p in engine.bank.parameters()])
     take_step = delta_step if path == "delta" else engine_step
-    losses = take_step(engine, trainer.job.loss, trainer.micros(batch), lr=100.0)
+    losses = take_step(engine, trainer.job.loss, trainer.micros(batch), 100.0, StepExchange(engine))
     moved = torch.cat([p.detach().flatten() for p in engine.bank.parameters()]) - start
     assert (moved / -100 - expected).norm() < 1e-5 * expected.norm()
     assert trainer.plan.micro_batches == 8
@@ -75,7 +76,8 @@ def test_invariant_3_delta_path_keeps_no_graph_of_a_micro_batch(
 
     batch = trainer.batch()
     micros = trainer.micros(batch)
-    delta_step(trainer.engine(), loss, micros, lr=1.0)
+    engine = trainer.engine()
+    delta_step(engine, loss, micros, 1.0, StepExchange(engine))
     assert len(alive) == 8
 
 
@@ -94,7 +96,8 @@ def test_every_optimizer_moves_the_perturbations(name: str, trainers: dict[str, 
     bank = trainer.engine().bank
     engine = Engine(trainer.accelerator, bank, settings, accumulation=1)
     before = engine.current_perturbations()
-    delta_step(engine, trainer.job.loss, iter([whole(trainer, trainer.batch())]), lr=0.01)
+    micros = iter([whole(trainer, trainer.batch())])
+    delta_step(engine, trainer.job.loss, micros, 0.01, StepExchange(engine))
     assert not torch.equal(engine.current_perturbations(), before)
 
 
