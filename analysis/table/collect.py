@@ -31,6 +31,7 @@ from bigbatch_ue.runs.folder import RunFiles
 from bigbatch_ue.runs.result import TrainingResult, read_result
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.progress import progress
+from bigbatch_ue.sweeps.strength import PILOT, in_255, read_strengths
 
 ABOUT = "about.json"
 _MALFORMED = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
@@ -61,6 +62,7 @@ class Collection:
         settings: settings that the runs share, by data set.
         commands: commands that repeat the runs and the table.
         versions: versions of the programs that made the runs.
+        strengths: sentences on the bound of the perturbations, for each data set.
     """
 
     table: pd.DataFrame
@@ -68,6 +70,7 @@ class Collection:
     settings: dict[str, Any] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+    strengths: tuple[str, ...] = ()
 
 
 def collect(folders: Sequence[Path]) -> Collection:
@@ -108,13 +111,16 @@ def collect(folders: Sequence[Path]) -> Collection:
     table, malformed = _table(rows)
     table, duplicates = _without_duplicates(table)
     commands = tuple(map(_command, folders))
-    return Collection(table, (*problems, *malformed, *duplicates), settings, commands, versions)
+    strengths = tuple(_strengths(folders, settings))
+    problems += [*malformed, *duplicates]
+    return Collection(table, tuple(problems), settings, commands, versions, strengths)
 
 
 def write_collection(collection: Collection, folder: Path) -> None:
     """Write the table, and everything else to `about.json`, into `folder`."""
     write_table(collection.table, folder)
-    about = {name: getattr(collection, name) for name in ("settings", "commands", "versions")}
+    names = ("settings", "commands", "versions", "strengths")
+    about = {name: getattr(collection, name) for name in names}
     about["problems"] = [vars(problem) for problem in collection.problems]
     write_json(folder / ABOUT, json.loads(hide_home(json.dumps(about, ensure_ascii=False))))
 
@@ -132,7 +138,10 @@ def read_collection(folder: Path) -> Collection:
     try:
         problems = tuple(Problem(**problem) for problem in about["problems"])
         commands = tuple(about["commands"])
-        return Collection(table, problems, about["settings"], commands, about["versions"])
+        strengths = tuple(about.get("strengths", ()))
+        return Collection(
+            table, problems, about["settings"], commands, about["versions"], strengths
+        )
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{folder / ABOUT}: not written by `collect` ({error}); run `collect` again"
@@ -158,11 +167,12 @@ def shared_settings(config: Config) -> dict[str, Any]:
 
 
 def _runs(folder: Path) -> Iterator[RunFiles]:
-    """Yield the runs and the sweep cells below a folder, without the control runs."""
+    """Yield the runs and the sweep cells below a folder, without control runs and a pilot's."""
     names = RunFiles(folder)
+    others = {names.controls.name, PILOT}
     for name in (names.config.name, names.cell.name):
         for path in folder.rglob(name):
-            if names.controls.name not in path.parent.relative_to(folder).parts:
+            if others.isdisjoint(path.parent.relative_to(folder).parts):
                 yield RunFiles(path.parent)
 
 
@@ -176,6 +186,14 @@ def _configuration(run: RunFiles) -> Config:
 
 def _result(run: RunFiles) -> TrainingResult | None:
     return read_result(run.result) if run.finished else None
+
+
+def _strengths(folders: Sequence[Path], settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the strength of each data set, and how it was chosen."""
+    chosen = {each.dataset: str(each) for folder in folders for each in read_strengths(folder)}
+    for name, content in sorted(settings.items()):
+        eps = in_255(content["generator"]["eps"])
+        yield chosen.get(name, f"{name}: eps {eps}, as the settings say")
 
 
 def _command(folder: Path) -> str:

@@ -101,6 +101,7 @@ def _content(collection: Collection, findings: Findings, folder: Path) -> dict[s
             for name, same in findings.datasets.items()
         },
         "criticals": criticals,
+        "strengths": collection.strengths,
         "others": [recommendation(finding) for finding in shown if finding not in main],
         "pictures": list(_pictures(findings)),
         "accuracies": [_accuracy_table(name, f, collection) for name, f in titled],

@@ -125,6 +125,7 @@ def sweep(
     require_sweep(settings, download)
     from bigbatch_ue.sweeps.cells import sweep_cells
     from bigbatch_ue.sweeps.jobs import run_sweep
+    from bigbatch_ue.sweeps.pilot import describe_pilot
     from bigbatch_ue.sweeps.power import describe_power
     from bigbatch_ue.sweeps.progress import cell_table
 
@@ -132,6 +133,8 @@ def sweep(
         planned = sweep_cells(settings, download=download)
         console.print(cell_table(planned))
         console.print(describe_power([cell.config for cell in planned]), soft_wrap=True)
+        if settings.strength == "midway":
+            console.print(describe_pilot(settings), soft_wrap=True)
         return
     cells = run_sweep(settings, shard=part, retry=retry, download=download)
     states = Counter(outcome.state if outcome else "claimed" for _, outcome in cells)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
@@ -17,12 +18,15 @@ from filelock import SoftFileLease, Timeout
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.formats import write_json
 from bigbatch_ue.files.yaml_files import format_yaml
+from bigbatch_ue.runtime.console import note
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.ranks import world_size
 from bigbatch_ue.sweeps.cells import Cell, Outcome, sweep_cells
 from bigbatch_ue.sweeps.estimate import estimate
+from bigbatch_ue.sweeps.pilot import midway_strengths, pilot_of, with_strengths
 from bigbatch_ue.sweeps.progress import SweepProgress
 from bigbatch_ue.sweeps.spec import SweepSpec
+from bigbatch_ue.sweeps.strength import write_strengths
 from bigbatch_ue.sweeps.worker import Worker
 
 SPECIFICATION = "sweep.yaml"
@@ -60,10 +64,22 @@ def run_sweep(
         )
     cells = sweep_cells(sweep, download=download)
     _write_specification(sweep)
-    retried = {cell.name: cell.outcome() for cell in cells} if retry else {}
-    progress = SweepProgress(cells, estimate(cells))
-    with progress.shown(), closing(Worker()) as worker:
-        Job(sweep, worker, progress, retried).run(_own_first(cells, shard))
+    with closing(Worker()) as worker:
+
+        def run(spec: SweepSpec, cells: Sequence[Cell]) -> None:
+            retried = {cell.name: cell.outcome() for cell in cells} if retry else {}
+            progress = SweepProgress(cells, estimate(cells))
+            with progress.shown():
+                Job(spec, worker, progress, retried).run(_own_first(cells, shard))
+
+        if sweep.strength == "midway":
+            strengths = midway_strengths(sweep, partial(run, pilot_of(sweep)), download=download)
+            write_strengths(sweep.output, strengths)
+            for chosen in strengths:
+                note(str(chosen))
+            sweep = with_strengths(sweep, strengths)
+            cells = sweep_cells(sweep, download=download)
+        run(sweep, cells)
     return [(cell, cell.outcome()) for cell in cells]
 
 

@@ -164,6 +164,11 @@ class SweepSpec(Section):
     scopes: tuple[Literal["cluster", "all"], ...] = Field(
         ("cluster",), min_length=1, description="Values of `batch.scope`."
     )
+    strength: Literal["given", "midway"] = Field(
+        "given",
+        description="`generator.eps` of the settings (`given`), or for each data set the one at "
+        "which a pilot finds the protection midway between clean images and guessing.",
+    )
     settings: Annotated[dict[str, Any], SettingsOf(Config)] = Field(
         {}, description="Settings of every cell, nested as in a file; not those that are varied."
     )
@@ -181,11 +186,13 @@ class SweepSpec(Section):
         varied = dict(_VARIED)
         if self.seeds.target is not None:
             varied["evaluation.seeds"] = "seeds.target"
+        if self.strength == "midway":
+            varied["generator.eps"] = "strength"
         for settings in (self.settings, *(images.settings for images in self.datasets)):
             for key, own in varied.items():
                 section, _, name = key.rpartition(".")
                 if name in (settings.get(section) or {} if section else settings):
-                    raise ValueError(f"settings: {key} is varied by the sweep; use `{own}`")
+                    raise ValueError(f"settings: {key} is set by the sweep; use `{own}`")
         return self
 
 

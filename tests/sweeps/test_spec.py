@@ -52,8 +52,8 @@ def test_seeds(
         ({"batches": [0]}, "batches: 0 is neither a positive number of images nor 'full'"),
         ({"sizes": [2]}, "sizes: unknown key; allowed: output, datasets, batches"),
         ({"datasets": [{"name": "digits"}]}, "datasets.name: unknown key"),
-        ({"settings": {"seed": 3}}, "settings: seed is varied by the sweep; use `seeds`"),
-        ({"settings": {"batch": {"effective": 3}}}, "batch.effective is varied"),
+        ({"settings": {"seed": 3}}, "settings: seed is set by the sweep; use `seeds`"),
+        ({"settings": {"batch": {"effective": 3}}}, "batch.effective is set"),
         ({"budgets": ["hours"]}, "budgets='hours'"),
         ({"seeds": {"run": 0}}, "seeds.run=0: must be a positive number of seeds, or a list of"),
         ({"seeds": {"target": "3"}}, "seeds.target='3': must be a positive number of seeds, or a"),
@@ -65,7 +65,7 @@ def test_seeds(
         ({"seeds": 3}, "seeds is a section; set one of its keys: run, target"),
         (
             {"seeds": {"target": 2}, "settings": {"evaluation": {"seeds": [3]}}},
-            "settings: evaluation.seeds is varied by the sweep; use `seeds.target`",
+            "settings: evaluation.seeds is set by the sweep; use `seeds.target`",
         ),
     ],
 )
