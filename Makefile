@@ -31,6 +31,7 @@ soak: .venv/installed
 gpu: .venv/installed
 	analysis/examples/gpu/run.sh runs/gpu tests
 	analysis/examples/gpu/run.sh runs/gpu speed
+	@echo 'next, in a folder with flowers5: analysis/examples/gpu/run.sh runs/gpu sweep'
 
 audit: .venv/installed
 	$(BIN)/python .ci/audit.py

@@ -8,7 +8,7 @@ from typing import Annotated
 import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
-from bigbatch_ue.config.names import GradientPath
+from bigbatch_ue.config.names import MeasuredPath
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.formats import first_problem
 from bigbatch_ue.files.paths import require_file
@@ -17,7 +17,7 @@ from bigbatch_ue.runtime.ranks import EngineName
 
 RECORDS, TABLE = "records.jsonl", "scaling.csv"
 
-ENGINES, PATHS = tuple(EngineName), tuple(GradientPath)[::-1]
+ENGINES, PATHS = tuple(EngineName), tuple(MeasuredPath)[::-1]
 
 WORKLOAD = ("device", "model", "size", "clusters", "generator_width")
 """Columns in which the rows of one workload, and so of one figure, agree."""
@@ -50,8 +50,9 @@ class Record(BaseModel):
         device: name of the device.
         engine: engine.
         ranks: number of ranks.
-        path: `delta`, `engine` (ordinary accumulation) or `baseline` (the public code).
-        model: surrogate.
+        path: `delta`, `engine` (ordinary accumulation) or `baseline` (the public code); or
+            `target`, a step of a target's training, whose B is the target's own batch.
+        model: surrogate, or the target.
         size: image size, in pixels.
         clusters: number of generators.
         generator_width: channels of the generators.
@@ -72,7 +73,7 @@ class Record(BaseModel):
     device: str
     engine: EngineName
     ranks: Count
-    path: GradientPath
+    path: MeasuredPath
     model: str
     size: Count
     clusters: Count
@@ -197,7 +198,8 @@ def _baseline(records: pd.DataFrame) -> pd.Series:
         records.join(baselines.groupby(keys)["images_per_s"].max().rename("best"), on=keys)["best"]
         for keys in (_BASELINE_KEYS, [*_BASELINE_KEYS, "micro_batch"])
     )
-    return same_micro_batch.fillna(fastest_one)
+    on_a_path = records["path"] != MeasuredPath.TARGET
+    return same_micro_batch.fillna(fastest_one).where(on_a_path)
 
 
 def _sort_key(column: pd.Series) -> pd.Series:

@@ -25,6 +25,7 @@ from analysis.views.panels import (
     log2_axis,
     write_figures,
 )
+from bigbatch_ue.config.names import MeasuredPath
 from bigbatch_ue.reporting.words import counted, number, percent, slugs
 
 _PANELS = {
@@ -48,6 +49,8 @@ _MAX_RATIO = 50
 def plot_scaling(table: pd.DataFrame, folder: Path) -> list[Path]:
     """Write a figure for each workload as PNG and SVG, the same bytes every time.
 
+    The training of targets does not vary with B, and is in no figure.
+
     Args:
         table: result of `scaling_table`.
         folder: output folder.
@@ -55,7 +58,7 @@ def plot_scaling(table: pd.DataFrame, folder: Path) -> list[Path]:
     Returns:
         The paths.
     """
-    titled = list(workloads(table))
+    titled = list(workloads(table[table["path"] != MeasuredPath.TARGET]))
     names = slugs(title for title, _ in titled)
     figures = [scaling_figure(title, rows) for title, rows in titled]
     return write_figures(dict(zip(names, figures, strict=True)), folder)

@@ -14,7 +14,7 @@ from bigbatch_ue.batching.micro_batch import gradient_fits
 from bigbatch_ue.benchmark.baseline import JpegFiles, baseline_step, unfreeze
 from bigbatch_ue.clustering.clusters import Clusters
 from bigbatch_ue.config.load import resolve
-from bigbatch_ue.config.names import GradientPath
+from bigbatch_ue.config.names import MeasuredPath
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.networks.generator import GeneratorBank
 from bigbatch_ue.networks.surrogate import untrained_surrogate
@@ -35,8 +35,23 @@ MicroBatchSize = int | Literal["auto"]
 class BenchmarkCase:
     """A gradient path at an effective batch, in the micro-batches of the job's plan."""
 
-    path: GradientPath
+    path: MeasuredPath
     job: TrainingJob
+
+    @property
+    def effective_batch(self) -> int:
+        """Number of images of a generator in a step."""
+        return self.job.plan.effective
+
+    @property
+    def micro_batch(self) -> int:
+        """Largest number of images in a pass of the surrogate."""
+        return self.job.plan.largest_micro
+
+    @property
+    def images(self) -> int:
+        """Number of images through the surrogate in a step, over all ranks."""
+        return self.job.plan.at(0).images
 
     def __str__(self) -> str:
         plan = self.job.plan
@@ -74,12 +89,12 @@ class Workload:
             config.augment,
         )
 
-    def case(self, effective: int, micro: MicroBatchSize, path: GradientPath) -> BenchmarkCase:
+    def case(self, effective: int, micro: MicroBatchSize, path: MeasuredPath) -> BenchmarkCase:
         """Make a case whose micro-batches fit into memory; a collective call."""
         batch = {
             "effective": effective,
             "micro": micro,
-            "accumulation": "engine" if path is GradientPath.ENGINE else "delta",
+            "accumulation": "engine" if path is MeasuredPath.ENGINE else "delta",
             "extend": "views",
         }
         config = resolve(Config, self.config.model_dump(mode="json") | {"batch": batch}, ())
@@ -115,7 +130,7 @@ class ProgramStep:
     """
 
     def __init__(self, workload: Workload, case: BenchmarkCase, at_most: int | None) -> None:
-        self.job, self.on_delta = case.job, case.path is GradientPath.DELTA
+        self.job, self.on_delta = case.job, case.path is MeasuredPath.DELTA
         count, config = self.job.plan.micro_batches, self.job.config
         self.count = count if at_most is None else min(count, at_most)
         accumulation = 1 if self.on_delta else self.count
@@ -184,6 +199,6 @@ class BaselineStep:
 
 def new_step(workload: Workload, case: BenchmarkCase, at_most: int | None) -> Step:
     """Make a step of `case`, of at most `at_most` micro-batches of a rank; a collective call."""
-    if case.path is GradientPath.BASELINE:
+    if case.path is MeasuredPath.BASELINE:
         return BaselineStep(workload, case, at_most)
     return ProgramStep(workload, case, at_most)

@@ -25,12 +25,14 @@ from bigbatch_ue.benchmark.cases import (
     Workload,
     new_step,
 )
+from bigbatch_ue.benchmark.target import TargetCase
 from bigbatch_ue.benchmark.timing import Measurement, matmul_peak, measure_step
 from bigbatch_ue.benchmark.traffic import count_traffic
 from bigbatch_ue.clustering.resolve import without_labels
-from bigbatch_ue.config.names import GradientPath
+from bigbatch_ue.config.names import MeasuredPath
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.networks.frozen import allow_tf32, compute_mode
+from bigbatch_ue.networks.inference import precision_of_training
 from bigbatch_ue.runtime.accelerator import engine_name, start_accelerator
 from bigbatch_ue.runtime.device import device_name, has_bf16
 from bigbatch_ue.runtime.memory import keep_freed_memory, return_freed_memory
@@ -45,7 +47,7 @@ def bench(
     *,
     batches: Sequence[int],
     micros: Sequence[MicroBatchSize],
-    paths: Sequence[GradientPath],
+    paths: Sequence[MeasuredPath],
     rounds: int,
     at_most: int | None,
     out: Path,
@@ -57,7 +59,8 @@ def bench(
         config: the training to measure; its batch section is replaced.
         batches: effective batches B.
         micros: maximum numbers of images in a micro-batch.
-        paths: gradient paths, and the baseline.
+        paths: gradient paths, the baseline, and the training of the target, which is measured once
+            a round, whatever the batches.
         rounds: repetitions of each case.
         at_most: maximum number of micro-batches of a step that are measured on the `engine` and
             `baseline` paths, which pass the generators for each of them; the time of the whole
@@ -71,7 +74,12 @@ def bench(
     accelerator = start_accelerator()
     try:
         session = Session(accelerator, without_labels(config), at_most)
-        cases = [session.workload.case(*each) for each in product(batches, micros, paths)]
+        steps = [path for path in paths if path is not MeasuredPath.TARGET]
+        cases: list[BenchmarkCase | TargetCase] = [
+            session.workload.case(*each) for each in product(batches, micros, steps)
+        ]
+        if MeasuredPath.TARGET in paths:
+            cases.append(TargetCase(session.config, CHANNELS, accelerator.device))
         common = session.common_fields()
         out.mkdir(parents=True, exist_ok=True)
         with progress("measuring", "cases", rounds * len(cases), kept=True) as stage:
@@ -107,7 +115,7 @@ class Session:
         keep_freed_memory()
         self.workload = Workload(accelerator, config)
         self.flops = count_flops(config, CHANNELS)
-        self._bytes: dict[tuple[GradientPath, int, int | None], int] = {}
+        self._bytes: dict[tuple[MeasuredPath, int, int | None], int] = {}
 
     def common_fields(self) -> dict[str, Any]:
         """Return what all records of the session share; a collective call."""
@@ -119,38 +127,48 @@ class Session:
             "device": device_name(device),
             "engine": engine_name(self.accelerator),
             "ranks": self.accelerator.num_processes,
-            "model": config.surrogate.model,
             "size": config.data.size,
             "clusters": config.clusters.generators,
             "generator_width": config.generator.width,
             "peak_flops": float(self.accelerator.reduce(peak, "sum")),
         }
 
-    def record(self, case: BenchmarkCase) -> dict[str, Any]:
+    def record(self, case: BenchmarkCase | TargetCase) -> dict[str, Any]:
         """Measure one repetition of `case`; a collective call."""
-        bytes_per_step = self.bytes_per_step(case)
+        if isinstance(case, TargetCase):
+            ranks, device = self.accelerator.num_processes, self.accelerator.device
+            model, precision = self.config.target.model, precision_of_training(device)
+            images, flops, bytes_per_step = ranks * case.images, ranks * case.flops, 0.0
+        else:
+            on_baseline = case.path is MeasuredPath.BASELINE
+            model = self.config.surrogate.model
+            precision = "float32" if on_baseline else self.mode.precision
+            images, bytes_per_step = case.images, self.bytes_per_step(case)
+            flops = images * self.flops.image
+            flops += self.config.clusters.generators * self.flops.generator
         measured = self.measure(case)
         self.release_memory()
-        images = case.job.plan.at(0).images
-        on_baseline = case.path is GradientPath.BASELINE
         return {
             "path": case.path,
-            "precision": "float32" if on_baseline else self.mode.precision,
-            "effective_batch": case.job.plan.effective,
-            "micro_batch": case.job.plan.largest_micro,
+            "model": model,
+            "precision": precision,
+            "effective_batch": case.effective_batch,
+            "micro_batch": case.micro_batch,
             "images": images,
             "timed_images": measured.images,
             "step_s": measured.seconds * images / measured.images,
             "images_per_s": measured.images / measured.seconds,
-            "model_flops": images * self.flops.image
-            + self.config.clusters.generators * self.flops.generator,
+            "model_flops": flops,
             "peak_memory_mib": measured.peak_memory_mib,
             "bytes_per_step": bytes_per_step,
         }
 
-    def measure(self, case: BenchmarkCase) -> Measurement:
+    def measure(self, case: BenchmarkCase | TargetCase) -> Measurement:
         """Measure a step of `case`, or part of it, after a warm-up; a collective call."""
-        whole = case.path is GradientPath.DELTA
+        if isinstance(case, TargetCase):
+            case.warm_up()
+            return measure_step(self.accelerator, case)
+        whole = case.path is MeasuredPath.DELTA
         step = new_step(self.workload, case, None if whole else self.at_most)
         step.warm_up()
         return measure_step(self.accelerator, step)
@@ -163,10 +181,10 @@ class Session:
         """
         if self.accelerator.num_processes == 1:
             return 0.0
-        if case.path is GradientPath.BASELINE:
+        if case.path is MeasuredPath.BASELINE:
             return self._count_bytes(case, None)
         one = self._count_bytes(case, 1)
-        if case.path is GradientPath.DELTA:
+        if case.path is MeasuredPath.DELTA:
             return one
         return one + (case.job.plan.micro_batches - 1) * (self._count_bytes(case, 2) - one)
 

@@ -24,7 +24,7 @@ from bigbatch_ue.cli.options import (
     suggest,
 )
 from bigbatch_ue.config.load import load_config, revise_evaluation
-from bigbatch_ue.config.names import TARGETS, ArmName, GradientPath
+from bigbatch_ue.config.names import TARGETS, ArmName, MeasuredPath
 from bigbatch_ue.files.paths import hide_home
 from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runs.trackers import require_trackers
@@ -170,8 +170,12 @@ def bench(
         typer.Option("--micro", help="maximum images in a micro-batch, or auto; repeatable"),
     ] = None,
     paths: Annotated[
-        list[GradientPath] | None,
-        typer.Option("--path", help="gradient path; baseline: as in the public code; repeatable"),
+        list[MeasuredPath] | None,
+        typer.Option(
+            "--path",
+            help="gradient path; baseline: as in the public code; target: training of the target, "
+            "whatever the effective batch; repeatable",
+        ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="repetitions of each case")] = 3,
     at_most: Annotated[
@@ -195,7 +199,7 @@ def bench(
         resolved,
         batches=batches or [resolved.batch.given],
         micros=["auto" if m == "auto" else int(m) for m in micros or ("auto",)],
-        paths=paths or tuple(GradientPath),
+        paths=paths or tuple(MeasuredPath),
         rounds=rounds,
         at_most=at_most,
         out=out,

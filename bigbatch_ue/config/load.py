@@ -50,7 +50,7 @@ def load_config(
     elif file is not None:
         content = read_settings(file)
     for layer in settings:
-        content = _merge(_without_replaced_batch(content, layer), layer)
+        content = _merge(_without_replaced(content, layer), layer)
     overrides = list(overrides)
     config = resolve(Config, content, overrides, file)
     _refuse_idle_budget(config, {override.partition("=")[0] for override in overrides})
@@ -112,7 +112,7 @@ def resolve(
         if not _is_setting(override):
             raise UserError(_not_a_setting(overrides, index, root))
         _apply(given, override, root)
-    content = _without_replaced_batch(content, given)
+    content = _without_replaced(content, given)
     for override in overrides:
         _apply(content, override, root)
     try:
@@ -122,6 +122,25 @@ def resolve(
     if file is not None and _problem(before, root) == problem:
         problem = f"{file}: {problem}"
     raise UserError(problem)
+
+
+def _without_replaced(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop from `below` what loses its meaning by `above`."""
+    return _without_args_of_replaced_models(_without_replaced_batch(below, above), above)
+
+
+def _without_args_of_replaced_models(
+    below: dict[str, Any], above: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Drop the `args` of a section whose `model` changes: they are those of another network."""
+    kept = dict(below)
+    for name, section in above.items():
+        own = below.get(name)
+        if not (isinstance(section, Mapping) and isinstance(own, Mapping)):
+            continue
+        if section.get("model", own.get("model")) != own.get("model"):
+            kept[name] = {key: value for key, value in own.items() if key != "args"}
+    return kept
 
 
 def _without_replaced_batch(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,12 +47,16 @@ class TrackerName(StrEnum):
     TRACKIO = "trackio"
 
 
-class GradientPath(StrEnum):
-    """The path to the gradient of an effective batch; the baseline is for measurements only."""
+class MeasuredPath(StrEnum):
+    """What `bench` measures: a path to the gradient of an effective batch, or a target's training.
+
+    The baseline does what the public UC code does.
+    """
 
     DELTA = "delta"
     ENGINE = "engine"
     BASELINE = "baseline"
+    TARGET = "target"
 
 
 class Grouping(StrEnum):

@@ -19,10 +19,9 @@ from bigbatch_ue.evaluation.metrics import measure, tail_statistics
 from bigbatch_ue.evaluation.subject import Stream, Subject
 from bigbatch_ue.evaluation.target import build_target
 from bigbatch_ue.networks.classifier import LearningCurve, train_classifier
-from bigbatch_ue.networks.inference import accuracy, predict
+from bigbatch_ue.networks.inference import accuracy, precision_of_training, predict
 from bigbatch_ue.networks.recipe import TrainingSettings, training_steps
 from bigbatch_ue.reporting.words import percent
-from bigbatch_ue.runtime.device import has_bf16
 from bigbatch_ue.runtime.progress import progress
 from bigbatch_ue.runtime.randomness import Purpose, torch_seed
 
@@ -80,7 +79,7 @@ def train_arm(
         seconds=round(time.perf_counter() - began, 3),
         ranks=world_size,
         device=device.type,
-        precision="bf16" if has_bf16(device) else "float32",
+        precision=precision_of_training(device),
         inputs=subject.inputs(spec, world_size),
     )
 

@@ -75,6 +75,11 @@ def to_channels_last(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
+def precision_of_training(device: torch.device) -> str:
+    """Return the precision in which networks are trained on `device`: `bf16` or `float32`."""
+    return "bf16" if has_bf16(device) else "float32"
+
+
 def autocast(device: torch.device) -> torch.autocast:
     """Return a context that computes in bfloat16 where the hardware multiplies it, else float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device))

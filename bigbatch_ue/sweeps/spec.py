@@ -166,8 +166,8 @@ class SweepSpec(Section):
     )
     strength: Literal["given", "midway"] = Field(
         "given",
-        description="`generator.eps` of the settings (`given`), or for each data set the one at "
-        "which a pilot finds the protection midway between clean images and guessing.",
+        description="Strength of the perturbations: `given` by `generator.eps`; or for each data "
+        "set the one at which a pilot finds protection `midway` between clean images and guessing.",
     )
     settings: Annotated[dict[str, Any], SettingsOf(Config)] = Field(
         {}, description="Settings of every cell, nested as in a file; not those that are varied."

@@ -39,14 +39,23 @@ def records_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_every_path_is_measured_in_turn(cli: Cli, tmp_path: Path) -> None:
-    sizes = ("--batch", "6", "--micro", "4", "--rounds", "2")
+    sizes = ("--batch", "6", "--micro", "4", "--rounds", "2", "target.fit.batch=16")
     code, out, err = cli("bench", "--preset", "digits", *TINY, *sizes, "--out", tmp_path)
     assert (code, err.count("error")) == (0, 0)
     assert f"next: python -m analysis scaling {tmp_path}" in out
     records = records_of(tmp_path)
     turns = [(r["round"], r["path"]) for r in records]
-    assert turns == [(n, path) for n in range(2) for path in ("delta", "engine", "baseline")]
+    order = ("delta", "engine", "baseline", "target")
+    assert turns == [(n, path) for n in range(2) for path in order]
     assert len({r["session"] for r in records}) == 1
+    targets = [r for r in records if r["path"] == "target"]
+    for record in targets:
+        assert record["effective_batch"] == record["micro_batch"] == record["images"] == 16
+        assert record["timed_images"] == 64
+        assert record["step_s"] == pytest.approx(16 / record["images_per_s"])
+        assert 0 < record["model_flops"] < record["peak_flops"] * record["step_s"]
+        assert record["bytes_per_step"] == 0
+    records = [r for r in records if r not in targets]
     for record in records:
         assert record["engine"] == "single"
         assert record["device"] == device_name(torch.device("cpu"))
@@ -62,7 +71,7 @@ def test_every_path_is_measured_in_turn(cli: Cli, tmp_path: Path) -> None:
 def test_long_steps_are_timed_in_part_and_scaled(cli: Cli, tmp_path: Path) -> None:
     sizes = ("--batch", "40", "--micro", "5", "--rounds", "1", "--at-most", "2")
     assert cli("bench", "--preset", "digits", *TINY, *sizes, "--out", tmp_path)[0] == 0
-    delta, engine, baseline = records_of(tmp_path)
+    delta, engine, baseline, _ = records_of(tmp_path)
     assert delta["timed_images"] == delta["images"] == 80
     assert engine["timed_images"] == baseline["timed_images"] == 10
     assert engine["images"] == baseline["images"] == 80

@@ -164,6 +164,21 @@ def test_words_are_read_by_the_type_of_their_setting(word: str, value: Any) -> N
     assert found == value
 
 
+def test_another_model_does_not_keep_the_arguments_of_the_old_one() -> None:
+    assert load_config("small").surrogate.args
+    layer = {"surrogate": {"model": "resnet50"}}
+    for changed in (
+        load_config("small", settings=[layer]),
+        load_config("small", overrides=["surrogate.model=resnet50"]),
+    ):
+        assert changed.surrogate.args == {}
+        assert changed.target.args == load_config("small").target.args
+    same = load_config("small", overrides=["surrogate.model=resnet18"])
+    assert same == load_config("small")
+    own = load_config("small", overrides=["surrogate.model=vgg11", "surrogate.args.width=8"])
+    assert own.surrogate.args == {"width": 8}
+
+
 def test_a_fault_of_a_file_names_the_file(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("optimizer: {lrr: 1}")

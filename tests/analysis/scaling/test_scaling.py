@@ -309,6 +309,19 @@ def test_a_quantity_that_no_row_has_has_no_panel(tmp_path: Path) -> None:
     ]
 
 
+def test_the_training_of_a_target_has_a_row_but_no_ratio_and_no_figure(tmp_path: Path) -> None:
+    baseline = a_record(path="baseline", images_per_s=10.0)
+    target = a_record(path="target", images_per_s=900.0)
+    other = a_record(path="target", images_per_s=900.0, model="resnet18")
+    table = table_of(tmp_path, a_record(), baseline, target, other)
+    of_targets = table[table["path"] == "target"]
+    assert of_targets["images_per_s"].tolist() == [900.0, 900.0]
+    assert of_targets["ratio_to_baseline"].isna().all()
+    assert table["ratio_to_baseline"].dropna().tolist() == pytest.approx([1.0, 2.56])
+    paths = plot_scaling(table, tmp_path / "plots")
+    assert {path.stem for path in paths} == {"resnet50-224-px-10-clusters-on-amd-epyc-2-cores"}
+
+
 def test_figures_have_the_same_bytes_every_time(table: pd.DataFrame, tmp_path: Path) -> None:
     first, second = (plot_scaling(table, tmp_path / name) for name in "ab")
     stems = [f"resnet{n}-10-clusters-on-amd-epyc-2-cores" for n in ("18-32-px", "50-224-px")]
