@@ -113,7 +113,8 @@ def test_a_damaged_outcome_is_named(tmp_path: Path) -> None:
 def test_the_study_can_be_swept() -> None:
     (file,) = (Path(__file__).parents[2] / "analysis").rglob("study/sweep.yaml")
     sweep = load_sweep(file)
-    assert sweep.batches.sizes(5000) == [32, 64, 128, 256, 512, 1024]
+    assert sweep.batches.sizes(5000) == [8, 32, 64, 128, 256, 512, 1024, 2048]
+    assert sweep.strength == "midway"
     for dataset in sweep.datasets:
         config = base_config(sweep, dataset, 0, "cluster")
         assert config.optimizer.lr == pytest.approx(1e-4)
