@@ -54,7 +54,7 @@ _WITHOUT_BEST = {
     "equivalent": "sizes are equivalent",
     "cannot tell": "whether B matters cannot be told",
 }
-_YLABELS = (_ACCURACY, "points", "points")
+_YLABELS = (_ACCURACY, "points", "points", "% of runs")
 
 
 class _CurveStyle(NamedTuple):
@@ -107,7 +107,7 @@ def file_names(findings: Findings) -> dict[str, str]:
 
 @mpl.rc_context(RC)
 def curves_figure(shown: Sequence[Finding], among: Sequence[Finding] = ()) -> Figure:
-    """Draw accuracy and instability against B: one column for each budget, three rows for each arm.
+    """Draw accuracy, instability and unprotected runs against B: one column for each budget.
 
     Args:
         shown: findings of one data set.
@@ -119,13 +119,14 @@ def curves_figure(shown: Sequence[Finding], among: Sequence[Finding] = ()) -> Fi
     styles = _curve_styles(among)
     room = 6 * len(styles)
     below = 2 * room + 3 if _has_prediction(among) else room
-    width, height = WIDTH * len(budget_names) + 0.4, 5.6 * len(arms) + 0.6
-    figure, grid = create_panels(width, height, len(budget_names), [3.2, 1.2, 1.2] * len(arms))
+    heights = [3.2, 1.2, 1.2, 1.2]
+    width, height = WIDTH * len(budget_names) + 0.4, 6.8 * len(arms) + 0.6
+    figure, grid = create_panels(width, height, len(budget_names), heights * len(arms))
     tops = [_upper_end(among, kind) for kind in KINDS]
-    for row, arm in zip(range(0, len(grid), 3), arms, strict=True):
+    for row, arm in zip(range(0, len(grid), len(heights)), arms, strict=True):
         for column, budget in enumerate(budget_names):
             here = [f for f in shown if (f.curve.arm, f.curve.budget) == (arm, budget)]
-            panels = grid[row : row + 3, column]
+            panels = grid[row : row + len(heights), column]
             batch_axis(panels[0], among)
             percent_axis(panels[0], below=below, above=room)
             _draw_column(panels, here, styles, tops)
@@ -170,7 +171,7 @@ def overview_figure(shown: Sequence[Finding], shown_budgets: Sequence[str]) -> F
         lower.set_title("best B, 95 % interval")
         lower.set_yticks(range(len(styles)), list(styles))
         batch_axis(upper, main)
-    for panel, ylabel in enumerate(_YLABELS):
+    for panel, ylabel in enumerate(_YLABELS[:3]):
         grid[panel, 0].set_ylabel(ylabel)
     clean = legend_entry(_REFERENCES["clean"][0], marker="_", ms=9, mew=2)
     bands = Patch(color=GREY, label="95 % interval of the curve", **_BAND)
@@ -220,8 +221,8 @@ def _draw_column(
     styles: dict[Any, _CurveStyle],
     tops: Sequence[float],
 ) -> None:
-    """Draw accuracy and both kinds of instability of one arm and budget; hide empty panels."""
-    accuracy, *unstable = panels
+    """Draw accuracy, instability and unprotected runs of one arm and budget; hide empty panels."""
+    accuracy, *unstable, unprotected = panels
     for panel in panels:
         panel.set_visible(bool(here))
     for finding in here:
@@ -231,7 +232,9 @@ def _draw_column(
             critical_batch(accuracy, predicted, -5 - 6 * (len(styles) + style.rank), style.colour)
         for name, (_, line) in _REFERENCES.items():
             accuracy.axhline(100 * getattr(finding.curve, name), color=GREY, lw=1.2, ls=line)
-    _draw_instability(unstable, [(finding, styles[_variant(finding)]) for finding in here], tops)
+    styled = [(finding, styles[_variant(finding)]) for finding in here]
+    _draw_instability(unstable, styled, tops)
+    _draw_unprotected(unprotected, styled)
     full_batch(panels, here)
     panels[-1].set_xlabel(_BATCH)
     panels[-1].tick_params(labelbottom=True)
@@ -251,6 +254,21 @@ def _draw_instability(
             words += ": not measured"
         panel.set(ylim=(0, top))
         panel.set_title(words, size=8.5)
+
+
+def _draw_unprotected(panel: Axes, here: Sequence[tuple[Finding, _CurveStyle]]) -> None:
+    """Draw the share of runs that leave the images unprotected, with its exact intervals."""
+    for finding, style in here:
+        if finding.unprotected:
+            sizes = finding.unprotected.sizes
+            rates = [(100 * r.count / r.runs, 100 * r.low, 100 * r.high) for r in sizes if r.runs]
+            known = np.array([rate.runs > 0 for rate in sizes])
+            share, low, high = np.array(rates).T
+            x, marker = finding.curve.batches[known] * style.shift, style.marker
+            ends = np.array([share - low, high - share])
+            panel.errorbar(x, share, ends, color=style.colour, marker=marker, ls="", elinewidth=1)
+    panel.set(ylim=(-6, 106))
+    panel.set_title("runs that left images unprotected, 95 % interval", size=8.5)
 
 
 def _draw_accuracy(axes: Axes, finding: Finding, style: _CurveStyle) -> None:

@@ -135,9 +135,23 @@ def test_arms_have_rows_and_budgets_columns_and_what_was_not_run_is_blank() -> N
     axes = curves_figure(findings).axes
     titles = [panel.get_title(loc="left") for panel in axes if panel.get_visible()]
     assert titles[:2] == ["protected, equal epochs", "protected, equal steps"]
-    assert titles[6] == "random surrogate, equal epochs"
-    assert len(titles) == 9
-    assert len(axes) == 12
+    assert titles[8] == "random surrogate, equal epochs"
+    assert len(titles) == 12
+    assert len(axes) == 16
+
+
+def test_the_share_of_runs_that_left_images_unprotected_has_its_exact_interval() -> None:
+    finding = a_finding()
+    (panel,) = (
+        panel
+        for panel in curves_figure([finding]).axes
+        if panel.get_title(loc="left").startswith("runs that left images unprotected")
+    )
+    ((points, _, (bars,)),) = panel.containers
+    sizes = finding.unprotected.sizes
+    assert points.get_ydata().tolist() == [100 * rate.count / rate.runs for rate in sizes]
+    ends = [sorted(segment[:, 1].tolist()) for segment in bars.get_segments()]
+    assert ends == [pytest.approx([100 * rate.low, 100 * rate.high]) for rate in sizes]
 
 
 def test_instability_titles_say_the_verdict() -> None:
