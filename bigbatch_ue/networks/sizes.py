@@ -4,9 +4,10 @@ Building a network takes torch and timm, whose import takes seconds.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bigbatch_ue.networks.spec import NetworkSpec
+if TYPE_CHECKING:
+    from bigbatch_ue.networks.spec import NetworkSpec  # imports timm
 
 _RESNETS = {
     "resnet18": ([2, 2, 2, 2], 1),
@@ -67,7 +68,7 @@ def generators_held(count: int, size: NetworkSize) -> int:
     return count if count * size.activations <= _HELD_BY_A_SMALL_BANK else 1
 
 
-def resnet_size(spec: NetworkSpec) -> NetworkSize | None:
+def resnet_size(spec: "NetworkSpec") -> NetworkSize | None:
     """Count timm's ResNet of `spec` without its classifier; None for other networks.
 
     Only `channels` and `layers` may be among `spec.args`.
@@ -89,7 +90,7 @@ def _four_numbers(value: Any) -> bool:
 
 
 def _resnet_layers(
-    spec: NetworkSpec, counts: list[int], channels: list[int], widening: int
+    spec: "NetworkSpec", counts: list[int], channels: list[int], widening: int
 ) -> Iterator[NetworkSize]:
     small, size = spec.has_small_stem, spec.seen_size
     inputs = 64
