@@ -31,6 +31,7 @@ from bigbatch_ue.benchmark.machines import (
     MEASURED_GENERATOR,
     MEASURED_SURROGATE,
     Machine,
+    MachineName,
 )
 from bigbatch_ue.benchmark.step_time import StepModel, StepTime, StepWork, fewest_nodes
 from bigbatch_ue.reporting.words import number, percent
@@ -41,8 +42,14 @@ MICRO = DEFAULT_MICRO_BATCH["cuda"]
 IMAGES_PER_GPU, IMAGES_PER_STEP = MICRO, 65_536
 """Images through the surrogate: of a GPU under weak scaling, of a step under strong scaling."""
 TABLE_NODES = 64
-_TICKS = [8, 64, 512, 4096, 32768, 262144]
+_TICKS = [8, 64, 512, 4_096, 32_768]
+_LABELS = {
+    MachineName.FRONTIER: "Frontier",
+    MachineName.H100: "nodes of H100",
+    MachineName.SUMMIT: "Summit",
+}
 _TENTH = 10
+_ENDS = {"marker": "o", "ms": 4, "markevery": [0, -1]}
 _GROUPS = {1: LINES[0], GENERATORS: LINES[1]}
 
 
@@ -108,7 +115,8 @@ def plot_machines(folder: Path) -> list[Path]:
 def machines_figure() -> Figure:
     """Draw images per second of a GPU, and the part of a step that communicates, against GPUs.
 
-    The colour stands for the machine, a broken line for as many rank groups as generators.
+    The colour stands for the machine, a broken line for as many rank groups as generators. A curve
+    goes from the fewest nodes that make whole groups to the most of the machine.
     """
     figure, grid = create_panels(2 * WIDTH + 0.2, 5.6, 2, [1.2, 1])
     for scaling, (speed, communication) in zip(SCALINGS, grid.T, strict=True):
@@ -116,7 +124,7 @@ def machines_figure() -> Figure:
             for groups, line in _GROUPS.items():
                 points = list(curve(MACHINES[name], scaling, groups))
                 gpus = [point.gpus for point in points]
-                style: dict[str, Any] = {"color": colour, "ls": line, "lw": 1.6}
+                style: dict[str, Any] = {"color": colour, "ls": line, "lw": 1.6} | _ENDS
                 speed.plot(gpus, [point.images_per_s / point.gpus for point in points], **style)
                 shares = [100 * point.step.communication / point.step.total for point in points]
                 communication.plot(gpus, shares, **style)
@@ -126,11 +134,11 @@ def machines_figure() -> Figure:
     grid[1, 0].set_ylabel("communication, % of a step")
     figure.suptitle("Expected: ResNet-50, 224 px, 10 generators of width 64", weight="bold")
     entries = [
-        legend_entry(f"{name}, {machine.gpu.name}", color=colour, ls="-", lw=3)
-        for (name, machine), colour in zip(MACHINES.items(), COLOURS, strict=False)
+        legend_entry(_LABELS[name], color=colour, ls="-", lw=3)
+        for name, colour in zip(MACHINES, COLOURS, strict=False)
     ]
     entries += [
-        legend_entry("one rank group" if groups == 1 else f"{groups} rank groups", ls=line, lw=1.6)
+        legend_entry("DDP" if groups == 1 else f"DDP, {groups} rank groups", ls=line, lw=1.6)
         for groups, line in _GROUPS.items()
     ]
     legend(figure, entries, len(entries))
@@ -153,7 +161,7 @@ def _label(speed: Axes, communication: Axes) -> None:
 def machines_table() -> Table:
     """Return a table of one node, some nodes and each whole machine, for 80 columns."""
     table = Table(
-        title="Expected steps under DDP: ResNet-50, 224 px, 10 generators of width 64",
+        title="Expected under DDP: ResNet-50, 224 px, 10 generators",
         caption=f"weak: {IMAGES_PER_GPU:,} images a GPU; strong: {IMAGES_PER_STEP:,} images a "
         "step; com.: communication, % of the step",
         title_justify="left",
