@@ -102,10 +102,10 @@ class Machine:
 
 MACHINES = {
     # OLCF, "Frontier User Guide": 8 GCDs with links of 50 to 200 GB/s, of which the slowest count;
-    # 4 Slingshot NICs of 25 GB/s. 9,408 nodes at its start in 2022, 9,856 in the guide of 2025.
+    # 4 Slingshot NICs of 25 GB/s. 9,408 nodes at its start in 2022, 9,856 in today's guide.
     MachineName.FRONTIER: Machine(9_408, 8, _GCD, Links(50e9, 100e9, _LATENCY)),
     # NVIDIA, "DGX H100" data sheet: NVLink 4 of 900 GB/s in both directions, 8 ConnectX-7 of
-    # 400 Gb/s. NVIDIA's Eos has 576 such nodes (TOP500, November 2023).
+    # 400 Gb/s. NVIDIA announced Eos, of 576 such nodes, in 2022.
     MachineName.H100: Machine(576, 8, H100, Links(450e9, 400e9, _LATENCY)),
     # OLCF, "Summit User Guide" and T. Papatheodore, "Summit Architecture Overview", 2019: two
     # NVLink 2 bricks of 25 GB/s between neighbours; dual-rail EDR InfiniBand of 2 x 12.5 GB/s.
