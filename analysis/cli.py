@@ -205,6 +205,18 @@ def scaling(
     )
 
 
+@app.command()
+def machines(
+    out: Annotated[Path, typer.Option(help="output folder")] = Path("runs/machines"),
+) -> None:
+    """Estimate steps on Summit, Frontier and nodes of H100: weak and strong scaling, as a plot."""
+    from analysis.scaling.machines import machines_table, plot_machines
+
+    console.print(machines_table(), soft_wrap=False)
+    for path in plot_machines(out):
+        console.print(str(path))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; see `bigbatch_ue.cli.runner.run` for its exit codes."""
     run(app, arguments)

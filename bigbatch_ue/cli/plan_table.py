@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from bigbatch_ue.batching.plan import BatchPlan, make_plan
+from bigbatch_ue.batching.plan import DEFAULT_MICRO_BATCH, BatchPlan, make_plan
 from bigbatch_ue.batching.step_plan import even_sizes
+from bigbatch_ue.cli.plan_site import Site, site_rows
 from bigbatch_ue.clustering.resolve import (
     DEFAULT_COUNT,
     expected_sizes,
@@ -39,6 +40,7 @@ def plan_table(
     engine: EngineName,
     download: bool,
     agreement: bool = False,
+    site: Site | None = None,
 ) -> Table:
     """Make a table of the batch plan of `config` on `ranks` ranks.
 
@@ -50,6 +52,7 @@ def plan_table(
         download: allow the data set to be downloaded.
         agreement: group the images by features now, for the sizes of the clusters and what they
             say of the labels.
+        site: the nodes of the ranks, to estimate the time of a step there; None leaves it out.
     """
     if images is None:
         data = prepare_dataset(config.data, download=download)
@@ -63,6 +66,8 @@ def plan_table(
         labels = f"{assumed}unknown without the images (leave out --images)"
         grouping = _GroupingPlan(sizes, "if all are alike", labels)
     plan = make_plan(config, grouping.sizes, ranks)
+    if site and config.batch.micro == "auto":
+        plan = plan.with_micro(DEFAULT_MICRO_BATCH["cuda"])
     steps = [step for _, step in plan.segments()]
     fullest = max(steps, key=lambda step: step.images)
     per_rank, micro = even_sizes(fullest.images, ranks), plan.largest_micro
@@ -87,6 +92,7 @@ def plan_table(
         **(_schedule_rows(plan) if len(steps) > 1 else {}),
         "expected memory": f"{needs.total:,.0f} MiB per rank under {engine}",
         **{f"  {label}": f"{getattr(needs, part):,.1f} MiB" for part, label in _PARTS.items()},
+        **(site_rows(config, fullest, channels, site, engine) if site else {}),
     }
     for name, value in rows.items():
         table.add_row(name, value)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from bigbatch_ue.benchmark.machines import MachineName
 from bigbatch_ue.cli.checks import (
     require_images,
     require_own_images,
@@ -22,6 +23,7 @@ from bigbatch_ue.cli.options import (
     console,
     suggest,
 )
+from bigbatch_ue.cli.plan_site import choose_site, require_estimate
 from bigbatch_ue.config.load import load_config
 from bigbatch_ue.runtime.ranks import EngineName, is_main_process, world_size
 
@@ -37,10 +39,20 @@ def plan(
         int | None,
         typer.Option(min=1, help="number of train images (default: those of the data set)"),
     ] = None,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="estimate a step on so many nodes of --machine")
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="ranks of a node (default: all GPUs it has)")
+    ] = None,
+    machine: Annotated[
+        MachineName | None,
+        typer.Option(help="machine of --nodes (default: the only one with that many --gpus)"),
+    ] = None,
     engine: Annotated[
-        EngineName,
-        typer.Option(help="engine to plan the memory for"),
-    ] = EngineName.SINGLE,
+        EngineName | None,
+        typer.Option(help="engine to plan for (default: single, and ddp with --nodes)"),
+    ] = None,
     agreement: Annotated[
         bool,
         typer.Option(
@@ -49,15 +61,19 @@ def plan(
     ] = False,
     download: Download = False,
 ) -> None:
-    """Show the batch plan and the memory it needs, without training."""
+    """Show the batch plan and the memory it needs, and its time on many nodes; train nothing."""
     resolved = load_config(preset, config, overrides or ())
+    site = choose_site(nodes, gpus, machine, ranks)
+    engine = engine or (EngineName.DDP if site else EngineName.SINGLE)
+    if site:
+        require_estimate(resolved, site, engine)
     if images is None:
         require_own_images(resolved, preset)
         require_images(resolved, download)
     from bigbatch_ue.cli.plan_table import plan_table
 
-    number = ranks or world_size()
-    console.print(plan_table(resolved, number, images, engine, download, agreement))
+    number = site.ranks if site else ranks or world_size()
+    console.print(plan_table(resolved, number, images, engine, download, agreement, site))
 
 
 def train(

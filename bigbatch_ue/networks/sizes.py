@@ -1,12 +1,13 @@
-"""Parameters and activations of networks, counted from their layout without building them.
+"""Parameters, activations and operations of networks, counted from their layout alone.
 
 Building a network takes torch and timm, whose import takes seconds.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bigbatch_ue.networks.spec import NetworkSpec
+if TYPE_CHECKING:
+    from bigbatch_ue.networks.spec import NetworkSpec  # imports timm
 
 _RESNETS = {
     "resnet18": ([2, 2, 2, 2], 1),
@@ -24,16 +25,23 @@ _HELD_BY_A_SMALL_BANK = 2**26
 
 
 class NetworkSize(NamedTuple):
-    """The size of a network: its parameters, and the outputs of its layers for one image."""
+    """The size of a network.
+
+    Attributes:
+        parameters: number of parameters.
+        activations: outputs of all layers for one image.
+        operations: floating-point operations of the convolutions and matrix products of one image
+            forward; a multiply-add counts as two.
+    """
 
     parameters: int
     activations: int
+    operations: int
 
     @classmethod
     def of(cls, layers: Iterator["NetworkSize"]) -> "NetworkSize":
         """Add up the sizes of `layers`."""
-        parameters, activations = zip(*layers, strict=True)
-        return cls(sum(parameters), sum(activations))
+        return cls(*map(sum, zip(*layers, strict=True)))
 
 
 def generator_size(channels: int, width: int, size: int) -> NetworkSize:
@@ -47,9 +55,10 @@ def generator_size(channels: int, width: int, size: int) -> NetworkSize:
         for _ in range(_GENERATOR_BLOCKS):
             yield _convolution(4 * width, 4 * width, 3, quarter, beside=2)
             yield _convolution(4 * width, 4 * width, 3, quarter, beside=1)
-        yield _convolution(4 * width, 2 * width, 3, 2 * quarter, beside=2)
-        yield _convolution(2 * width, width, 3, 4 * quarter, beside=2)
-        yield NetworkSize(channels * (49 * width + 1), 2 * channels * (4 * quarter) ** 2)
+        yield _convolution(4 * width, 2 * width, 3, 2 * quarter, beside=2, kernels=quarter)
+        yield _convolution(2 * width, width, 3, 4 * quarter, beside=2, kernels=2 * quarter)
+        pixels = channels * (4 * quarter) ** 2
+        yield NetworkSize(channels * (49 * width + 1), 2 * pixels, 2 * 49 * width * pixels)
 
     return NetworkSize.of(layers())
 
@@ -59,7 +68,7 @@ def generators_held(count: int, size: NetworkSize) -> int:
     return count if count * size.activations <= _HELD_BY_A_SMALL_BANK else 1
 
 
-def resnet_size(spec: NetworkSpec) -> NetworkSize | None:
+def resnet_size(spec: "NetworkSpec") -> NetworkSize | None:
     """Count timm's ResNet of `spec` without its classifier; None for other networks.
 
     Only `channels` and `layers` may be among `spec.args`.
@@ -81,14 +90,14 @@ def _four_numbers(value: Any) -> bool:
 
 
 def _resnet_layers(
-    spec: NetworkSpec, counts: list[int], channels: list[int], widening: int
+    spec: "NetworkSpec", counts: list[int], channels: list[int], widening: int
 ) -> Iterator[NetworkSize]:
     small, size = spec.has_small_stem, spec.seen_size
     inputs = 64
     size = size if small else _halved(size)
     yield _convolution(spec.channels, inputs, 3 if small else 7, size, beside=2)
     size = size if small else _halved(size)
-    yield NetworkSize(0, inputs * size**2)  # the pool, or its place
+    yield NetworkSize(0, inputs * size**2, 0)  # the pool, or its place
     for stage, (count, width) in enumerate(zip(counts, channels, strict=True)):
         for block in range(count):
             strided = stage > 0 and block == 0
@@ -103,13 +112,19 @@ def _resnet_layers(
             if strided or inputs != outputs:
                 yield _convolution(inputs, outputs, 1, after, beside=1)
             inputs, size = outputs, after
-    yield NetworkSize(0, 3 * inputs)  # pool, flattening, and the place of the classifier
+    yield NetworkSize(0, 3 * inputs, 0)  # pool, flattening, and the place of the classifier
 
 
-def _convolution(inputs: int, outputs: int, kernel: int, size: int, beside: int) -> NetworkSize:
-    """Count a convolution without bias, its batch norm, and all `beside` layers of its output."""
-    parameters = inputs * outputs * kernel**2 + 2 * outputs
-    return NetworkSize(parameters, (1 + beside) * outputs * size**2)
+def _convolution(
+    inputs: int, outputs: int, kernel: int, size: int, beside: int, kernels: int | None = None
+) -> NetworkSize:
+    """Count a convolution without bias, its batch norm, and all `beside` layers of its output.
+
+    The kernel is applied at `kernels`^2 places: those of the output, or if transposed of the input.
+    """
+    weights = inputs * outputs * kernel**2
+    activations = (1 + beside) * outputs * size**2
+    return NetworkSize(weights + 2 * outputs, activations, 2 * weights * (kernels or size) ** 2)
 
 
 def _halved(size: int) -> int:

@@ -51,7 +51,7 @@ def expected_memory(
         ranks: number of ranks.
         engine: kind of engine, which decides what is sharded.
     """
-    surrogate = _surrogate_size(config, channels)
+    surrogate = surrogate_size(config, channels)
     generator = generator_size(channels, config.generator.width, config.data.size)
     parameters = generator.parameters * config.clusters.generators
     held = generators_held(config.clusters.generators, generator)
@@ -71,7 +71,8 @@ def expected_memory(
     )
 
 
-def _surrogate_size(config: Config, channels: int) -> NetworkSize:
+def surrogate_size(config: Config, channels: int) -> NetworkSize:
+    """Count the surrogate of `config` for images of `channels`, without torch if it is a ResNet."""
     spec = surrogate_spec(config.surrogate, channels, config.data.size)
     size = resnet_size(spec)
     if size is None:

@@ -49,13 +49,13 @@ def count_flops(config: Config, channels: int) -> Flops:
 
 
 def count_surrogate(config: Config, channels: int) -> NetworkSize:
-    """Count the parameters and activations of the surrogate for images of `channels`."""
+    """Count the size of the surrogate for images of `channels`."""
     surrogate, _, image = _build_on_meta(config, channels)
     return measure_size(surrogate, image)
 
 
 def measure_size(module: nn.Module, *inputs: Tensor) -> NetworkSize:
-    """Count the parameters of `module`, and the outputs of all its leaves in one forward pass."""
+    """Count the size of `module`; its activations are the outputs of all its leaves."""
     activations = 0
 
     def count(_: nn.Module, __: object, output: object) -> None:
@@ -64,8 +64,9 @@ def measure_size(module: nn.Module, *inputs: Tensor) -> NetworkSize:
 
     leaves = [m for m in module.modules() if not list(m.children())]
     hooks = [leaf.register_forward_hook(count) for leaf in leaves]
-    with torch.no_grad():
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
         module(*inputs)
     for hook in hooks:
         hook.remove()
-    return NetworkSize(sum(p.numel() for p in module.parameters()), activations)
+    parameters = sum(p.numel() for p in module.parameters())
+    return NetworkSize(parameters, activations, flops.get_total_flops())

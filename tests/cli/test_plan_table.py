@@ -1,5 +1,6 @@
 """The batch plan as a table."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,72 @@ def test_plan_says_where_sizes_of_clusters_are_estimates(cli: Cli, tmp_path: Pat
         assert code == 0
         assert words in out
         assert ("effective batch           │ about" in out) == (option != ("--agreement",))
+
+
+def test_plan_estimates_a_step_on_many_nodes(cli: Cli) -> None:
+    given = ("plan", "--preset", "pets", "--images", "65536", "--nodes", "4600", "--gpus", "6")
+    code, out, _ = cli(*given, "batch.effective=6554")
+    assert code == 0
+    said = " ".join(out.replace("│", " ").split())
+    for words in (
+        "micro-batches 1 of up to 3",
+        "MiB per rank under ddp",
+        "machine summit: 4,600 nodes x 6 V100 = 27,600 ranks",
+        "expected step 0.592 s,",
+        "generators 92.4 %",
+        "gradient 6.1 %; a rank sends 627 MB",
+        "efficiency 0.423 % of 27,600 single GPUs",
+        "generators over 50 % from 23 nodes on",
+        "communication over 10 % not on 4,608 nodes",
+        "scaled from ResNet-50, 224 px, on one H100; links as rated",
+    ):
+        assert words in said
+    assert "idle" not in said
+    assert "rank groups" not in said
+    parts = [float(part) for part in re.findall(r"│ +([\d.]+) %", out)[:4]]
+    assert sum(parts) == pytest.approx(100, abs=0.2)
+
+
+def test_plan_says_what_is_measured_idle_grouped_and_left_out(cli: Cli) -> None:
+    given = ("plan", "--preset", "pets", "--images", "3680", "--machine", "h100", "--nodes")
+    code, out, _ = cli(*given, "100", "batch.effective=64")
+    assert code == 0
+    assert "160: a step has 640 images" in out
+    assert "measured on one H100; links as rated " in out
+    code, out, _ = cli(*given, "5", "compute.cluster_groups=10", "compute.compile=off")
+    assert code == 0
+    assert "10 of 4 ranks, up to 1 generator each" in out
+    assert "; without compute.compile " in out
+    code, out, _ = cli(*given, "1", "--gpus", "1", "--engine", "single", "data.size=112")
+    assert code == 0
+    assert "1 node x 1 H100 = 1 rank" in out
+    assert "100 % of 1 single GPU" in out
+    assert "scaled from ResNet-50" in out
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        (("--nodes", "4"), "--nodes: name one with --machine: frontier, h100, summit"),
+        (("--nodes", "4", "--gpus", "8"), "--nodes: 8 GPUs a node are not those of one machine; "),
+        (("--nodes", "4609", "--gpus", "6"), "--nodes 4609: summit has 4,608 nodes; "),
+        (("--nodes", "1", "--gpus", "9", "--machine", "h100"), "--gpus 9: h100 has 8 GPUs a node"),
+        (("--gpus", "6"), "--gpus: needs --nodes; "),
+        (("--machine", "h100"), "--machine: needs --nodes; "),
+        (("--nodes", "2", "--gpus", "6", "--ranks", "12"), "--ranks: follows from --nodes"),
+        (("--nodes", "2", "--gpus", "6", "--engine", "single"), "--engine single: is one rank"),
+        (("--nodes", "2", "--gpus", "6", "compute.cluster_groups=5"), "does not divide the 12 ran"),
+        (("--nodes", "2", "--gpus", "6", "compute.cluster_groups=12"), "more than the 10 generat"),
+        (("--nodes", "2", "--gpus", "6", "compute.precision=bf16"), "has no hardware for bf16; "),
+        (("--nodes", "2", "--gpus", "6", "batch.accumulation=engine"), "estimates the delta path"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_plan_refuses_nodes_that_it_cannot_plan_for(
+    cli: Cli, given: tuple[str, ...], error: str
+) -> None:
+    code, out, said = cli("plan", "--preset", "pets", "--images", "3680", *given)
+    assert (code, out) == (2, "")
+    assert said.startswith("error: ")
+    assert error in said
+    assert said.count("\n") == 1

@@ -23,6 +23,7 @@ main()
         ("datasets",),
         ("presets", "digits"),
         ("plan", "--preset", "pets", "--images", "3680", "--ranks", "4"),
+        ("plan", "--preset", "pets", "--images", "3680", "--nodes", "4600", "--gpus", "6"),
         ("plan", "--preset", "digits", "--images", "1000", "data.size=64", "generator.width=8"),
     ],
     ids=" ".join,
