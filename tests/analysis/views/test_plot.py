@@ -10,6 +10,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from analysis.findings.findings import Finding, Findings, analyse
+from analysis.fits.failures import count_unprotected
 from analysis.views.plot import (
     curves_figure,
     file_names,
@@ -142,13 +143,18 @@ def test_arms_have_rows_and_budgets_columns_and_what_was_not_run_is_blank() -> N
 
 def test_the_share_of_runs_that_left_images_unprotected_has_its_exact_interval() -> None:
     finding = a_finding()
+    middle = float(np.nanmedian(finding.curve.accuracy))
+    unprotected = count_unprotected(finding.curve.accuracy, middle, 0.0)
+    assert unprotected is not None
+    assert 0 < unprotected.total.count < unprotected.total.runs
+    finding = replace(finding, unprotected=unprotected)
     (panel,) = (
         panel
         for panel in curves_figure([finding]).axes
         if panel.get_title(loc="left").startswith("runs that left images unprotected")
     )
     ((points, _, (bars,)),) = panel.containers
-    sizes = finding.unprotected.sizes
+    sizes = unprotected.sizes
     assert points.get_ydata().tolist() == [100 * rate.count / rate.runs for rate in sizes]
     ends = [sorted(segment[:, 1].tolist()) for segment in bars.get_segments()]
     assert ends == [pytest.approx([100 * rate.low, 100 * rate.high]) for rate in sizes]
