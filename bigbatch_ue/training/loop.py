@@ -127,7 +127,7 @@ def optimise(
     open_log = StepLog.open(run, config, start.step)
     schedule = NoiseSchedule(config.noise.every, start.step)
     timer, skipped, in_a_row = _CheckpointTimer(config.checkpoint), start.skipped, 0
-    losses = torch.full([len(job.plan.per_generator)], torch.nan)
+    losses, seconds = torch.full([len(job.plan.per_generator)], torch.nan), 0.0
     with (
         open_log if accelerator.is_main_process else nullcontext() as log,
         progress("training", "steps", job.plan.steps, done=start.step, kept=True) as stage,
@@ -145,7 +145,7 @@ def optimise(
             began = time.perf_counter()
             lr = lr_at(step, job.plan)
             done = step + 1
-            exchange = StepExchange(engine, partial(_wish, stop, timer, done, began))
+            exchange = StepExchange(engine, partial(_wish, stop, timer, done, began, seconds))
             outcome = take_step(job, engine, step, lr, exchange, schedule.due(step))
             job = replace(job, plan=outcome.plan)
             if outcome.skipped:
@@ -236,9 +236,15 @@ class _CheckpointTimer:
         self.seconds = self._last - began
 
 
-def _wish(stop: StopRequest, timer: _CheckpointTimer, done: int, began: float) -> Action:
-    """Return what this rank wants after `done` steps, the last of which `began` at that time."""
-    if stop.reason(ahead=time.perf_counter() - began + timer.seconds) is not None:
+def _wish(
+    stop: StopRequest, timer: _CheckpointTimer, done: int, began: float, seconds: float
+) -> Action:
+    """Return what this rank wants after `done` steps.
+
+    The last of them `began` at that time, and is not quite finished; the one before took `seconds`.
+    """
+    step = max(seconds, time.perf_counter() - began)
+    if stop.reason(ahead=step + timer.seconds) is not None:
         return Action.STOP
     return Action.SAVE if timer.due(done) else Action.CONTINUE
 
