@@ -80,5 +80,5 @@ def test_a_bad_sweep_file_is_one_clear_line(
 def test_a_section_that_is_none_is_told(tmp_path: Path) -> None:
     datasets = [{"preset": "digits", "settings": {"generator": 3}}]
     sweep = load_sweep(write(tmp_path, strength="midway", datasets=datasets))
-    with pytest.raises(UserError, match="^generator=3: generator is a section; set one of its"):
+    with pytest.raises(UserError, match=r"^generator=3: generator is a section; set one"):
         base_config(sweep, sweep.datasets[0], 0, "cluster")
