@@ -213,8 +213,8 @@ def _strengths(configs: Mapping[RunFiles, Config], names: Mapping[RunFiles, str]
             for each in read(run.home)
             if each.dataset == config.data.shown_as and math.isclose(each.eps, eps)
         ]
-        sentences = map(str, own or [f"{name}: eps {in_255(eps)}, as the settings say"])
-        found |= {(name, eps, sentence) for sentence in sentences}
+        said = [str(each) for each in own] or [f"{name}: eps {in_255(eps)}, as the settings say"]
+        found |= {(name, eps, sentence) for sentence in said}
     return [sentence for *_, sentence in sorted(found)]
 
 
