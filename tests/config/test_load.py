@@ -59,7 +59,7 @@ def test_overrides_come_last_and_are_coerced(tmp_path: Path) -> None:
         ),
         ("bacth.effective=3", "bacth: unknown key; allowed: seed, output, tracking, data, "),
         ("surrogate.fit.rate=1", "surrogate.fit.rate: unknown key; allowed: optimizer, epochs, "),
-        ("data.title=a/b", "data.title='a/b': must be text without `/`"),
+        ("data.title=a/b", "data.title='a/b': must be text without /"),
         ("batch.effective=0", "batch.effective=0: must be 'auto' or greater than or equal to 1"),
         ("batch.effective=many", "batch.effective='many': must be 'auto' or a whole number"),
         ("batch.micro=0", "batch.micro=0: must be 'auto' or greater than or equal to 1"),
