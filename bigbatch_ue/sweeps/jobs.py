@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
@@ -24,7 +23,7 @@ from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.ranks import world_size
 from bigbatch_ue.sweeps.cells import Cell, Outcome, sweep_cells
 from bigbatch_ue.sweeps.estimate import estimate
-from bigbatch_ue.sweeps.pilot import midway_strengths, pilot_of, with_strengths
+from bigbatch_ue.sweeps.pilot import describe_round, midway_strengths, pilot_of, with_strengths
 from bigbatch_ue.sweeps.progress import SweepProgress
 from bigbatch_ue.sweeps.spec import SweepSpec
 from bigbatch_ue.sweeps.strength import write_strengths
@@ -73,8 +72,11 @@ def run_sweep(
             with progress.shown():
                 Job(spec, worker, progress, retried).run(_own_first(cells, shard), patience)
 
+        def run_pilot(cells: Sequence[Cell]) -> None:
+            note(describe_round(cells))
+            run(pilot_of(sweep), cells, math.inf)  # all jobs need its result
+
         if sweep.strength == "midway":
-            run_pilot = partial(run, pilot_of(sweep), patience=math.inf)  # all need its result
             strengths = midway_strengths(sweep, run_pilot, download=download)
             write_strengths(sweep.output, strengths)
             for chosen in strengths:

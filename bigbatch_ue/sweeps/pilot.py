@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from bigbatch_ue.config.names import ArmName
 from bigbatch_ue.evaluation.arms import load_arms
 from bigbatch_ue.reporting.words import counted
-from bigbatch_ue.runtime.console import note
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.sweeps.cells import Cell, sweep_cells, with_different_names
 from bigbatch_ue.sweeps.spec import BatchGrid, Seeds, SweepDataset, SweepSpec
@@ -108,8 +107,6 @@ def midway_strengths(
             rounds.append((search, rung, cells))
         all_cells = [cell for *_, cells in rounds for cell in cells]
         if not all(map(_is_finished, all_cells)):
-            tried = [f"{each.title} at {in_255(LADDER[rung] / 255)}" for each, rung, _ in rounds]
-            note(f"pilot: {', '.join(tried)}")
             run(all_cells)
         for search, rung, cells in rounds:
             _require_finished(cells)
@@ -156,6 +153,12 @@ def describe_pilot(sweep: SweepSpec) -> str:
     return (
         f"a pilot of up to {counted(cells, 'cell')} first chooses generator.eps (strength: midway)"
     )
+
+
+def describe_round(cells: Sequence[Cell]) -> str:
+    """Say what the cells of a round try."""
+    tried = [f"{c.config.data.shown_as} at {in_255(c.config.generator.eps)}" for c in cells]
+    return f"pilot: {', '.join(dict.fromkeys(tried))}"
 
 
 def _search(sweep: SweepSpec, dataset: SweepDataset, download: bool) -> _Search:

@@ -179,6 +179,31 @@ def test_a_job_waits_for_cells_of_the_pilot_that_another_one_runs(
     assert [each.eps for each in read_strengths(sweep.output)] == [8 / 255]
 
 
+def test_a_failed_pilot_continues_with_retry_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, broken, ran = spec(tmp_path, batches=[4], seeds=[0]), [True], list[str]()
+
+    def run(self: Worker, folder: Path, **_: Any) -> Outcome:
+        ran.append(folder.name)
+        if broken[0]:
+            return Outcome("failed", "out of memory", 1.0)
+        eps = load_config(file=RunFiles(folder).cell).generator.eps
+        write_json(RunFiles(folder).evaluation_results, results_at(255 * eps, 8))
+        return Outcome("finished", "", 1.0)
+
+    monkeypatch.setattr(Worker, "run", run)
+    for broken[0] in (True, False):
+        with pytest.raises(UserError, match=r"failed \(out of memory\); mend that, then start"):
+            run_sweep(sweep)
+    assert len(ran) == 1
+    (done,) = run_sweep(sweep, retry=True)
+    assert done[1] is not None
+    assert done[1].finished
+    assert ran.count(ran[0]) == 2
+    assert len(ran) == len(set(ran)) + 1
+
+
 def test_eps_and_a_pilot_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"generator\.eps is set by the sweep; use `strength`"):
         spec(tmp_path, settings={"generator": {"eps": 0.1}})
@@ -284,8 +309,9 @@ def test_a_dry_run_says_that_a_pilot_comes_first(
 ) -> None:
     file = write(tmp_path, strength="midway")
     main(["sweep", "--config", str(file), "--dry-run"])
-    printed = " ".join(capsys.readouterr().out.split())
-    assert "a pilot of up to 8 cells first chooses generator.eps" in printed
+    printed, said = capsys.readouterr()
+    assert "a pilot of up to 8 cells first chooses generator.eps" in " ".join(printed.split())
+    assert "pilot" not in said
     assert not (tmp_path / "sweep").exists()
 
 
