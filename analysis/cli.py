@@ -195,13 +195,13 @@ def scaling(
         console.print(note)
     table = scaling_table(records)
     path = write_scaling(table, out)
-    plot_scaling(table, out / "plots")
+    plots = f"; plots: {out / 'plots'}" if plot_scaling(table, out / "plots") else ""
     write_scaling_tensorboard(table, out / "tensorboard")
     for title, rows in workloads(table):
         console.print(terminal_table(title, rows), soft_wrap=False)
     console.print(
-        f"{path}: {counted(len(table), 'row')} of {counted(len(records), 'record')}; "
-        f"plots: {out / 'plots'}; next: tensorboard --logdir {out / 'tensorboard'}",
+        f"{path}: {counted(len(table), 'row')} of {counted(len(records), 'record')}{plots}; "
+        f"next: tensorboard --logdir {out / 'tensorboard'}",
     )
 
 

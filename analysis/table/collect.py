@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from bigbatch_ue.runtime.progress import progress
 from bigbatch_ue.sweeps.strength import PILOT, in_255, read_strengths
 
 ABOUT = "about.json"
+_SWEEP = "sweep.yaml"
 _MALFORMED = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
 """Errors that records of an unexpected structure cause."""
 
@@ -86,7 +88,10 @@ def collect(folders: Sequence[Path]) -> Collection:
     """
     runs = sorted({run for folder in folders for run in _runs(folder)}, key=lambda r: r.folder)
     if not runs:
-        raise UserError(f"{', '.join(map(str, folders))}: no run folders here")
+        raise UserError(
+            f"{', '.join(map(str, folders))}: no run folders here; name those that `train` or "
+            "`sweep` wrote, of a sweep whose pilot has ended"
+        )
     rows: dict[RunFiles, list[dict[str, Any]]] = {}
     problems: list[Problem] = []
     configs: dict[RunFiles, Config] = {}
@@ -111,7 +116,7 @@ def collect(folders: Sequence[Path]) -> Collection:
     table, malformed = _table(rows)
     table, duplicates = _without_duplicates(table)
     commands = tuple(map(_command, folders))
-    strengths = tuple(_strengths(folders, settings))
+    strengths = tuple(_strengths(configs, names))
     problems += [*malformed, *duplicates]
     return Collection(table, tuple(problems), settings, commands, versions, strengths)
 
@@ -172,8 +177,17 @@ def _runs(folder: Path) -> Iterator[RunFiles]:
     others = {names.controls.name, PILOT}
     for name in (names.config.name, names.cell.name):
         for path in folder.rglob(name):
-            if others.isdisjoint(path.parent.relative_to(folder).parts):
-                yield RunFiles(path.parent)
+            run = RunFiles(path.parent)
+            may_be_other = not others.isdisjoint(run.folder.relative_to(folder).parts)
+            if not (may_be_other and _is_other(run)):
+                yield run
+
+
+def _is_other(run: RunFiles) -> bool:
+    """Return whether a run is a control of another one, or a cell of a sweep's pilot."""
+    own, home = run.folder.absolute(), run.home
+    is_control = own.parent.name == run.controls.name and home != own
+    return is_control or (home.name == PILOT and (home.parent / _SWEEP).exists())
 
 
 def _configuration(run: RunFiles) -> Config:
@@ -188,16 +202,24 @@ def _result(run: RunFiles) -> TrainingResult | None:
     return read_result(run.result) if run.finished else None
 
 
-def _strengths(folders: Sequence[Path], settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the strength of each data set, and how it was chosen."""
-    chosen = {each.dataset: str(each) for folder in folders for each in read_strengths(folder)}
-    for name, content in sorted(settings.items()):
-        eps = in_255(content["generator"]["eps"])
-        yield chosen.get(name, f"{name}: eps {eps}, as the settings say")
+def _strengths(configs: Mapping[RunFiles, Config], names: Mapping[RunFiles, str]) -> list[str]:
+    """Say the strengths of each data set, and how they were chosen."""
+    read = cache(read_strengths)
+    found = set()
+    for run, config in configs.items():
+        name, eps = names[run], config.generator.eps
+        own = [
+            each.model_copy(update={"dataset": name})
+            for each in read(run.home)
+            if each.dataset == config.data.shown_as and math.isclose(each.eps, eps)
+        ]
+        said = [str(each) for each in own] or [f"{name}: eps {in_255(eps)}, as the settings say"]
+        found |= {(name, eps, sentence) for sentence in said}
+    return [sentence for *_, sentence in sorted(found)]
 
 
 def _command(folder: Path) -> str:
-    sweep = folder / "sweep.yaml"
+    sweep = folder / _SWEEP
     if sweep.exists():
         return f"bigbatch-ue sweep --config {sweep.as_posix()}"
     return f"bigbatch-ue train --config {folder.as_posix()}/RUN/config.yaml"

@@ -125,16 +125,20 @@ def sweep(
     require_sweep(settings, download)
     from bigbatch_ue.sweeps.cells import sweep_cells
     from bigbatch_ue.sweeps.jobs import run_sweep
-    from bigbatch_ue.sweeps.pilot import describe_pilot
+    from bigbatch_ue.sweeps.pilot import chosen_strengths, describe_pilot, with_strengths
     from bigbatch_ue.sweeps.power import describe_power
     from bigbatch_ue.sweeps.progress import cell_table
 
     if dry_run:
+        about_strength: list[str] = []
+        if settings.strength == "midway":
+            chosen = chosen_strengths(settings, download=download)
+            about_strength = list(map(str, chosen)) if chosen else [describe_pilot(settings)]
+            settings = with_strengths(settings, chosen) if chosen else settings
         planned = sweep_cells(settings, download=download)
         console.print(cell_table(planned))
-        console.print(describe_power([cell.config for cell in planned]), soft_wrap=True)
-        if settings.strength == "midway":
-            console.print(describe_pilot(settings), soft_wrap=True)
+        for line in (describe_power([cell.config for cell in planned]), *about_strength):
+            console.print(line, soft_wrap=True)
         return
     cells = run_sweep(settings, shard=part, retry=retry, download=download)
     states = Counter(outcome.state if outcome else "claimed" for _, outcome in cells)

@@ -80,8 +80,8 @@ def _machine_with(gpus: int | None) -> MachineName:
     found = [name for name, machine in MACHINES.items() if gpus in (None, machine.gpus)]
     if len(found) == 1:
         return found[0]
-    why = f"{gpus} GPUs a node are not those of one machine; " if gpus else ""
-    raise UserError(f"--nodes: {why}name one with --machine: {', '.join(sorted(MACHINES))}")
+    why = f"{gpus} GPUs a node are not those of one machine" if gpus else "the machine is not named"
+    raise UserError(f"--nodes: {why}; name one with --machine: {', '.join(sorted(MACHINES))}")
 
 
 def require_estimate(config: Config, site: Site, engine: EngineName) -> None:

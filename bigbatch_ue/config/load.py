@@ -50,7 +50,7 @@ def load_config(
     elif file is not None:
         content = read_settings(file)
     for layer in settings:
-        content = _merge(_without_replaced(content, layer), layer)
+        content = _merge(_without_replaced(content, layer, Config), layer)
     overrides = list(overrides)
     config = resolve(Config, content, overrides, file)
     _refuse_idle_budget(config, {override.partition("=")[0] for override in overrides})
@@ -112,7 +112,7 @@ def resolve(
         if not _is_setting(override):
             raise UserError(_not_a_setting(overrides, index, root))
         _apply(given, override, root)
-    content = _without_replaced(content, given)
+    content = _without_replaced(content, given, root)
     for override in overrides:
         _apply(content, override, root)
     try:
@@ -124,22 +124,28 @@ def resolve(
     raise UserError(problem)
 
 
-def _without_replaced(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop from `below` what loses its meaning by `above`."""
-    return _without_args_of_replaced_models(_without_replaced_batch(below, above), above)
+def _without_replaced(
+    below: dict[str, Any], above: Mapping[str, Any], root: type[BaseModel]
+) -> dict[str, Any]:
+    """Drop from `below` what loses its meaning by `above`; both are settings of `root`."""
+    return _without_args_of_replaced_models(_without_replaced_batch(below, above), above, root)
 
 
 def _without_args_of_replaced_models(
-    below: dict[str, Any], above: Mapping[str, Any]
+    below: Mapping[str, Any],
+    above: Mapping[str, Any],
+    root: type[BaseModel],
+    keys: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Drop the `args` of a section whose `model` changes: they are those of another network."""
+    """Drop the `args` beside each `model` that changes: they are those of another network."""
     kept = dict(below)
-    for name, section in above.items():
-        own = below.get(name)
-        if not (isinstance(section, Mapping) and isinstance(own, Mapping)):
-            continue
-        if section.get("model", own.get("model")) != own.get("model"):
-            kept[name] = {key: value for key, value in own.items() if key != "args"}
+    for key, inner in above.items():
+        own = below.get(key)
+        if isinstance(inner, Mapping) and isinstance(own, Mapping):
+            kept[key] = _without_args_of_replaced_models(own, inner, root, (*keys, key))
+    field = field_at([*keys, "model"], root) if "model" in above else None
+    if field and above["model"] != below.get("model", field.default):
+        kept.pop("args", None)
     return kept
 
 

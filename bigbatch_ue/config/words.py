@@ -21,7 +21,7 @@ _KINDS = {
     "tuple": "a list",
 }
 """Expected values in words, by the first part of the type of a pydantic error."""
-_PLACEHOLDERS = {".+": "PATH", r"[1-9]\d{0,8}": "M", r"^[^/\x00-\x1f]+$": "text without `/`"}
+_PLACEHOLDERS = {".+": "PATH", r"[1-9]\d{0,8}": "M", r"^[^/\x00-\x1f]+$": "text without /"}
 """Words for the parts of a field's pattern that stand for many values."""
 
 

@@ -83,9 +83,14 @@ def finished_arm(spec: ArmSpec, subject: Subject, ranks: int = 1) -> Arm | None:
     return subject.with_facts(arms[0])
 
 
+def folder_of_arms(root: Path) -> Path:
+    """Return the folder of finished arms below `data.root`."""
+    return root / "targets"
+
+
 def _arm_path(spec: ArmSpec, subject: Subject, ranks: int = 1) -> Path:
     """Return the path of an arm's file, whether it exists or not, in a folder that exists."""
-    folder = subject.config.data.root / "targets"
+    folder = folder_of_arms(subject.config.data.root)
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{subject.inputs(spec, ranks)}.json"
 

@@ -132,6 +132,11 @@ class Arm:
     precision: str = ""
 
     @property
+    def trained_in(self) -> str:
+        """The precision; of older records that of their kind of device."""
+        return self.precision or ("bf16" if self.device == "cuda" else "float32")
+
+    @property
     def batches(self) -> tuple[int, ...]:
         """Smallest and largest effective batch of a generator; empty without generators."""
         if self.effective_batch is None:

@@ -1,6 +1,7 @@
 """Evaluation: train the targets of all arms with one recipe, and test them on clean images."""
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,10 +18,11 @@ from bigbatch_ue.data.decoded import DataSet, dataset_of_run, prepare_dataset
 from bigbatch_ue.data.source import Pixels
 from bigbatch_ue.evaluation.arm_store import (
     finished_arm,
+    folder_of_arms,
     train_sharing_arms,
     train_sharing_batches,
 )
-from bigbatch_ue.evaluation.arms import ArmSpec, arm_specs
+from bigbatch_ue.evaluation.arms import Arm, ArmSpec, arm_specs
 from bigbatch_ue.evaluation.countermeasures import applies
 from bigbatch_ue.evaluation.external_images import load_external_images
 from bigbatch_ue.evaluation.outputs import write_outputs
@@ -32,6 +34,7 @@ from bigbatch_ue.protection.perturbations import Perturbations, load_perturbatio
 from bigbatch_ue.runs.folder import Run, RunFiles, load_run
 from bigbatch_ue.runs.result import read_result
 from bigbatch_ue.runtime.accelerator import start_accelerator
+from bigbatch_ue.runtime.console import note
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.training.train import train_on
 
@@ -143,10 +146,10 @@ def run_evaluation(
             f"{subject.data.name}: has a single class, so there is nothing to learn; use a data "
             "set with several"
         )
-    specs, notes = _applicable_arms(subject)
+    config, (specs, notes) = subject.config, _applicable_arms(subject)
     index, count = shard
     shard_specs = specs[index - 1 :: count]
-    share_batches = subject.config.evaluation.share == "batches" and accelerator.num_processes > 1
+    share_batches = config.evaluation.share == "batches" and accelerator.num_processes > 1
     if share_batches:
         train_sharing_batches(shard_specs, subject, folder, accelerator)
     else:
@@ -157,8 +160,21 @@ def run_evaluation(
     if accelerator.is_main_process and arms:
         about = {"wanted": len(specs), "notes": notes, "command": shlex.join(command)}
         write_outputs(folder, subject, arms, about, page=page)
+        _warn_of_precisions(arms, config.data.root)
     accelerator.wait_for_everyone()
     return arms
+
+
+def _warn_of_precisions(arms: Sequence[Arm], root: Path) -> None:
+    """Say if arms, of which some were trained earlier or elsewhere, differ in their precision."""
+    counts = Counter(arm.trained_in for arm in arms)
+    if len(counts) > 1:
+        each = " and ".join(f"{count} in {precision}" for precision, count in counts.most_common())
+        note(
+            f"warning: {folder_of_arms(root)}: of the targets, {each} were trained, so that they "
+            "differ in more than their images; to train all alike, evaluate with another data.root",
+            warning=True,
+        )
 
 
 def _subject_of_run(config: Config, run: Run, accelerator: Accelerator, download: bool) -> Subject:

@@ -1,7 +1,8 @@
 """Orderly stops: the effect of SIGTERM, SIGUSR1, SIGHUP and a time limit.
 
 Schedulers announce pre-emption and the end of a job by a signal, and so does a terminal that
-closes. Training then writes a checkpoint after the current optimizer step (`StopRequest`).
+closes. Training then writes a checkpoint after the current optimizer step, or after the next one if
+the signal came late in it (`StopRequest`).
 Everything else writes its outputs whole or not at all, and ends at once (`raising_on_signals`).
 Both end with `EXIT_INTERRUPTED`.
 """

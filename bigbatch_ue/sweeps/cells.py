@@ -99,7 +99,7 @@ def sweep_cells(sweep: SweepSpec, *, download: bool = False) -> list[Cell]:
         UserError: an invalid setting, or a data set that is not available.
     """
     cells: dict[str, Cell] = {}
-    datasets = _with_different_names(sweep)
+    datasets = with_different_names(sweep)
     made = {_key_of(folder): folder for folder in (sweep.output / _CELLS).glob("*-*")}
     for seed in sweep.seeds.run:
         for dataset in datasets:
@@ -114,7 +114,7 @@ def _key_of(folder: Path) -> str:
     return folder.name.rpartition("-")[2]
 
 
-def _with_different_names(sweep: SweepSpec) -> list[SweepDataset]:
+def with_different_names(sweep: SweepSpec) -> list[SweepDataset]:
     """Return the data sets of a sweep; those that would be shown under one name get a title."""
     images = [
         base_config(sweep, each, sweep.seeds.run[0], sweep.scopes[0]).data

@@ -6,11 +6,11 @@ of jobs share one folder. A job owns a cell while it holds the cell's lease; the
 the job dies.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
@@ -23,7 +23,7 @@ from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.ranks import world_size
 from bigbatch_ue.sweeps.cells import Cell, Outcome, sweep_cells
 from bigbatch_ue.sweeps.estimate import estimate
-from bigbatch_ue.sweeps.pilot import midway_strengths, pilot_of, with_strengths
+from bigbatch_ue.sweeps.pilot import describe_round, midway_strengths, pilot_of, with_strengths
 from bigbatch_ue.sweeps.progress import SweepProgress
 from bigbatch_ue.sweeps.spec import SweepSpec
 from bigbatch_ue.sweeps.strength import write_strengths
@@ -66,20 +66,24 @@ def run_sweep(
     _write_specification(sweep)
     with closing(Worker()) as worker:
 
-        def run(spec: SweepSpec, cells: Sequence[Cell]) -> None:
+        def run(spec: SweepSpec, cells: Sequence[Cell], patience: float) -> None:
             retried = {cell.name: cell.outcome() for cell in cells} if retry else {}
             progress = SweepProgress(cells, estimate(cells))
             with progress.shown():
-                Job(spec, worker, progress, retried).run(_own_first(cells, shard))
+                Job(spec, worker, progress, retried).run(_own_first(cells, shard), patience)
+
+        def run_pilot(cells: Sequence[Cell]) -> None:
+            note(describe_round(cells))
+            run(pilot_of(sweep), cells, math.inf)  # all jobs need its result
 
         if sweep.strength == "midway":
-            strengths = midway_strengths(sweep, partial(run, pilot_of(sweep)), download=download)
+            strengths = midway_strengths(sweep, run_pilot, download=download)
             write_strengths(sweep.output, strengths)
             for chosen in strengths:
                 note(str(chosen))
             sweep = with_strengths(sweep, strengths)
             cells = sweep_cells(sweep, download=download)
-        run(sweep, cells)
+        run(sweep, cells, PATIENCE_SECONDS)
     return [(cell, cell.outcome()) for cell in cells]
 
 
@@ -117,13 +121,18 @@ class Job:
     progress: SweepProgress
     retried: Mapping[str, Outcome | None]
 
-    def run(self, cells: Sequence[Cell]) -> None:
-        """Run cell after cell, then wait for those of other jobs, in case their leases expire."""
+    def run(self, cells: Sequence[Cell], patience: float) -> None:
+        """Run cell after cell, then wait for those of other jobs, in case their leases expire.
+
+        Args:
+            cells: in the order in which to run them.
+            patience: seconds to wait without a cell to run.
+        """
         claims = self.sweep.output / "claims"
         claims.mkdir(parents=True, exist_ok=True)
         left = [(cell, claim_on(cell, claims)) for cell in cells]
         idle_since = time.monotonic()
-        while left and time.monotonic() - idle_since < PATIENCE_SECONDS:
+        while left and time.monotonic() - idle_since < patience:
             claimed_by_others = []
             for cell, lease in left:
                 if not self._is_open(cell):

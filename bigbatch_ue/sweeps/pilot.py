@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from bigbatch_ue.config.names import ArmName
 from bigbatch_ue.evaluation.arms import load_arms
 from bigbatch_ue.reporting.words import counted
-from bigbatch_ue.runtime.console import note
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.sweeps.cells import Cell, sweep_cells
+from bigbatch_ue.sweeps.cells import Cell, sweep_cells, with_different_names
 from bigbatch_ue.sweeps.spec import BatchGrid, Seeds, SweepDataset, SweepSpec
 from bigbatch_ue.sweeps.strength import PILOT, ChosenStrength, Trial, in_255
 
@@ -92,13 +91,13 @@ def midway_strengths(
 
     Args:
         sweep: with `strength: midway`.
-        run: runs the cells of a round that have no outcome yet.
+        run: runs the cells of a round, until each has an outcome.
         download: allow the data sets to be downloaded.
 
     Raises:
-        UserError: a cell of the pilot failed, or another job is still running it.
+        UserError: a cell of the pilot failed.
     """
-    searches = [_search(sweep, dataset, download) for dataset in sweep.datasets]
+    searches = [_search(sweep, dataset, download) for dataset in with_different_names(sweep)]
     while open_searches := [each for each in searches if each.next_rung is not None]:
         rounds = []
         for search in open_searches:
@@ -106,13 +105,29 @@ def midway_strengths(
             assert rung is not None
             cells = sweep_cells(_at_rung(sweep, search, rung), download=download)
             rounds.append((search, rung, cells))
-        tried = [f"{each.title} at {in_255(LADDER[rung] / 255)}" for each, rung, _ in rounds]
-        note(f"pilot: {', '.join(tried)}")
-        run([cell for *_, cells in rounds for cell in cells])
+        all_cells = [cell for *_, cells in rounds for cell in cells]
+        if not all(map(_is_finished, all_cells)):
+            run(all_cells)
         for search, rung, cells in rounds:
             _require_finished(cells)
             search.add(rung, cells)
     return [search.chosen() for search in searches]
+
+
+class _NotChosenError(Exception):
+    """A cell of the pilot has not finished."""
+
+
+def chosen_strengths(sweep: SweepSpec, *, download: bool = False) -> list[ChosenStrength] | None:
+    """Return what `midway_strengths` has chosen; None if its cells have not all finished."""
+
+    def run(cells: Sequence[Cell]) -> None:
+        raise _NotChosenError
+
+    try:
+        return midway_strengths(sweep, run, download=download)
+    except _NotChosenError:
+        return None
 
 
 def pilot_of(sweep: SweepSpec) -> SweepSpec:
@@ -138,6 +153,12 @@ def describe_pilot(sweep: SweepSpec) -> str:
     return (
         f"a pilot of up to {counted(cells, 'cell')} first chooses generator.eps (strength: midway)"
     )
+
+
+def describe_round(cells: Sequence[Cell]) -> str:
+    """Say what the cells of a round try."""
+    tried = [f"{c.config.data.shown_as} at {in_255(c.config.generator.eps)}" for c in cells]
+    return f"pilot: {', '.join(dict.fromkeys(tried))}"
 
 
 def _search(sweep: SweepSpec, dataset: SweepDataset, download: bool) -> _Search:
@@ -171,13 +192,15 @@ def _with_eps(dataset: SweepDataset, eps: float) -> SweepDataset:
     return dataset.model_copy(update={"settings": settings})
 
 
+def _is_finished(cell: Cell) -> bool:
+    outcome = cell.outcome()
+    return outcome is not None and outcome.finished
+
+
 def _require_finished(cells: Sequence[Cell]) -> None:
     for cell in cells:
         outcome = cell.outcome()
-        if outcome is None:
-            raise UserError(
-                f"pilot: another job is still running {cell.name}; start the sweep again later"
-            )
+        assert outcome is not None, "a round ends with its last cell"
         if not outcome.finished:
             raise UserError(
                 f"pilot: {cell.name} failed ({outcome.reason}); mend that, then start the sweep "

@@ -191,7 +191,8 @@ class SweepSpec(Section):
         for settings in (self.settings, *(images.settings for images in self.datasets)):
             for key, own in varied.items():
                 section, _, name = key.rpartition(".")
-                if name in (settings.get(section) or {} if section else settings):
+                within = settings.get(section) if section else settings
+                if isinstance(within, dict) and name in within:
                     raise ValueError(f"settings: {key} is set by the sweep; use `{own}`")
         return self
 

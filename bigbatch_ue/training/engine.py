@@ -29,7 +29,7 @@ from bigbatch_ue.runtime.ranks import EngineName
 _OPTIMIZERS: dict[str, Any] = {
     "adam": partial(torch.optim.Adam, fused=True),
     "adamw": partial(torch.optim.AdamW, fused=True),
-    "sgd": partial(torch.optim.SGD, fused=True),
+    "sgd": torch.optim.SGD,  # FSDP2 shards no fused one
     "lars": timm.optim.Lars,
     "lamb": timm.optim.Lamb,
 }

@@ -37,7 +37,7 @@ class StepExchange:
     Args:
         engine: reduces over its ranks.
         wish: returns what this rank wants to do after the step. It is asked when the losses are
-            known, so that a signal during the step is heard in that step.
+            known, so that a signal is heard in this step, or in the next one if it comes later.
 
     Attributes:
         action: what the ranks do after the step, once they have reduced.

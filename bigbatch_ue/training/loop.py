@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import count
 from typing import NamedTuple
 
@@ -127,7 +126,8 @@ def optimise(
     open_log = StepLog.open(run, config, start.step)
     schedule = NoiseSchedule(config.noise.every, start.step)
     timer, skipped, in_a_row = _CheckpointTimer(config.checkpoint), start.skipped, 0
-    losses, seconds = torch.full([len(job.plan.per_generator)], torch.nan), 0.0
+    seconds = 0.0
+    losses = torch.full([len(job.plan.per_generator)], torch.nan)
     with (
         open_log if accelerator.is_main_process else nullcontext() as log,
         progress("training", "steps", job.plan.steps, done=start.step, kept=True) as stage,
@@ -145,7 +145,8 @@ def optimise(
             began = time.perf_counter()
             lr = lr_at(step, job.plan)
             done = step + 1
-            exchange = StepExchange(engine, partial(_wish, stop, timer, done, began, seconds))
+            wish = _Wish(stop, timer, done, began, seconds)
+            exchange = StepExchange(engine, wish)
             outcome = take_step(job, engine, step, lr, exchange, schedule.due(step))
             job = replace(job, plan=outcome.plan)
             if outcome.skipped:
@@ -167,8 +168,7 @@ def optimise(
                 with timer.saving():
                     save(run, engine, log, done, skipped, config.checkpoint.keep)
             if exchange.action is Action.STOP:
-                reason = stop.reason(ahead=seconds + timer.seconds)
-                raise _interrupted(accelerator, reason, done, job.plan)
+                raise _interrupted(accelerator, wish.reason, done, job.plan)
         delta = engine.current_perturbations()
         if log:
             log.pictures(job.plan.steps, delta)
@@ -236,17 +236,34 @@ class _CheckpointTimer:
         self.seconds = self._last - began
 
 
-def _wish(
-    stop: StopRequest, timer: _CheckpointTimer, done: int, began: float, seconds: float
-) -> Action:
-    """Return what this rank wants after `done` steps.
+@dataclass
+class _Wish:
+    """What this rank wants to do after a step, to be asked in its midst.
 
-    The last of them `began` at that time, and is not quite finished; the one before took `seconds`.
+    Attributes:
+        stop: asks training to stop.
+        timer: of the checkpoints.
+        done: number of steps with this one.
+        began: time at which it began.
+        before: seconds of the step before, as long as this one and the next may take; 0 if none.
+        reason: once asked, why to stop, if so.
     """
-    step = max(seconds, time.perf_counter() - began)
-    if stop.reason(ahead=step + timer.seconds) is not None:
-        return Action.STOP
-    return Action.SAVE if timer.due(done) else Action.CONTINUE
+
+    stop: StopRequest
+    timer: _CheckpointTimer
+    done: int
+    began: float
+    before: float
+    reason: str | None = None
+
+    def __call__(self) -> Action:
+        """Return the wish; stopping later takes the rest of this step and the whole next one."""
+        elapsed = time.perf_counter() - self.began
+        step = max(self.before, elapsed)
+        self.reason = self.stop.reason(ahead=2 * step - elapsed + self.timer.seconds)
+        if self.reason is not None:
+            return Action.STOP
+        return Action.SAVE if self.timer.due(self.done) else Action.CONTINUE
 
 
 def save(run: Run, engine: Engine, log: StepLog | None, step: int, skipped: int, keep: int) -> None:

@@ -129,7 +129,10 @@ def test_plan_says_what_is_measured_idle_grouped_and_left_out(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("given", "error"),
     [
-        (("--nodes", "4"), "--nodes: name one with --machine: frontier, h100, summit"),
+        (
+            ("--nodes", "4"),
+            "--nodes: the machine is not named; name one with --machine: frontier, h100",
+        ),
         (("--nodes", "4", "--gpus", "8"), "--nodes: 8 GPUs a node are not those of one machine; "),
         (("--nodes", "4609", "--gpus", "6"), "--nodes 4609: summit has 4,608 nodes; "),
         (("--nodes", "1", "--gpus", "9", "--machine", "h100"), "--gpus 9: h100 has 8 GPUs a node"),

@@ -40,6 +40,11 @@ def test_every_setting_has_a_sentence_and_a_row(root: type[BaseModel]) -> None:
         assert f"| `{key}` | " in reference
 
 
+def test_rows_are_markdown_whose_code_ends_where_it_should() -> None:
+    for row in settings_reference().splitlines():
+        assert "``" not in row.replace("```", ""), row
+
+
 def test_rows_say_what_is_allowed_and_the_default() -> None:
     reference = settings_reference()
     for row in (

@@ -8,7 +8,8 @@ import pytest
 from bigbatch_ue.config.load import load_config, resolve, revise_evaluation
 from bigbatch_ue.config.names import PARITY, PRESETS, Grouping
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.sweeps.spec import SweepSpec
+from bigbatch_ue.sweeps.spec import SweepSpec, load_sweep
+from tests.helpers.sweeps import write
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -58,7 +59,7 @@ def test_overrides_come_last_and_are_coerced(tmp_path: Path) -> None:
         ),
         ("bacth.effective=3", "bacth: unknown key; allowed: seed, output, tracking, data, "),
         ("surrogate.fit.rate=1", "surrogate.fit.rate: unknown key; allowed: optimizer, epochs, "),
-        ("data.title=a/b", "data.title='a/b': must be text without `/`"),
+        ("data.title=a/b", "data.title='a/b': must be text without /"),
         ("batch.effective=0", "batch.effective=0: must be 'auto' or greater than or equal to 1"),
         ("batch.effective=many", "batch.effective='many': must be 'auto' or a whole number"),
         ("batch.micro=0", "batch.micro=0: must be 'auto' or greater than or equal to 1"),
@@ -177,6 +178,26 @@ def test_another_model_does_not_keep_the_arguments_of_the_old_one() -> None:
     assert same == load_config("small")
     own = load_config("small", overrides=["surrogate.model=vgg11", "surrogate.args.width=8"])
     assert own.surrogate.args == {"width": 8}
+
+
+def test_naming_the_default_model_changes_nothing_and_another_one_does(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("surrogate: {args: {layers: [1, 1, 1, 1]}}")
+    default = load_config().surrogate.model
+    for layers in ({"overrides": [f"surrogate.model={default}"]}, {"overrides": []}):
+        assert load_config(file=file, **layers).surrogate.args == {"layers": [1, 1, 1, 1]}
+    assert load_config(file=file, overrides=["surrogate.model=resnet18"]).surrogate.args == {}
+
+
+def test_a_sweep_with_another_model_does_not_keep_the_arguments_of_the_old_one(
+    tmp_path: Path,
+) -> None:
+    file = write(tmp_path)
+    before = load_sweep(file).settings
+    changed = load_sweep(file, ["settings.target.model=vgg11"]).settings
+    assert before["target"]["args"]
+    assert changed["target"] == {"model": "vgg11", "fit": before["target"]["fit"]}
+    assert changed["surrogate"] == before["surrogate"]
 
 
 def test_a_fault_of_a_file_names_the_file(tmp_path: Path) -> None:

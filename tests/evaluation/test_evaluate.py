@@ -9,7 +9,7 @@ import pytest
 
 from bigbatch_ue.config.load import load_config
 from bigbatch_ue.evaluation.evaluate import evaluate, evaluate_external
-from bigbatch_ue.files.formats import read_json
+from bigbatch_ue.files.formats import read_json, write_json
 from bigbatch_ue.protection.protect import protect
 from bigbatch_ue.runtime.errors import UserError
 from tests.conftest import MakeNpz
@@ -65,6 +65,24 @@ def test_inapplicable_arms_are_left_out_with_a_note(tmp_path: Path) -> None:
     notes = " ".join(read_json(run / "evaluation" / "about.json")["notes"])
     assert "grey" in notes
     assert "random surrogate" in notes
+
+
+def test_arms_of_another_precision_are_taken_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path, *QUICK)
+    (own, *others) = evaluate(run)
+    assert others
+    assert "warning" not in capsys.readouterr().err
+    other = "float32" if own.trained_in == "bf16" else "bf16"
+    root = load_config(file=run / "config.yaml").data.root
+    stored = root / "targets" / f"{own.inputs}.json"
+    for precision, device in ((other, "cpu"), ("", "cuda" if other == "bf16" else "cpu")):
+        (record,) = read_json(stored, list)
+        write_json(stored, [record | {"precision": precision, "device": device}])
+        evaluate(run)
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"{len(others)} in {own.trained_in} and 1 in {other} were trained" in said
 
 
 def test_settings_of_the_run_cannot_change(tmp_path: Path) -> None:

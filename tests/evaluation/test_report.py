@@ -306,6 +306,15 @@ def test_missing_or_torn_files_are_a_user_error(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_picture_that_a_sweep_has_not_drawn_is_to_be_drawn(
+    make_folder: MakeFolder, tmp_path: Path
+) -> None:
+    folder = make_folder([own()])
+    (folder / "differences.png").unlink()
+    with pytest.raises(UserError, match=r"png: not drawn, as by a sweep; run `bigbatch-ue eval"):
+        write_report([folder], tmp_path / "out")
+
+
 def test_about_of_another_kind_is_a_user_error(make_folder: MakeFolder) -> None:
     folder = make_folder([own()], wanted="many")
     with pytest.raises(UserError, match=r"about\.json.*wanted"):

@@ -1,21 +1,31 @@
 """The pilot of a sweep: the strength at which protection is midway, and what remains of it."""
 
 import json
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
+from filelock import SoftFileLease
+from PIL import Image
 
 from analysis.table.collect import collect
 from bigbatch_ue.cli.commands import main
+from bigbatch_ue.config.load import load_config
 from bigbatch_ue.files.formats import write_json
+from bigbatch_ue.runs.folder import RunFiles
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.sweeps.cells import Cell, sweep_cells
+from bigbatch_ue.sweeps import jobs
+from bigbatch_ue.sweeps.cells import Cell, Outcome, sweep_cells
 from bigbatch_ue.sweeps.jobs import run_sweep
 from bigbatch_ue.sweeps.pilot import LADDER, midway_strengths, with_strengths
 from bigbatch_ue.sweeps.spec import SweepSpec, load_sweep
 from bigbatch_ue.sweeps.strength import PILOT, ChosenStrength, Trial, read_strengths
+from bigbatch_ue.sweeps.worker import Worker
+from tests.helpers.images import make_images
 from tests.helpers.sweeps import write
 
 CLEAN, CHANCE = 0.9, 0.1
@@ -30,12 +40,28 @@ def accuracy_by(strength_of_half: float, cells: Sequence[Cell], seen: list[float
     for cell in cells:
         eps = 255 * cell.config.generator.eps
         seen.append(round(eps))
-        share = max(0.0, min(1.0, 1 - eps / (2 * strength_of_half)))
-        own = CHANCE + (CLEAN - CHANCE) * share
-        arms = [arm(name, value) for name, value in (("clean", CLEAN), ("uc", own))]
-        write_json(cell.files.evaluation_results, arms)
+        write_json(cell.files.evaluation_results, results_at(eps, strength_of_half))
         outcome = {"state": "finished", "reason": "", "seconds": 1.0}
         write_json(cell.files.outcome, {"cell": cell.axes, "outcome": outcome})
+
+
+def results_at(eps: float, strength_of_half: float) -> list[dict[str, Any]]:
+    share = max(0.0, min(1.0, 1 - eps / (2 * strength_of_half)))
+    own = CHANCE + (CLEAN - CHANCE) * share
+    return [arm(name, value) for name, value in (("clean", CLEAN), ("uc", own))]
+
+
+def first_round(sweep: SweepSpec) -> list[Cell]:
+    """Return the cells with which the pilot begins."""
+    found: list[Cell] = []
+
+    def stop(cells: Sequence[Cell]) -> None:
+        found.extend(cells)
+        raise InterruptedError
+
+    with suppress(InterruptedError):
+        midway_strengths(sweep, stop)
+    return found
 
 
 def arm(name: str, accuracy: float) -> dict[str, Any]:
@@ -114,8 +140,68 @@ def test_a_failed_cell_of_the_pilot_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=r"^pilot: digits-b4-s0-.* failed \(out of memory\); mend"):
         midway_strengths(spec(tmp_path), fail)
-    with pytest.raises(UserError, match=r"^pilot: another job is still running digits-b4-s0"):
-        midway_strengths(spec(tmp_path / "running"), lambda cells: None)
+
+
+def test_data_sets_of_one_name_are_told_apart_as_in_the_sweep(tmp_path: Path) -> None:
+    datasets = []
+    for clinic in ("north", "south"):
+        images = make_images(tmp_path / clinic / "images", [(8, 8)] * 4)
+        Image.new("RGB", (8, 8), clinic == "north").save(next(images.rglob("*.png")))
+        datasets.append({"settings": {"data": {"name": f"folder:{images}"}}})
+    sweep = spec(tmp_path, datasets=datasets, batches=[2])
+    strengths = midway_strengths(sweep, lambda cells: accuracy_by(8, cells, []))
+    assert [each.dataset for each in strengths] == ["north-images", "south-images"]
+    cells = sweep_cells(with_strengths(sweep, strengths))
+    assert {cell.config.data.shown_as for cell in cells} == {"north-images", "south-images"}
+
+
+def test_a_job_waits_for_cells_of_the_pilot_that_another_one_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits however long that takes, since all jobs need the result."""
+    monkeypatch.setattr(jobs, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(jobs, "POLL_SECONDS", 0.05)
+    sweep = spec(tmp_path, batches=[4], seeds=[0])
+
+    def run(self: Worker, folder: Path, **_: Any) -> Outcome:
+        eps = load_config(file=RunFiles(folder).cell).generator.eps
+        write_json(RunFiles(folder).evaluation_results, results_at(255 * eps, 8))
+        return Outcome("finished", "", 1.0)
+
+    monkeypatch.setattr(Worker, "run", run)
+    (first,) = first_round(sweep)
+    claim = sweep.output / PILOT / "claims" / f"{first.name}.lock"
+    claim.parent.mkdir(parents=True)
+    lease = SoftFileLease(claim, lease_duration=jobs.LEASE_SECONDS, thread_local=False)
+    lease.acquire()
+    Timer(1.0, lease.release).start()
+    assert [outcome and outcome.state for _, outcome in run_sweep(sweep)] == ["finished"]
+    assert [each.eps for each in read_strengths(sweep.output)] == [8 / 255]
+
+
+def test_a_failed_pilot_continues_with_retry_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, broken, ran = spec(tmp_path, batches=[4], seeds=[0]), [True], list[str]()
+
+    def run(self: Worker, folder: Path, **_: Any) -> Outcome:
+        ran.append(folder.name)
+        if broken[0]:
+            return Outcome("failed", "out of memory", 1.0)
+        eps = load_config(file=RunFiles(folder).cell).generator.eps
+        write_json(RunFiles(folder).evaluation_results, results_at(255 * eps, 8))
+        return Outcome("finished", "", 1.0)
+
+    monkeypatch.setattr(Worker, "run", run)
+    for broken[0] in (True, False):
+        with pytest.raises(UserError, match=r"failed \(out of memory\); mend that, then start"):
+            run_sweep(sweep)
+    assert len(ran) == 1
+    (done,) = run_sweep(sweep, retry=True)
+    assert done[1] is not None
+    assert done[1].finished
+    assert ran.count(ran[0]) == 2
+    assert len(ran) == len(set(ran)) + 1
 
 
 def test_eps_and_a_pilot_exclude_each_other(tmp_path: Path) -> None:
@@ -154,6 +240,19 @@ def test_a_sweep_runs_at_the_strength_that_its_pilot_chose(
     assert f"digits: eps {round(255 * chosen.eps)}/255, the nearest" in capsys.readouterr().err
 
 
+def test_a_dry_run_after_the_pilot_lists_the_cells_at_the_strength_it_chose(
+    swept: SweepSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["sweep", "--config", str(swept.output / "sweep.yaml"), "--dry-run"])
+    printed = " ".join(capsys.readouterr().out.split())
+    (chosen,) = read_strengths(swept.output)
+    assert str(chosen) in printed
+    assert "a pilot of up to" not in printed
+    assert printed.count("finished") == 6
+    assert "to do" not in printed
+    assert "about 0:00:00 left" in printed
+
+
 def test_the_report_says_the_strength_and_leaves_the_pilot_out(
     swept: SweepSpec, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -175,13 +274,44 @@ def test_the_report_says_the_strength_and_leaves_the_pilot_out(
         assert "in a pilot at B = 4: " in text.replace("\N{NO-BREAK SPACE}", " ")
 
 
+def test_each_strength_is_said_with_how_it_was_chosen(swept: SweepSpec, tmp_path: Path) -> None:
+    """Also where another start of the sweep, without a pilot, added cells at another strength."""
+    folder = tmp_path / "sweep"
+    shutil.copytree(swept.output, folder)
+    settings = {**swept.settings, "generator": {"width": 4, "eps": "20/255"}}
+    run_sweep(load_sweep(write(tmp_path, batches=[4], seeds=[0], settings=settings)))
+    (chosen,) = read_strengths(folder)
+    said = {str(chosen), "digits: eps 20/255, as the settings say"}
+    for place in (folder, folder / "cells", tmp_path):
+        assert set(collect([place]).strengths) == said
+    (cell,) = (
+        path.parent
+        for path in folder.glob("cells/*-b4-s0-*/cell.yaml")
+        if "eps: 0.078" in path.read_text()
+    )
+    assert collect([cell]).strengths == ("digits: eps 20/255, as the settings say",)
+
+
+def test_only_the_pilot_of_a_sweep_is_left_out_whatever_folders_are_called(
+    swept: SweepSpec, tmp_path: Path
+) -> None:
+    other = tmp_path / "pilot"
+    shutil.copytree(swept.output, other)
+    assert len(collect([tmp_path]).table) == 6
+    assert set(collect([other / "pilot"]).table["effective_batch"]) == {4}
+    shutil.rmtree(other / "cells")
+    with pytest.raises(UserError, match=r"no run folders here; .*of a sweep whose pilot has ended"):
+        collect([tmp_path])
+
+
 def test_a_dry_run_says_that_a_pilot_comes_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write(tmp_path, strength="midway")
     main(["sweep", "--config", str(file), "--dry-run"])
-    printed = " ".join(capsys.readouterr().out.split())
-    assert "a pilot of up to 8 cells first chooses generator.eps" in printed
+    printed, said = capsys.readouterr()
+    assert "a pilot of up to 8 cells first chooses generator.eps" in " ".join(printed.split())
+    assert "pilot" not in said
     assert not (tmp_path / "sweep").exists()
 
 

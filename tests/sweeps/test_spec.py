@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bigbatch_ue.runtime.errors import UserError
-from bigbatch_ue.sweeps.spec import BatchGrid, SweepSpec, load_sweep
+from bigbatch_ue.sweeps.spec import BatchGrid, SweepSpec, base_config, load_sweep
 from tests.helpers.sweeps import write
 
 
@@ -75,3 +75,10 @@ def test_a_bad_sweep_file_is_one_clear_line(
     with pytest.raises(UserError) as error:
         load_sweep(write(tmp_path, **changed))
     assert says in str(error.value)
+
+
+def test_a_section_that_is_none_is_told(tmp_path: Path) -> None:
+    datasets = [{"preset": "digits", "settings": {"generator": 3}}]
+    sweep = load_sweep(write(tmp_path, strength="midway", datasets=datasets))
+    with pytest.raises(UserError, match=r"^generator=3: generator is a section; set one"):
+        base_config(sweep, sweep.datasets[0], 0, "cluster")

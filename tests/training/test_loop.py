@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from bigbatch_ue.data.decoded import prepare_dataset
 from bigbatch_ue.files.formats import read_json
 from bigbatch_ue.runs.folder import Run
 from bigbatch_ue.runtime.accelerator import start_accelerator
-from bigbatch_ue.runtime.signals import EXIT_INTERRUPTED, StopRequest
+from bigbatch_ue.runtime.signals import EXIT_INTERRUPTED, Interrupted, StopRequest
+from bigbatch_ue.training.engine import Engine
 from bigbatch_ue.training.train import train, train_on
 from tests.helpers.command_line import cli_of
 from tests.helpers.forked import Program
@@ -87,3 +89,27 @@ def test_checkpoints_come_after_minutes_too(folder: Path) -> None:
     stop.reason = look  # type: ignore[method-assign]
     train_on(start_accelerator(), often, prepare_dataset(often.data), stop=stop)
     assert seen == [0, 1, 2, 2]  # asked in each of the four steps; two checkpoints are kept
+
+
+def test_a_time_limit_counts_the_update_of_the_generators(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked before them, and they may take most of a step."""
+    limit, update, backward = 4.0, 1.0, Engine.backward
+    began: list[float] = []
+
+    def slow(self: Engine, loss: torch.Tensor) -> None:
+        time.sleep(update)
+        backward(self, loss)
+
+    def reason(ahead: float = 0.0) -> str | None:
+        began.append(time.monotonic())
+        return "limit" if began[0] + limit - began[-1] < ahead else None
+
+    stop = StopRequest()
+    stop.reason = reason  # type: ignore[method-assign]
+    monkeypatch.setattr(Engine, "backward", slow)
+    config = tiny(folder, *LONG, name="in-time")
+    with pytest.raises(Interrupted, match=r"^limit: stopped after step [23] of 60"):
+        train_on(start_accelerator(), config, prepare_dataset(config.data), stop=stop)
+    assert time.monotonic() - began[0] < limit

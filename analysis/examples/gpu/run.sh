@@ -38,9 +38,14 @@ for part in "$@"; do
                 --config "$here/sweep.yaml" "output=$out/sweep" --shard "$i/$jobs" "${settings[@]}" &
             pids+=($!)
         done
-        for pid in "${pids[@]}"; do wait "$pid" || [ $? -eq 124 ]; done  # 124: stopped after MINUTES
+        code=0
+        for pid in "${pids[@]}"; do
+            wait "$pid" || { ended=$?; [ $ended -eq 124 ] || code=$ended; }  # 124: stopped after MINUTES
+        done
+        [ $code -le 1 ] || exit $code  # 1: cells failed; the report counts them
         "$python" -m analysis collect "$out/sweep"
         "$python" -m analysis report "$out/sweep/analysis"
+        [ $code -eq 0 ]
         ;;
     *)
         echo "error: $part: no such part; name tests, speed or sweep" >&2

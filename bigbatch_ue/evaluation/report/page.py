@@ -235,6 +235,10 @@ def accuracy_interval(
 
 
 def _read_picture(path: Path) -> Image.Image:
+    if not path.exists():
+        raise UserError(
+            f"{path}: not drawn, as by a sweep; run `bigbatch-ue evaluate` again for this run"
+        )
     try:
         with Image.open(require_file(path), formats=["PNG"]) as picture:
             return picture.convert("RGB")

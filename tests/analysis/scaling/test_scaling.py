@@ -322,6 +322,15 @@ def test_the_training_of_a_target_has_a_row_but_no_ratio_and_no_figure(tmp_path:
     assert {path.stem for path in paths} == {"resnet50-224-px-10-clusters-on-amd-epyc-2-cores"}
 
 
+def test_targets_alone_have_no_figure_and_none_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write(tmp_path / "bench", [a_record(path="target")])
+    code, out, _ = cli_of(main, capsys)("scaling", folder)
+    assert code == 0
+    assert "1 row of 1 record; next: tensorboard" in " ".join(out.split())
+
+
 def test_figures_have_the_same_bytes_every_time(table: pd.DataFrame, tmp_path: Path) -> None:
     first, second = (plot_scaling(table, tmp_path / name) for name in "ab")
     stems = [f"resnet{n}-10-clusters-on-amd-epyc-2-cores" for n in ("18-32-px", "50-224-px")]

@@ -180,8 +180,17 @@ def test_a_run_of_the_same_name_in_another_folder_is_not_lost(run: Path) -> None
 
 
 def test_controls_of_a_run_are_no_runs(run: Path) -> None:
-    shutil.copytree(run, run.parent / "controls" / "random_surrogate")
+    shutil.copytree(run, run / "controls" / "random_surrogate")
     assert collect([run.parent]).problems == ()
+
+
+def test_runs_in_a_folder_of_another_with_the_name_of_controls_are_runs(run: Path) -> None:
+    run.rename(run.parent / "controls")
+    collection = collect([run.parent])
+    assert set(collection.table["run"]) == {"controls"}
+    shutil.copytree(run.parent / "controls", run.parent / "b" / "controls" / "mine")
+    shutil.rmtree(run.parent / "controls")
+    assert set(collect([run.parent]).table["run"]) == {"mine"}
 
 
 def test_a_failed_cell_is_a_row_that_says_so(run: Path) -> None:
