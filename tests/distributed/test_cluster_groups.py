@@ -94,7 +94,7 @@ def test_the_run_of_groups_is_collected(launched: tuple[int, Path, Path]) -> Non
 def test_invariant_1_all_ranks_of_all_groups_choose_the_batch_of_one_process(
     tmp_path: Path,
 ) -> None:
-    more = ("batch.effective=auto", "budget.steps=8", "batch.micro=50", STABLE)
+    more = ("batch.effective=auto", "budget.steps=8", "batch.micro=50", *STABLE)
     alone = train(tiny(tmp_path, *more, name="alone"))
     places = [f"data.root={tmp_path / 'data'}", f"output={tmp_path / 'groups'}"]
     training = ["-m", "bigbatch_ue.train", "--preset", "digits", *TINY, *more, *places]

@@ -22,7 +22,7 @@ from tests.helpers.processes import logged, perturbations_in, wait_for_steps
 from tests.helpers.ranks import ROOT, Launch, needs_compiler
 from tests.helpers.runs import STABLE, TINY
 
-SETTINGS = (*TINY, STABLE, "batch.micro=5", "budget.steps=24", "checkpoint.every=4")
+SETTINGS = (*TINY, *STABLE, "batch.micro=5", "budget.steps=24", "checkpoint.every=4")
 
 
 def training(folder: Path, name: str, *arguments: str) -> list[str]:

@@ -36,8 +36,9 @@ TINY = (
     "compute.precision=float32",
 )
 
-STABLE = "optimizer.lr=1e-4"
-"""At the preset's learning rate, 2e-3, Adam amplifies the rounding of another decomposition."""
+STABLE = ("optimizer.lr=1e-5", "optimizer.min_lr=0")
+"""At larger learning rates Adam amplifies the rounding of another decomposition: at 1e-4, two ranks
+and one differ by up to 0.1 after 24 steps, depending on the seed; here by less than 1e-4."""
 
 
 def tiny(folder: Path, *overrides: str, name: str = "run") -> Config:
