@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bigbatch_ue.networks.inference import accuracy, predict, to_float
+from bigbatch_ue.networks.inference import accuracy, autocast, predict, to_float
 from tests.helpers.networks import CPU, Split, small_network
 
 
@@ -13,7 +13,8 @@ def test_invariant_5_prediction_counts_each_image_once(
 ) -> None:
     images, labels = digits[1][0][:20], digits[1][1][:20]
     model = small_network().eval()
-    expected = model(to_float(torch.from_numpy(images))).softmax(1)
+    with autocast(CPU):
+        expected = model(to_float(torch.from_numpy(images))).float().softmax(1)
     probabilities = predict(model.train(), images, CPU, batch=batch)
     torch.testing.assert_close(probabilities, expected)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(20))
