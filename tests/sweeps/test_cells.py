@@ -14,6 +14,8 @@ from bigbatch_ue.sweeps.spec import base_config, load_sweep
 from tests.helpers.images import make_images
 from tests.helpers.sweeps import TINY, write
 
+EXAMPLES = Path(__file__).parents[2] / "analysis" / "examples"
+
 
 def test_cells_are_keyed_by_all_that_decides_their_answer(tmp_path: Path) -> None:
     def names(**settings: Any) -> set[str]:
@@ -111,14 +113,22 @@ def test_a_damaged_outcome_is_named(tmp_path: Path) -> None:
 
 
 def test_the_study_can_be_swept() -> None:
-    (file,) = (Path(__file__).parents[2] / "analysis").rglob("study/sweep.yaml")
-    sweep = load_sweep(file)
+    sweep = load_sweep(EXAMPLES / "study" / "sweep.yaml")
     assert sweep.batches.sizes(5000) == [8, 32, 64, 128, 256, 512, 1024, 2048]
     assert sweep.strength == "midway"
     for dataset in sweep.datasets:
         config = base_config(sweep, dataset, 0, "cluster")
         assert config.optimizer.lr == pytest.approx(1e-4)
         assert config.generator.eps == pytest.approx(16 / 255)
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*/*.yaml")), ids=lambda file: file.stem)
+def test_the_sweeps_of_the_examples_are_valid(file: Path) -> None:
+    sweep = load_sweep(file)
+    for dataset in sweep.datasets:
+        config = base_config(sweep, dataset, 0, sweep.scopes[0])
+        assert config.budget.steps > 0
+    assert len(sweep.batches.sizes(2**16)) >= 6
 
 
 def test_a_ramp_ends_with_each_batch_and_knows_its_mean(tmp_path: Path) -> None:
