@@ -153,6 +153,7 @@ def test_every_rank_knows_the_others_and_its_engine(launched: tuple[Launch, Path
         assert facts["world_size"] == launch.ranks
         assert facts["kind"] == launch.kind
         assert facts["bank"] == launch.bank
+        assert facts["recomputes"] == ("adam" in case)
 
 
 def test_noise_is_measured_with_whole_parameters_on_every_engine(

@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from bigbatch_ue.files.tensor_files import read_tensors, write_tensors
+from bigbatch_ue.networks import sizes
 from bigbatch_ue.runs.checkpoints import Checkpoint
 from bigbatch_ue.runtime.accelerator import start_accelerator
 from bigbatch_ue.training.engine import bank_parameters
@@ -22,7 +23,11 @@ from tests.helpers.trainer import Trainer
 
 
 def run_case(accelerator: Accelerator, case: str, out: Path) -> None:
-    """Train once; from the middle, train again from a state on disk, perhaps another engine's."""
+    """Train once; from the middle, train again from a state on disk, perhaps another engine's.
+
+    With Adam, the bank counts as a large one, which computes its activations twice.
+    """
+    sizes._HELD_BY_A_SMALL_BANK = 0 if "adam" in case else 2**26
     trainer = Trainer(accelerator, case)
     engine = trainer.engine()
     before = engine.state()
@@ -41,6 +46,7 @@ def run_case(accelerator: Accelerator, case: str, out: Path) -> None:
     facts = {
         "kind": engine.name,
         "bank": type(engine.bank).__name__,
+        "recomputes": accelerator.unwrap_model(engine.bank).recomputes,
         "world_size": accelerator.num_processes,
         "micro_batches": trainer.plan.micro_batches,
         "gather_bank_differs_by": float((gathered - delta).abs().max()),
