@@ -22,6 +22,7 @@ from bigbatch_ue.benchmark.cases import (
     CHANNELS,
     BenchmarkCase,
     MicroBatchSize,
+    Step,
     Workload,
     new_step,
 )
@@ -165,11 +166,12 @@ class Session:
 
     def measure(self, case: BenchmarkCase | TargetCase) -> Measurement:
         """Measure a step of `case`, or part of it, after a warm-up; a collective call."""
+        step: Step
         if isinstance(case, TargetCase):
-            case.warm_up()
-            return measure_step(self.accelerator, case)
-        whole = case.path is MeasuredPath.DELTA
-        step = new_step(self.workload, case, None if whole else self.at_most)
+            step = case
+        else:
+            whole = case.path is MeasuredPath.DELTA
+            step = new_step(self.workload, case, None if whole else self.at_most)
         step.warm_up()
         return measure_step(self.accelerator, step)
 

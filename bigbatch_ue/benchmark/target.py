@@ -1,5 +1,6 @@
 """Benchmark case: the training of a target, on random images."""
 
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +12,7 @@ from bigbatch_ue.config.schema import Config
 from bigbatch_ue.networks.backbone import build_network
 from bigbatch_ue.networks.classifier import train_classifier
 from bigbatch_ue.networks.recipe import TrainingSettings
-from bigbatch_ue.networks.spec import NetworkSpec
+from bigbatch_ue.networks.spec import target_spec
 
 _BATCHES = 4
 _CLASSES = 10
@@ -34,9 +35,7 @@ class TargetCase:
     def __init__(self, config: Config, channels: int, device: torch.device) -> None:
         recipe, size = config.target.fit.model_copy(update={"epochs": 1}), config.data.size
         self.effective_batch = self.micro_batch = self.images = recipe.batch
-        self._spec = NetworkSpec(
-            config.target.model, channels, size, config.target.args, sees=config.target.size
-        )
+        self._spec = target_spec(config.target, channels, size)
         self._settings = TrainingSettings(recipe, config.augment, config.seed, device)
         random = np.random.default_rng(0)
         shape = (_BATCHES * recipe.batch, channels, size, size)
@@ -47,7 +46,7 @@ class TargetCase:
     def __str__(self) -> str:
         return f"target {self._spec.name}, batch {self.effective_batch}"
 
-    @property
+    @cached_property
     def flops(self) -> int:
         """Operations of a step: forward, and backward to all parameters."""
         with torch.device("meta"):

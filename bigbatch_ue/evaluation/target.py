@@ -13,7 +13,7 @@ from bigbatch_ue.files.paths import expand_path
 from bigbatch_ue.networks.backbone import build_network
 from bigbatch_ue.networks.recipe import TrainingSettings
 from bigbatch_ue.networks.simclr import train_simclr
-from bigbatch_ue.networks.spec import NetworkSpec
+from bigbatch_ue.networks.spec import target_spec
 from bigbatch_ue.networks.weights import load_body, load_package_body
 
 
@@ -44,11 +44,6 @@ class WithLinearHead(nn.Module):
         """Map float images [M, C, H, W] in [0, 1] to logits [M, classes]."""
         logits: Tensor = self.head(self.body(images))
         return logits
-
-
-def target_spec(config: TargetConfig, channels: int, size: int) -> NetworkSpec:
-    """Describe the target of `config` for images [channels, size, size]."""
-    return NetworkSpec(config.model, channels, size, config.args, sees=config.size)
 
 
 def build_target(

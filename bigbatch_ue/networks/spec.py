@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from bigbatch_ue.config.evaluation_sections import TargetConfig
 from bigbatch_ue.config.section import InputSize
 from bigbatch_ue.config.sections import SurrogateConfig
 from bigbatch_ue.runtime.errors import UserError
@@ -60,6 +61,11 @@ class NetworkSpec:
 def surrogate_spec(config: SurrogateConfig, channels: int, size: int) -> NetworkSpec:
     """Describe the surrogate of `config` for images [channels, size, size]."""
     return NetworkSpec(config.model, channels, size, config.args, config.stem, config.size)
+
+
+def target_spec(config: TargetConfig, channels: int, size: int) -> NetworkSpec:
+    """Describe the target of `config` for images [channels, size, size]."""
+    return NetworkSpec(config.model, channels, size, config.args, sees=config.size)
 
 
 def _own_size(name: str) -> int:

@@ -12,11 +12,10 @@ from bigbatch_ue.config.names import ArmName, Grouping
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.data.decoded import DataSet
 from bigbatch_ue.evaluation.arms import RUN_ARMS, ArmSpec, arm_specs
-from bigbatch_ue.evaluation.target import target_spec
 from bigbatch_ue.networks.backbone import build_network
 from bigbatch_ue.networks.frozen import FrozenNetwork, compute_mode
 from bigbatch_ue.networks.generator import GeneratorBank
-from bigbatch_ue.networks.spec import NetworkSpec, surrogate_spec
+from bigbatch_ue.networks.spec import NetworkSpec, surrogate_spec, target_spec
 from bigbatch_ue.networks.surrogate import untrained_surrogate
 from bigbatch_ue.runtime.progress import progress
 from bigbatch_ue.sweeps.cells import Cell
