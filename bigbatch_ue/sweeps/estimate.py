@@ -15,6 +15,7 @@ from bigbatch_ue.evaluation.arms import RUN_ARMS, ArmSpec, arm_specs
 from bigbatch_ue.networks.backbone import build_network
 from bigbatch_ue.networks.frozen import FrozenNetwork, compute_mode
 from bigbatch_ue.networks.generator import GeneratorBank
+from bigbatch_ue.networks.inference import autocast
 from bigbatch_ue.networks.spec import NetworkSpec, surrogate_spec, target_spec
 from bigbatch_ue.networks.surrogate import untrained_surrogate
 from bigbatch_ue.runtime.progress import progress
@@ -116,7 +117,9 @@ def measure_rates(config: Config, data: DataSet) -> Rates:
 
 def _train_on(network: nn.Module, images: Tensor) -> None:
     labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
-    torch.autograd.backward(F.cross_entropy(network(images), labels))
+    with autocast(images.device):
+        logits = network(images)
+    torch.autograd.backward(F.cross_entropy(logits.float(), labels))
 
 
 def _seconds(cell: Cell, rates: Rates, new_surrogate: bool, new_arms: int) -> float:
