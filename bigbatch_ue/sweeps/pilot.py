@@ -163,7 +163,10 @@ def describe_round(cells: Sequence[Cell]) -> str:
 
 def _search(sweep: SweepSpec, dataset: SweepDataset, download: bool) -> _Search:
     """Start the search for one data set, at the middle of its batch sizes, the smaller of two."""
-    own = sweep.model_copy(update={"datasets": (dataset,), "strength": "given"})
+    first_seed = Seeds(run=sweep.seeds.run[:1], target=sweep.seeds.target)
+    own = sweep.model_copy(
+        update={"datasets": (dataset,), "seeds": first_seed, "strength": "given"}
+    )
     first = sweep_cells(own, download=download)[0]
     sizes = sweep.batches.sizes(first.axes["full"])
     return _Search(dataset, first.config.data.shown_as, sizes[(len(sizes) - 1) // 2])
