@@ -2,19 +2,24 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.polynomial import Polynomial
-from pydantic import ValidationError
 
 from analysis.table.columns import COLUMNS
 from analysis.table.consistency import check_arm, check_run, require_values
+from analysis.table.run_folders import (
+    data_names,
+    read_configuration,
+    repeating_command,
+    runs_below,
+    strength_sentences,
+)
 from analysis.table.table import (
     CRITICAL_COLUMNS,
     TARGET_COLUMNS,
@@ -24,18 +29,15 @@ from analysis.table.table import (
 from bigbatch_ue.config.names import ArmName, Countermeasure
 from bigbatch_ue.config.schema import Config
 from bigbatch_ue.evaluation.arms import RUN_ARMS, Arm, ArmSpec, arm_specs, arm_title, load_arms
-from bigbatch_ue.files.formats import digest, first_problem, read_json, write_json
-from bigbatch_ue.files.paths import hide_home, short_names
-from bigbatch_ue.files.yaml_files import read_yaml
+from bigbatch_ue.files.formats import digest, read_json, write_json
+from bigbatch_ue.files.paths import hide_home
 from bigbatch_ue.reporting.statistics import last_quarter
 from bigbatch_ue.runs.folder import RunFiles
 from bigbatch_ue.runs.result import TrainingResult, read_result
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.progress import progress
-from bigbatch_ue.sweeps.strength import PILOT, in_255, read_strengths
 
 ABOUT = "about.json"
-_SWEEP = "sweep.yaml"
 _MALFORMED = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
 """Errors that records of an unexpected structure cause."""
 
@@ -86,7 +88,7 @@ def collect(folders: Sequence[Path]) -> Collection:
     Raises:
         UserError: there is no run at all.
     """
-    runs = sorted({run for folder in folders for run in _runs(folder)}, key=lambda r: r.folder)
+    runs = sorted({run for folder in folders for run in runs_below(folder)}, key=lambda r: r.folder)
     if not runs:
         raise UserError(
             f"{', '.join(map(str, folders))}: no run folders here; name those that `train` or "
@@ -99,7 +101,7 @@ def collect(folders: Sequence[Path]) -> Collection:
     with progress("collecting", "runs", len(runs)) as stage:
         for run in stage.track(runs):
             try:
-                config = _configuration(run)
+                config = read_configuration(run)
                 rows[run] = _run_rows(run, config)
                 configs[run] = config
                 if (result := _result(run)) is not None:
@@ -115,8 +117,8 @@ def collect(folders: Sequence[Path]) -> Collection:
     settings = {names[run]: shared_settings(config) for run, config in reversed(configs.items())}
     table, malformed = _table(rows)
     table, duplicates = _without_duplicates(table)
-    commands = tuple(map(_command, folders))
-    strengths = tuple(_strengths(configs, names))
+    commands = tuple(map(repeating_command, folders))
+    strengths = tuple(strength_sentences(configs, names))
     problems += [*malformed, *duplicates]
     return Collection(table, tuple(problems), settings, commands, versions, strengths)
 
@@ -168,80 +170,11 @@ def shared_settings(config: Config) -> dict[str, Any]:
     return content
 
 
-# -- runs ----------------------------------------------------------------------------------------
-
-
-def _runs(folder: Path) -> Iterator[RunFiles]:
-    """Yield the runs and the sweep cells below a folder, without control runs and a pilot's."""
-    names = RunFiles(folder)
-    others = {names.controls.name, PILOT}
-    for name in (names.config.name, names.cell.name):
-        for path in folder.rglob(name):
-            run = RunFiles(path.parent)
-            may_be_other = not others.isdisjoint(run.folder.relative_to(folder).parts)
-            if not (may_be_other and _is_other(run)):
-                yield run
-
-
-def _is_other(run: RunFiles) -> bool:
-    """Return whether a run is a control of another one, or a cell of a sweep's pilot."""
-    own, home = run.folder.absolute(), run.home
-    is_control = own.parent.name == run.controls.name and home != own
-    return is_control or (home.name == PILOT and (home.parent / _SWEEP).exists())
-
-
-def _configuration(run: RunFiles) -> Config:
-    path = run.config if run.config.exists() else run.cell
-    try:
-        return Config.model_validate(read_yaml(path))
-    except ValidationError as error:
-        raise UserError(f"{path.name}: {first_problem(error)}") from None
+# -- rows ----------------------------------------------------------------------------------------
 
 
 def _result(run: RunFiles) -> TrainingResult | None:
     return read_result(run.result) if run.finished else None
-
-
-def _strengths(configs: Mapping[RunFiles, Config], names: Mapping[RunFiles, str]) -> list[str]:
-    """Say the strengths of each data set, and how they were chosen."""
-    read = cache(read_strengths)
-    found = set()
-    for run, config in configs.items():
-        name, eps = names[run], config.generator.eps
-        own = [
-            each.model_copy(update={"dataset": name})
-            for each in read(run.home)
-            if each.dataset == config.data.shown_as and math.isclose(each.eps, eps)
-        ]
-        said = [str(each) for each in own] or [f"{name}: eps {in_255(eps)}, as the settings say"]
-        found |= {(name, eps, sentence) for sentence in said}
-    return [sentence for *_, sentence in sorted(found)]
-
-
-def _command(folder: Path) -> str:
-    sweep = folder / _SWEEP
-    if sweep.exists():
-        return f"bigbatch-ue sweep --config {sweep.as_posix()}"
-    return f"bigbatch-ue train --config {folder.as_posix()}/RUN/config.yaml"
-
-
-def data_names(configs: Mapping[RunFiles, Config]) -> dict[RunFiles, str]:
-    """Name the data set of each run; different images in different places get different names."""
-    names, places = {}, {}
-    first_place: dict[str, str] = {}
-    for run, config in configs.items():
-        names[run] = config.data.shown_as
-        if config.data.title is None:
-            state = read_json(run.state, dict) if run.state.exists() else {}
-            content = str(state.get("data", config.data.name))
-            places[run] = first_place.setdefault(content, config.data.name)
-    for name in set(names.values()):
-        alike = [run for run in places if names[run] == name]
-        names |= zip(alike, short_names([places[run] for run in alike]), strict=True)
-    return names
-
-
-# -- rows ----------------------------------------------------------------------------------------
 
 
 def _run_rows(run: RunFiles, config: Config) -> list[dict[str, Any]]:

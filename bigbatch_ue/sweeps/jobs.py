@@ -23,13 +23,13 @@ from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.ranks import world_size
 from bigbatch_ue.sweeps.cells import Cell, Outcome, sweep_cells
 from bigbatch_ue.sweeps.estimate import estimate
+from bigbatch_ue.sweeps.folder import SPECIFICATION
 from bigbatch_ue.sweeps.pilot import describe_round, midway_strengths, pilot_of, with_strengths
 from bigbatch_ue.sweeps.progress import SweepProgress
 from bigbatch_ue.sweeps.spec import SweepSpec
 from bigbatch_ue.sweeps.strength import write_strengths
 from bigbatch_ue.sweeps.worker import Worker
 
-SPECIFICATION = "sweep.yaml"
 LEASE_SECONDS = 60.0
 PATIENCE_SECONDS = 1.5 * LEASE_SECONDS
 POLL_SECONDS = 2.0

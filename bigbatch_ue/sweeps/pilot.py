@@ -14,8 +14,9 @@ from bigbatch_ue.evaluation.arms import load_arms
 from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.sweeps.cells import Cell, sweep_cells, with_different_names
+from bigbatch_ue.sweeps.folder import PILOT
 from bigbatch_ue.sweeps.spec import BatchGrid, Seeds, SweepDataset, SweepSpec
-from bigbatch_ue.sweeps.strength import PILOT, ChosenStrength, Trial, in_255
+from bigbatch_ue.sweeps.strength import ChosenStrength, Trial, in_255
 
 LADDER = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 """Strengths to choose from, times 255."""

@@ -8,10 +8,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from bigbatch_ue.files.formats import first_problem, read_json, write_json
 from bigbatch_ue.reporting.words import percent
 from bigbatch_ue.runtime.errors import UserError
-
-PILOT = "pilot"
-"""Folder of the pilot's runs, below that of the sweep; they are no part of its curves."""
-STRENGTHS = "strengths.json"
+from bigbatch_ue.sweeps.folder import STRENGTHS
 
 
 class Trial(BaseModel):

@@ -20,10 +20,11 @@ from bigbatch_ue.runs.folder import RunFiles
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.sweeps import jobs
 from bigbatch_ue.sweeps.cells import Cell, Outcome, sweep_cells
+from bigbatch_ue.sweeps.folder import PILOT
 from bigbatch_ue.sweeps.jobs import run_sweep
 from bigbatch_ue.sweeps.pilot import LADDER, midway_strengths, with_strengths
 from bigbatch_ue.sweeps.spec import SweepSpec, load_sweep
-from bigbatch_ue.sweeps.strength import PILOT, ChosenStrength, Trial, read_strengths
+from bigbatch_ue.sweeps.strength import ChosenStrength, Trial, read_strengths
 from bigbatch_ue.sweeps.worker import Worker
 from tests.helpers.images import make_images
 from tests.helpers.sweeps import write

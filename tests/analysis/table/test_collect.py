@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from analysis.cli import main
-from analysis.table.collect import collect, data_names, read_collection
+from analysis.table.collect import collect, read_collection
 from analysis.table.columns import COLUMNS
+from analysis.table.run_folders import data_names
 from analysis.table.table import CRITICAL_COLUMNS, curves, read_table
 from bigbatch_ue.config.load import load_config
 from bigbatch_ue.config.schema import Config
