@@ -54,17 +54,7 @@ def plan_table(
             say of the labels.
         site: the nodes of the ranks, to estimate the time of a step there; None leaves it out.
     """
-    if images is None:
-        data = prepare_dataset(config.data, download=download)
-        config = resolve_clusters(config, data.train.labels)
-        channels = data.train.images.shape[1]
-        grouping = _group(config, data, agreement)
-    else:
-        assumed = "" if config.clusters.count != "auto" else f"assuming {DEFAULT_COUNT} clusters; "
-        config, channels = without_labels(config), 3
-        sizes = even_sizes(images, config.clusters.generators)
-        labels = f"{assumed}unknown without the images (leave out --images)"
-        grouping = _GroupingPlan(sizes, "if all are alike", labels)
+    config, channels, grouping = _grouped(config, images, download, agreement)
     plan = make_plan(config, grouping.sizes, ranks)
     if site and config.batch.micro == "auto":
         plan = plan.with_micro(DEFAULT_MICRO_BATCH["cuda"])
@@ -135,6 +125,21 @@ class _GroupingPlan:
     def sizes_in_words(self) -> str:
         sizes = span(self.sizes)
         return f"about {sizes} ({self.estimated})" if self.estimated else sizes
+
+
+def _grouped(
+    config: Config, images: int | None, download: bool, agreement: bool
+) -> tuple[Config, int, _GroupingPlan]:
+    """Resolve the clusters of `config`; return it, the channels of the images, and the grouping."""
+    if images is None:
+        data = prepare_dataset(config.data, download=download)
+        config = resolve_clusters(config, data.train.labels)
+        return config, data.train.images.shape[1], _group(config, data, agreement)
+    assumed = "" if config.clusters.count != "auto" else f"assuming {DEFAULT_COUNT} clusters; "
+    config = without_labels(config)
+    sizes = even_sizes(images, config.clusters.generators)
+    labels = f"{assumed}unknown without the images (leave out --images)"
+    return config, 3, _GroupingPlan(sizes, "if all are alike", labels)
 
 
 def _group(config: Config, data: DataSet, measure: bool) -> _GroupingPlan:
