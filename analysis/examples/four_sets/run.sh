@@ -9,17 +9,9 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 jobs=${1:-2}
 shift || true
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 files=("$here"/*.yaml)
 if [ $# -gt 0 ]; then files=("${@/#/$here/}") && files=("${files[@]/%/.yaml}"); fi
-for file in "${files[@]}"; do
-    pids=()
-    for ((i = 1; i <= jobs; i++)); do
-        bigbatch-ue sweep --config "$file" --shard "$i/$jobs" &
-        pids+=($!)
-    done
-    for pid in "${pids[@]}"; do wait "$pid" || [ $? -eq 1 ]; done  # 1: some cells failed
-done
+for file in "${files[@]}"; do "$here/../sweep/jobs.sh" "$jobs" "$file"; done
 python -m analysis collect runs/four_sets/*/ --out runs/four_sets/analysis
 python -m analysis report runs/four_sets/analysis
 cp -r runs/four_sets/analysis/. "$here"

@@ -8,13 +8,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 jobs=${1:-2}
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-pids=()
-for ((i = 1; i <= jobs; i++)); do
-    bigbatch-ue sweep --config "$here/sweep.yaml" --shard "$i/$jobs" &
-    pids+=($!)
-done
-for pid in "${pids[@]}"; do wait "$pid" || [ $? -eq 1 ]; done  # 1: some cells failed
+"$here/jobs.sh" "$jobs" "$here/sweep.yaml"
 python -m analysis collect runs/sweep
 python -m analysis report runs/sweep/analysis
 cp -r runs/sweep/analysis/. "$here"
