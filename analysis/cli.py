@@ -136,15 +136,20 @@ def design(
         float,
         typer.Option(min=1, help="growth of the standard deviation to the largest batch"),
     ] = 2,
+    datasets: Annotated[
+        int, typer.Option(min=1, help="data sets in which that growth is looked for together")
+    ] = 1,
 ) -> None:
     """Say what a sweep of so many sizes and seeds can find, before it is run."""
     from analysis.planner.design import advice, noise_of, plan_designs, power_table
 
     std, words = noise_of(noise)
     grid = (sizes or [5, 7, 9], seeds or [3, 5, 8, 12])
-    found = plan_designs(*grid, effect=effect / 100, noise=std, growth=spread)
+    found = plan_designs(*grid, effect=effect / 100, noise=std, growth=spread, datasets=datasets)
     console.print(power_table(found, effect=effect / 100, growth=spread), soft_wrap=False)
     console.print(f"Noise of a run: {words}.")
+    if datasets > 1:
+        console.print(f"The spread is that of {datasets} data sets together.")
     console.print(advice(found))
 
 

@@ -11,9 +11,17 @@ from analysis.defaults import DRAWS, MARGIN
 from analysis.fits.components import Components, fit_components
 from analysis.fits.confound import Separation, separate
 from analysis.fits.failures import Unprotected, count_unprotected
-from analysis.fits.instability import InstabilityFit, Kind, fit_oscillation, fit_spread
+from analysis.fits.instability import (
+    Deviations,
+    InstabilityFit,
+    Kind,
+    deviations_across_seeds,
+    deviations_within_runs,
+    fit_instability,
+)
 from analysis.fits.intervals import holm
 from analysis.fits.mean import MeanFit, fit_mean
+from analysis.fits.together import Together, fit_together
 from analysis.table.table import Curve, curves, rows_of
 from bigbatch_ue.config.names import ArmName
 from bigbatch_ue.evaluation.arms import ARM_NAMES
@@ -59,11 +67,14 @@ class Findings:
     Attributes:
         findings: one for each curve, in the order of `table.curves`.
         separations: one for each pair of curves that differ only in their budget.
+        together: what the main curves of several data sets that are alike in all else show
+            together.
         problems: why a pair has no separation.
     """
 
     findings: tuple[Finding, ...]
     separations: tuple[Separation, ...] = ()
+    together: tuple[Together, ...] = ()
     problems: tuple[str, ...] = ()
 
     @property
@@ -98,6 +109,8 @@ def analyse(table: pd.DataFrame, *, draws: int = DRAWS, margin: float = MARGIN) 
 
     p-values are adjusted within each of four questions, over all curves (Holm, 1979): does B
     matter, does accuracy fall and rise, where are runs unstable, and is it batch size or steps.
+    Two more are asked of several data sets together: where are runs unstable in all, and does
+    accuracy change alike.
 
     Args:
         table: with the columns of `columns.COLUMNS`.
@@ -116,8 +129,12 @@ def analyse(table: pd.DataFrame, *, draws: int = DRAWS, margin: float = MARGIN) 
         for pairs in findings.pairs.values()
         for epochs, steps in pairs
     ]
-    done = tuple(_adjust_separations(list(filter(None, separations))))
-    return replace(findings, separations=done, problems=tuple(problems))
+    return replace(
+        findings,
+        separations=tuple(_adjust_separations(list(filter(None, separations)))),
+        together=tuple(_adjust_together(list(_together(findings, draws)))),
+        problems=tuple(problems),
+    )
 
 
 def budgets(findings: Iterable[Finding]) -> list[str]:
@@ -128,27 +145,48 @@ def budgets(findings: Iterable[Finding]) -> list[str]:
 def _fit_curve(curve: Curve, rows: pd.DataFrame, draws: int, margin: float) -> Finding:
     problems: list[str] = []
     batches, accuracy = curve.batches, curve.accuracy
-    resolution = 1 / max(curve.test_images, 1)
+    deviations = _deviations(curve)
     mean = _attempt(partial(fit_mean, batches, accuracy, draws=draws, margin=margin), problems)
-    spread = partial(fit_spread, batches, accuracy, resolution=resolution, draws=draws)
-    oscillate = partial(
-        fit_oscillation,
-        batches,
-        curve.oscillation,
-        accuracy,
-        resolution=resolution,
-        tail_epochs=curve.tail_epochs,
-        draws=draws,
-    )
     return Finding(
         curve=curve,
         mean=mean,
-        seeds=_attempt(spread, problems),
-        oscillation=_attempt(oscillate, problems),
+        seeds=fit_instability("seeds", deviations["seeds"], draws=draws),
+        oscillation=fit_instability("oscillation", deviations["oscillation"], draws=draws),
         components=_attempt(partial(fit_components, rows), []),
         unprotected=count_unprotected(accuracy, curve.clean, margin),
         problem="; ".join(dict.fromkeys(problems)),
     )
+
+
+def _deviations(curve: Curve) -> dict[Kind, Deviations]:
+    resolution = 1 / max(curve.test_images, 1)
+    return {
+        "seeds": deviations_across_seeds(curve.batches, curve.accuracy, resolution=resolution),
+        "oscillation": deviations_within_runs(
+            curve.batches,
+            curve.oscillation,
+            curve.accuracy,
+            resolution=resolution,
+            tail_epochs=curve.tail_epochs,
+        ),
+    }
+
+
+def _together(findings: Findings, draws: int) -> Iterator[Together]:
+    """Fit the main curves of several data sets that have all but data set and settings in common.
+
+    Those of a data set that has several such curves would count twice.
+    """
+    groups: dict[tuple[str, ...], list[Curve]] = {}
+    for finding in findings.main:
+        curve = finding.curve
+        groups.setdefault((curve.budget, curve.lr_rule, curve.scope), []).append(curve)
+    for _, same in sorted(groups.items()):
+        names = {curve.dataset for curve in same}
+        if 1 < len(names) == len(same):
+            one = fit_together(same, [_deviations(curve) for curve in same], draws=draws)
+            if one.says_something:
+                yield one
 
 
 def _adjust_findings(findings: Sequence[Finding]) -> Iterator[Finding]:
@@ -159,17 +197,12 @@ def _adjust_findings(findings: Sequence[Finding]) -> Iterator[Finding]:
     fits = [fit for finding in findings for fit in (finding.seeds, finding.oscillation) if fit]
     unstable = iter(holm([p for fit in fits for p in (fit.both_ends_p, fit.trend_p)]))
 
-    def adjust(fit: InstabilityFit | None) -> InstabilityFit | None:
-        if fit is None:
-            return None
-        both_ends_p, trend_p = next(unstable), next(unstable)
-        return replace(fit, adjusted_both_ends_p=both_ends_p, adjusted_trend_p=trend_p)
-
     for finding in findings:
         mean = finding.mean
         if mean:
             mean = replace(mean, adjusted_p=next(effects), adjusted_valley_p=next(valleys))
-        seeds, oscillation = adjust(finding.seeds), adjust(finding.oscillation)
+        seeds = _adjusted(finding.seeds, unstable)
+        oscillation = _adjusted(finding.oscillation, unstable)
         yield replace(finding, mean=mean, seeds=seeds, oscillation=oscillation)
 
 
@@ -179,6 +212,24 @@ def _adjust_separations(separations: Sequence[Separation]) -> Iterator[Separatio
     adjusted = iter(holm(raw))
     for one in separations:
         yield replace(one, adjusted=(next(adjusted), next(adjusted), next(adjusted)))
+
+
+def _adjust_together(together: Sequence[Together]) -> Iterator[Together]:
+    """Adjust the p-values of both questions over all groups of data sets."""
+    fits = [fit for one in together for fit in (one.seeds, one.oscillation) if fit]
+    unstable = iter(holm([p for fit in fits for p in (fit.both_ends_p, fit.trend_p)]))
+    differ = holm([one.differ_p for one in together])
+    for one, p in zip(together, differ, strict=True):
+        seeds, oscillation = (_adjusted(fit, unstable) for fit in (one.seeds, one.oscillation))
+        yield replace(one, seeds=seeds, oscillation=oscillation, adjusted_differ_p=p)
+
+
+def _adjusted(fit: InstabilityFit | None, p_values: Iterator[float]) -> InstabilityFit | None:
+    """Give a fit the next two adjusted p-values, of both ends and of a trend."""
+    if fit is None:
+        return None
+    both_ends_p, trend_p = next(p_values), next(p_values)
+    return replace(fit, adjusted_both_ends_p=both_ends_p, adjusted_trend_p=trend_p)
 
 
 def _attempt(fit: Callable[[], _Fit], problems: list[str]) -> _Fit | None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.findings.findings import Findings
-from analysis.findings.sentences import KINDS, recommendation
+from analysis.findings.sentences import KINDS, recommendation, together_statement
 from analysis.table.table import CRITICAL_COLUMNS, CURVE_COLUMNS
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.formats import write_json
@@ -44,6 +44,11 @@ def write_findings(findings: Findings, folder: Path) -> None:
                 record[kind]["shape"] = fit.shape
     for record, separation in zip(content["separations"], findings.separations, strict=True):
         record["statement"] = separation.statement
+    for record, together in zip(content["together"], findings.together, strict=True):
+        record["statement"] = together_statement(together)
+        for kind in KINDS:
+            if fit := together.instability(kind):
+                record[kind]["shape"] = fit.shape
     write_json(folder / FINDINGS, content)
     with atomic_file(folder / FITS) as temporary:
         pd.DataFrame(_fit_rows(findings)).to_csv(temporary, index=False)

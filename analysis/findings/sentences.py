@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from analysis.findings.findings import PROTECTED, Finding
-from analysis.fits.instability import Kind, Shape
+from analysis.fits.instability import InstabilityFit, Kind, Shape
 from analysis.fits.intervals import ALPHA
 from analysis.fits.mean import MeanFit
+from analysis.fits.together import Together
 from analysis.table.table import Curve
 from bigbatch_ue.reporting.words import counted, interval, p_value, percent
 
@@ -50,6 +51,50 @@ def label(curve: Curve, among: Sequence[Curve]) -> str:
     """Return the data set, and the distinction from other curves of it in `among`."""
     alike = [other for other in among if other.dataset == curve.dataset]
     return ", ".join(filter(None, (curve.dataset, distinction(curve, alike))))
+
+
+def together_title(one: Together) -> str:
+    """Name the curves that several data sets have in common, such as `3 data sets, equal steps`."""
+    parts = [f"{len(one.datasets)} data sets", f"equal {one.budget}"]
+    if one.lr_rule != "none":
+        parts.append(f"{one.lr_rule} learning rate")
+    if one.scope != "cluster":
+        parts.append("batches of the whole set")
+    return ", ".join(parts)
+
+
+def together_statement(one: Together) -> str:
+    """Say whether several data sets together are unstable, and whether B acts alike in all."""
+    sentences = []
+    if one.seeds:
+        sentences.append(f"Across seeds, runs spread {_instability(one.seeds)}.")
+    if one.oscillation:
+        sentences.append(f"Within a run, accuracy oscillates {_instability(one.oscillation)}.")
+    if math.isfinite(one.differ_p):
+        verdict = "differs" if one.adjusted_differ_p < ALPHA else "is not shown to differ"
+        changes = ", ".join(
+            f"{100 * change:+.1f} on {name}"
+            for name, change in zip(one.datasets, one.changes, strict=True)
+        )
+        sentences.append(
+            f"The change of accuracy from the smallest to the largest B {verdict} between data "
+            f"sets ({p_value(one.adjusted_differ_p)}; in points, {changes})."
+        )
+    return f"{together_title(one)}: {' '.join(sentences)}"
+
+
+def _instability(fit: InstabilityFit) -> str:
+    """Say how much less or more it is at the largest B, and what that shows."""
+    low, high = fit.change_interval
+    if fit.shape == "even":
+        verdict = "even: no two sizes can differ threefold"
+    else:
+        p = min(fit.adjusted_both_ends_p, fit.adjusted_trend_p)
+        verdict = f"{SHAPES[fit.shape]}, {p_value(p)}"
+    return (
+        f"{fit.change:.2f} times [{low:.2f}, {high:.2f}] as much at the largest B as at the "
+        f"smallest ({verdict})"
+    )
 
 
 def _advice(finding: Finding) -> str:

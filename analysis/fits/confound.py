@@ -167,15 +167,15 @@ def _changes(epochs: Curve, steps: Curve, batches: NDArray[np.int64]) -> _Change
     _, left, right = np.intersect1d(epochs.seeds, steps.seeds, return_indices=True)
     common = np.isfinite(at_epochs[:, left] + at_steps[:, right])
     paired_epochs, paired_steps = (
-        _line_changes(x, np.where(common, accuracy, np.nan))
+        line_changes(x, np.where(common, accuracy, np.nan))
         for accuracy in (at_epochs[:, left], at_steps[:, right])
     )
     if len(paired_epochs) >= _MIN_SEEDS:
         return _Changes(paired_epochs, paired_steps, paired=True)
-    return _Changes(_line_changes(x, at_epochs), _line_changes(x, at_steps), paired=False)
+    return _Changes(line_changes(x, at_epochs), line_changes(x, at_steps), paired=False)
 
 
-def _line_changes(x: Floats, accuracy: Floats) -> Floats:
+def line_changes(x: Floats, accuracy: Floats) -> Floats:
     """Return the rise over the range of x of the least-squares line of each usable column."""
     changes = []
     for column in accuracy.T:

@@ -14,7 +14,7 @@ from analysis.defaults import DRAWS
 from analysis.fits.contrasts import trend, valley_p
 from analysis.fits.curve import draw_curves
 from analysis.fits.intervals import ALPHA, PERCENTILES
-from analysis.fits.runs import Runs, successful_runs
+from analysis.fits.runs import Integers, Runs, successful_runs
 from analysis.table.table import Floats
 from bigbatch_ue.runtime.errors import UserError
 
@@ -36,6 +36,8 @@ _POLISHES = 5
 @dataclass(frozen=True)
 class InstabilityFit:
     """Fit of one kind of instability against B. Batches are B, not log2 B.
+
+    Of several data sets, standard deviations are relative to that of each set over all B.
 
     Attributes:
         kind: `seeds`: standard deviation across seeds. `oscillation`: within a run.
@@ -87,19 +89,41 @@ class InstabilityFit:
         return "even" if self.largest_ratio < EVEN_RATIO else "inconclusive"
 
 
-def fit_spread(
-    batches: NDArray[np.int64],
-    accuracy: Floats,
-    *,
-    resolution: float,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> InstabilityFit:
-    """Test at which B runs of different seeds differ most, and estimate their spread as a curve.
+@dataclass(frozen=True)
+class Deviations:
+    """How far runs lie from where they are expected: k sizes, for one data set or several.
+
+    Attributes:
+        batches: int64 [k], effective batches, ascending.
+        variance: float64 [k], variance at each size; NaN where it is unknown.
+        freedom: float64 [k], its degrees of freedom.
+        scored: a number for each run that is large where it deviates, on one or two scales; empty
+            if the runs are too few to be tested.
+        floor: smallest standard deviation that can be measured.
+    """
+
+    batches: NDArray[np.int64]
+    variance: Floats
+    freedom: Floats
+    scored: Sequence[Runs]
+    floor: float
+
+    @property
+    def unit(self) -> float:
+        """The standard deviation over all sizes; 0 if it is unknown."""
+        known = np.isfinite(self.variance) & (self.freedom > 0)
+        if not known.any():
+            return 0.0
+        return math.sqrt(np.average(self.variance[known], weights=self.freedom[known]))
+
+
+def deviations_across_seeds(
+    batches: NDArray[np.int64], accuracy: Floats, *, resolution: float
+) -> Deviations:
+    """Return how far the runs at each B lie apart.
 
     A run counts by the rank of its distance from the medians of its size and of its seed, as a
-    normal score (Fligner and Killeen, 1976): a run that failed is one rank. Scores that change
-    places within their seed show what trend, or what fall and rise, is chance.
+    normal score (Fligner and Killeen, 1976): a run that failed is one rank.
 
     The spread of fractions is small near 0 and 1, and so follows their mean. Every claim is
     therefore tested on accuracies and on their log odds, and the larger p-value holds.
@@ -108,41 +132,33 @@ def fit_spread(
         batches: int64 [k], effective batches, ascending.
         accuracy: float64 [k, n], each run's final accuracy; NaN where it is missing.
         resolution: > 0, accuracy of a single test image.
-        draws: number of draws of the curve.
-        seed: seed of the random draws.
     """
     present = np.isfinite(accuracy)
     count = present.sum(1)
     mean = _ratio(np.where(present, accuracy, 0).sum(1), count)
     squares = np.where(present, (accuracy - mean[:, None]) ** 2, 0).sum(1)
-    outcomes = [accuracy, _log_odds(accuracy, resolution)]
-    return _fit(
-        "seeds",
+    scales = [accuracy, _log_odds(accuracy, resolution)]
+    return Deviations(
         batches,
         _ratio(squares, count - 1),
         count - 1.0,
-        [replace(runs, values=_scores(runs)) for runs in _testable(batches, outcomes)],
-        resolution,
-        draws,
-        np.random.default_rng(seed),
+        [replace(runs, values=_scores(runs)) for runs in _testable(batches, scales)],
+        resolution / 2,
     )
 
 
-def fit_oscillation(
+def deviations_within_runs(
     batches: NDArray[np.int64],
     oscillation: Floats,
     accuracy: Floats,
     *,
     resolution: float,
     tail_epochs: int,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> InstabilityFit:
-    """Test at which B a run's accuracy oscillates most, and estimate the oscillation as a curve.
+) -> Deviations:
+    """Return how far the accuracies of a run oscillate around a line, at each B.
 
-    Its logarithms change places within their seed, as the scores of `fit_spread` do. Every claim is
-    tested on the oscillation of accuracies, and on that of their log odds, which is larger by
-    1 / (a (1 - a)) at accuracy a; the larger p-value holds.
+    Every claim is tested on logarithms of the oscillation of accuracies, and of that of their log
+    odds, which is larger by 1 / (a (1 - a)) at accuracy a; the larger p-value holds.
 
     Args:
         batches: int64 [k], effective batches, ascending.
@@ -151,52 +167,61 @@ def fit_oscillation(
         accuracy: float64 [k, n], each run's final accuracy.
         resolution: > 0, accuracy of a single test image; less oscillation counts as half of it.
         tail_epochs: number of the last epochs; below 3 nothing is measured.
-        draws: number of draws of the curve.
-        seed: seed of the random draws.
     """
     known = np.isfinite(oscillation) if tail_epochs >= 3 else np.zeros(oscillation.shape, bool)
     count = known.sum(1)
-    variance = _ratio(np.where(known, oscillation**2, 0).sum(1), count)
     log = np.log(np.maximum(oscillation, resolution / 2))
     odds = _log_odds(accuracy, resolution)
-    outcomes = [
-        np.where(known, one, np.nan) for one in (log, log + 2 * np.log(2 * np.cosh(odds / 2)))
-    ]
-    return _fit(
-        "oscillation",
+    scales = [log, log + 2 * np.log(2 * np.cosh(odds / 2))]
+    return Deviations(
         batches,
-        variance,
+        _ratio(np.where(known, oscillation**2, 0).sum(1), count),
         count * (tail_epochs - 2.0),
-        _testable(batches, outcomes),
-        resolution,
-        draws,
-        np.random.default_rng(seed),
+        _testable(batches, [np.where(known, one, np.nan) for one in scales]),
+        resolution / 2,
     )
 
 
-def _testable(batches: NDArray[np.int64], outcomes: Sequence[Floats]) -> list[Runs]:
-    """Return the runs of each outcome [k, n]; none if they are too few to be tested."""
-    try:
-        return [successful_runs(batches, outcome) for outcome in outcomes]
-    except UserError:
-        return []
+def pool(deviations: Sequence[Deviations]) -> Deviations:
+    """Join the deviations of several data sets, each in units of its own standard deviation.
+
+    Args:
+        deviations: of data sets whose runs can be tested and differ.
+    """
+    batches = np.unique(np.concatenate([one.batches for one in deviations]))
+    squares, freedom = np.zeros((2, len(batches)))
+    for one in deviations:
+        known = np.isfinite(one.variance) & (one.freedom > 0)
+        places = np.searchsorted(batches, one.batches[known])
+        squares[places] += one.freedom[known] * one.variance[known] / one.unit**2
+        freedom[places] += one.freedom[known]
+    scales = zip(*(one.scored for one in deviations), strict=True)
+    floor = max(one.floor / one.unit for one in deviations)
+    joined = [_join(batches, runs) for runs in scales]
+    return Deviations(batches, _ratio(squares, freedom), freedom, joined, floor)
 
 
-def _fit(
-    kind: Kind,
-    batches: NDArray[np.int64],
-    variance: Floats,
-    freedom: Floats,
-    scored: Sequence[Runs],
-    resolution: float,
-    draws: int,
-    random: np.random.Generator,
+def fit_instability(
+    kind: Kind, deviations: Deviations, *, draws: int = DRAWS, seed: int = 0
 ) -> InstabilityFit:
-    """Test the scores of all scales, and draw a curve through the variances [k]."""
+    """Test at which B runs deviate most, and estimate their standard deviation as a curve.
+
+    The scores change places within their seed, which shows what trend, or what fall and rise, is
+    chance.
+
+    Args:
+        kind: which instability it is.
+        deviations: of one data set, or of several that were pooled.
+        draws: number of draws of the curve.
+        seed: seed of the random draws.
+    """
+    random = np.random.default_rng(seed)
+    batches, variance, freedom = deviations.batches, deviations.variance, deviations.freedom
     unknown = np.full(_POINTS, np.nan)
     at = np.geomspace(float(batches[0]), float(batches[-1]), _POINTS)
     both_ends_p = trend_p = largest_ratio = change = low_change = high_change = math.nan
     fitted, low, high, slopes = unknown, unknown, unknown, [0.0]
+    scored = deviations.scored
     if scored and len(scored[0].batches) >= _MIN_SIZES:
         tests = [_test(runs, random) for runs in scored]
         slopes = [slope for slope, _, _ in tests]
@@ -204,7 +229,7 @@ def _fit(
         trend_p = max(p for _, p, _ in tests) if agree else 1.0
         both_ends_p = max(p for _, _, p in tests)
         known = np.isfinite(variance) & (freedom > 0)
-        log_std = np.log(np.maximum(np.sqrt(variance[known]), resolution / 2))
+        log_std = np.log(np.maximum(np.sqrt(variance[known]), deviations.floor))
         error = polygamma(1, freedom[known] / 2) / 4  # variance of the log of a standard deviation
         largest_ratio = _largest_ratio(log_std, error)
         x = np.log2(batches[known].astype(np.float64))
@@ -234,6 +259,33 @@ def _fit(
     )
 
 
+def _testable(batches: NDArray[np.int64], scales: Sequence[Floats]) -> list[Runs]:
+    """Return the runs on each scale [k, n]; none if they are too few to be tested."""
+    try:
+        return [successful_runs(batches, values) for values in scales]
+    except UserError:
+        return []
+
+
+def _join(batches: NDArray[np.int64], samples: Sequence[Runs]) -> Runs:
+    """Join runs of several data sets: all seeds are others, and each has mean zero."""
+    size = [np.searchsorted(batches, runs.batches)[runs.size] for runs in samples]
+    blocks = [_blocks(runs) for runs in samples]
+    offsets = np.cumsum([0, *(int(block.max()) + 1 for block in blocks)])
+    seed = np.unique(
+        np.concatenate([one + start for one, start in zip(blocks, offsets, strict=False)]),
+        return_inverse=True,
+    )[1]
+    values = np.concatenate([runs.values for runs in samples])
+    values = values - (np.bincount(seed, values) / np.bincount(seed))[seed]
+    return Runs(batches, np.concatenate(size), seed, values)
+
+
+def _blocks(runs: Runs) -> Integers:
+    """Return the block [N] of runs that may change places: a seed, or 0, all that occur once."""
+    return np.where(runs.of_seed.any(0), runs.seed + 1, 0)
+
+
 def _test(runs: Runs, random: np.random.Generator) -> tuple[float, float, float]:
     """Return the slope of scores, its p-value, and the p-value of a fall and a rise.
 
@@ -242,7 +294,7 @@ def _test(runs: Runs, random: np.random.Generator) -> tuple[float, float, float]
     if not np.ptp(runs.values):
         return 0.0, 1.0, 1.0
     average = runs.at_size / runs.at_size.sum(1, keepdims=True)
-    block = np.where(runs.of_seed.any(0), runs.seed + 1, 0)
+    block = _blocks(runs)
     order = np.argsort(block + random.random((_PERMUTATIONS, len(block))), axis=1)
     shuffled = np.empty((_PERMUTATIONS, len(block)))
     shuffled[:, np.argsort(block, kind="stable")] = runs.values[order]

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from analysis.fits.contrasts import SmoothTest
-from analysis.fits.instability import fit_spread
+from analysis.fits.instability import deviations_across_seeds, fit_instability, pool
 from analysis.fits.intervals import ALPHA
 from analysis.fits.runs import TwoWay, successful_runs
 from analysis.fits.seed_noise import draw_noise
@@ -40,7 +40,8 @@ class DesignPower:
         slope: power to find an effect that is a straight line from the smallest to the largest B.
         valley: power to find one that falls and rises by as much, lowest in the middle.
         odd_size: power to find one size that is better than all others.
-        spread: power to find a standard deviation that grows from the smallest to the largest B.
+        spread: power to find a standard deviation that grows from the smallest to the largest B,
+            in the data sets together.
         detectable: change along a straight line that is found with 80 % power, in accuracy.
     """
 
@@ -110,6 +111,7 @@ def plan_designs(
     effect: float,
     noise: float,
     growth: float,
+    datasets: int = 1,
     simulations: int = 200,
 ) -> list[DesignPower]:
     """Simulate sweeps of every number of sizes and of seeds, and test them as `fit` does.
@@ -122,6 +124,7 @@ def plan_designs(
         effect: difference in accuracy between the best and the worst size.
         noise: standard deviation of a run, apart from the level of its seed.
         growth: standard deviation at the largest B divided by that at the smallest.
+        datasets: number of data sets over which the growth is pooled.
         simulations: number of simulated sweeps of each design.
 
     Raises:
@@ -131,11 +134,13 @@ def plan_designs(
         raise UserError("design: needs at least 3 sizes and 2 seeds; raise --sizes or --seeds")
     grid = [(k, n) for k in sorted(set(sizes)) for n in sorted(set(seeds))]
     with progress("simulating sweeps", "designs", len(grid)) as stage:
-        return [_power(k, n, effect, noise, growth, simulations) for k, n in stage.track(grid)]
+        return [
+            _power(k, n, effect, noise, growth, datasets, simulations) for k, n in stage.track(grid)
+        ]
 
 
 def _power(
-    k: int, n: int, effect: float, noise: float, growth: float, simulations: int
+    k: int, n: int, effect: float, noise: float, growth: float, datasets: int, simulations: int
 ) -> DesignPower:
     random = np.random.default_rng([k, n])
     batches, z = 2 ** np.arange(k), np.linspace(0, 1, k)
@@ -151,7 +156,9 @@ def _power(
         found += test.p(fit.means + shapes) < ALPHA
         if simulation < _DETECTABLE:
             detectable.append(test.detectable)
-        spreads += _finds_spread(batches, errors * growth ** (z - 0.5)[:, None], simulation)
+        others = noise * random.normal(size=(datasets - 1, k, n))
+        spreading = np.concatenate([errors[None], others]) * growth ** (z - 0.5)[:, None]
+        spreads += _finds_spread(batches, spreading, simulation)
     on_slope, in_valley, at_odd_size = (found / simulations).tolist()
     return DesignPower(
         sizes=k,
@@ -165,8 +172,13 @@ def _power(
 
 
 def _finds_spread(batches: NDArray[np.int64], errors: Floats, seed: int) -> bool:
-    accuracy = (0.5 + errors).clip(0.01, 0.99)
-    fit = fit_spread(batches, accuracy, resolution=0.001, draws=10, seed=seed)
+    """Whether a growing spread is found in the errors [datasets, k, n] of several data sets."""
+    deviations = [
+        deviations_across_seeds(batches, accuracy, resolution=0.001)
+        for accuracy in (0.5 + errors).clip(0.01, 0.99)
+    ]
+    pooled = pool(deviations) if len(deviations) > 1 else deviations[0]
+    fit = fit_instability("seeds", pooled, draws=10, seed=seed)
     return fit.trend_p < ALPHA and fit.rises
 
 

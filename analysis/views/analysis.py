@@ -10,7 +10,7 @@ from analysis.findings import findings as fits
 from analysis.findings.critical_batch import statements
 from analysis.findings.findings import Findings, budgets
 from analysis.findings.outputs import write_findings
-from analysis.findings.sentences import recommendation
+from analysis.findings.sentences import recommendation, together_statement
 from analysis.table.collect import Collection
 from analysis.views.plot import curves_figure, overview_figure, plot
 from analysis.views.report import write_report
@@ -51,6 +51,7 @@ class Analysis:
         return [
             *map(recommendation, self.findings.findings),
             *statements(self.findings).values(),
+            *map(together_statement, self.findings.together),
             *(f"{one.dataset}: {one.statement}" for one in self.findings.separations),
         ]
 

@@ -63,6 +63,12 @@ _TERMS = {
         "their log odds: spread that follows the mean is not instability. *Even*: no two sizes can "
         "differ threefold."
     ),
+    "Data sets together": (
+        "Data sets that are alike in all but their images and settings, each in units of its own "
+        "spread over all B, show less instability than one alone can. Whether accuracy changes "
+        "with B by as many points in all is a test between seeds (Welch's analysis of variance). "
+        "Both are adjusted for the number of such tests."
+    ),
     "Critical batch": (
         "Prediction from the noise of the generators' gradient (its noise scale in the space of "
         "their parameters; McCandlish et al., 2018, arXiv 1812.06162). Well below it, twice the B "
@@ -81,13 +87,15 @@ _TERMS = {
 }
 
 
-def guide(*, margin: float, has_prediction: bool) -> Iterator[tuple[str, str]]:
+def guide(*, margin: float, has_prediction: bool, has_several: bool) -> Iterator[tuple[str, str]]:
     """Yield each term with its explanation.
 
     Args:
         margin: accuracies this close to the best are as good, in points.
         has_prediction: whether a critical batch is predicted for any curve.
+        has_several: whether several data sets are looked at together.
     """
+    optional = {"Critical batch": has_prediction, "Data sets together": has_several}
     for term, text in _TERMS.items():
-        if has_prediction or term != "Critical batch":
+        if optional.get(term, True):
             yield term, text.format(margin=margin)

@@ -12,7 +12,13 @@ import pandas as pd
 from analysis.defaults import MARGIN
 from analysis.findings.critical_batch import span, statements
 from analysis.findings.findings import Finding, Findings, budgets
-from analysis.findings.sentences import KINDS, label, recommendation
+from analysis.findings.sentences import (
+    KINDS,
+    label,
+    recommendation,
+    together_statement,
+    together_title,
+)
 from analysis.findings.sizes import summarise_sizes
 from analysis.fits.components import Spread
 from analysis.fits.confound import Separation
@@ -114,7 +120,17 @@ def _content(collection: Collection, findings: Findings, folder: Path) -> dict[s
             for name, finding in titled
             if finding in main and (found := finding.components)
         ],
-        "instabilities": _instability_table(titled),
+        "together": list(map(together_statement, findings.together)),
+        "instabilities": _instability_table(
+            [
+                *((name, finding.instability(kind)) for name, finding in titled for kind in KINDS),
+                *(
+                    (together_title(one), one.instability(kind))
+                    for one in findings.together
+                    for kind in KINDS
+                ),
+            ]
+        ),
         "separations": findings.separations,
         "unseparated": findings.problems,
         "confounds": list(_steps_pictures(findings)),
@@ -124,7 +140,11 @@ def _content(collection: Collection, findings: Findings, folder: Path) -> dict[s
         "versions": collection.versions,
         "commands": [*collection.commands, command],
         "runs": collection.table.groupby(["run", "dataset"]).ngroups,
-        "guide": list(guide(margin=margin, has_prediction=bool(criticals))),
+        "guide": list(
+            guide(
+                margin=margin, has_prediction=bool(criticals), has_several=bool(findings.together)
+            )
+        ),
     }
 
 
@@ -239,20 +259,19 @@ def _component_table(titled: Sequence[tuple[str, Finding]]) -> TextTable:
     return TextTable("Parts of the spread", heads, rows)
 
 
-def _instability_table(titled: Sequence[tuple[str, Finding]]) -> TextTable:
+def _instability_table(fits: Sequence[tuple[str, InstabilityFit | None]]) -> TextTable:
     heads = ("curve", "kind", "unstable at", "largest B / smallest B", "both ends", "trend")
     rows = [
         (
             name,
-            "across seeds" if kind == "seeds" else kind,
+            "across seeds" if fit.kind == "seeds" else fit.kind,
             fit.shape,
             _factor(fit),
             p_value(fit.adjusted_both_ends_p),
             p_value(fit.adjusted_trend_p),
         )
-        for name, finding in titled
-        for kind in KINDS
-        if (fit := finding.instability(kind)) and fit.is_measured
+        for name, fit in fits
+        if fit and fit.is_measured
     ]
     return TextTable("Instability", heads, rows, texts=3)
 

@@ -7,7 +7,7 @@ Each case is simulated `--replications` times, from a seed of its own. Finished 
 """
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,17 +23,25 @@ from threadpoolctl import threadpool_limits
 from analysis.defaults import DRAWS, MARGIN
 from analysis.fits.confound import separate
 from analysis.fits.contrasts import SmoothTest
-from analysis.fits.instability import InstabilityFit, fit_oscillation, fit_spread
+from analysis.fits.instability import (
+    InstabilityFit,
+    deviations_across_seeds,
+    deviations_within_runs,
+    fit_instability,
+)
 from analysis.fits.mean import MeanFit, fit_mean
 from analysis.fits.runs import TwoWay, successful_runs
 from analysis.fits.seed_noise import draw_noise
+from analysis.fits.together import fit_together
 from bigbatch_ue.files.atomic import atomic_file
 from tests.analysis.simulator import NOISES, SHAPES, Design, Floats, Shape, first_gap, last_gap
 from tests.helpers.findings import a_curve
 
 RESOLUTION = 1 / 1000
 LEVEL = 0.35
+ALIKE = "Nothing unstable, data sets alike"
 Once = Callable[[np.random.Generator], dict[str, float]]
+Make = Callable[[Design, np.random.Generator], Floats]
 
 
 @dataclass(frozen=True)
@@ -115,9 +123,34 @@ def spread(
     """Whether runs are found to be unstable across seeds."""
     values = make(random).clip(0, 1)
     batches = 2 ** np.arange(4, 4 + len(values))
-    return _claims(
-        fit_spread(batches, values, resolution=RESOLUTION, draws=100, seed=_seed(random))
-    )
+    deviations = deviations_across_seeds(batches, values, resolution=RESOLUTION)
+    return _claims(fit_instability("seeds", deviations, draws=100, seed=_seed(random)))
+
+
+def together(
+    designs: Sequence[Design],
+    make: Make,
+    random: np.random.Generator,
+) -> dict[str, float]:
+    """Whether data sets together are found to be unstable, or to differ in how B changes them.
+
+    The last of them begins at a B four times as large as the others.
+    """
+    curves, deviations = [], []
+    for place, design in enumerate(designs):
+        values = make(design, random).clip(0, 1)
+        batches = 2 ** (np.arange(design.sizes) + 4 + 2 * (place == len(designs) - 1))
+        curves.append(
+            replace(a_curve(design.sizes, design.seeds), batches=batches, accuracy=values)
+        )
+        own = deviations_across_seeds(batches, values, resolution=RESOLUTION)
+        none = deviations_within_runs(
+            batches, np.full_like(values, np.nan), values, resolution=RESOLUTION, tail_epochs=0
+        )
+        deviations.append({"seeds": own, "oscillation": none})
+    found = fit_together(curves, deviations, draws=100)
+    assert found.seeds
+    return {**_claims(found.seeds), "data sets differ": float(found.differ_p < 0.05)}
 
 
 def oscillation(design: Design, drift: float, random: np.random.Generator) -> dict[str, float]:
@@ -129,16 +162,14 @@ def oscillation(design: Design, drift: float, random: np.random.Generator) -> di
     line = np.vander(epochs, 2)
     left = accuracies @ (np.eye(len(epochs)) - line @ np.linalg.pinv(line))
     deviation = np.sqrt((left**2).sum(-1) / (len(epochs) - 2))
-    fit = fit_oscillation(
+    deviations = deviations_within_runs(
         design.batches,
         deviation,
         accuracies[..., -1],
         resolution=RESOLUTION,
         tail_epochs=len(epochs),
-        draws=100,
-        seed=_seed(random),
     )
-    return _claims(fit)
+    return _claims(fit_instability("oscillation", deviations, draws=100, seed=_seed(random)))
 
 
 def _claims(fit: InstabilityFit) -> dict[str, float]:
@@ -202,6 +233,7 @@ def cases() -> Iterator[Case]:
             once = partial(regret, design, SHAPES[shape], depth)
             yield Case("Weak effects, noise 8", _name(name, design), once)
     yield from _cases_of_spread()
+    yield from _cases_of_data_sets()
     for noise in ("normal", "largest B x 4", "slopes x 1.5", "slopes x 3"):
         design = Design(8, 5, noise=NOISES[noise])
         once = partial(steps_or_batch, design)
@@ -254,6 +286,41 @@ def _cases_of_spread() -> Iterator[Case]:
             make = partial(_spreading, factor, seeds)
             part = "A spread that changes"
             yield Case(part, _name(name, Design(8, seeds)), partial(spread, make))
+
+
+def _cases_of_data_sets() -> Iterator[Case]:
+    """Yield four data sets of five seeds, whose noise is 2, 4, 8 and 16 points."""
+
+    def named(name: str, part: str, make: Make) -> Case:
+        once = partial(together, designs, make)
+        return Case(part, _name(f"{name}, 4 data sets", designs[0]), once)
+
+    for noise in ("normal", "Student's t, 3 df", "one run in 20 fails"):
+        designs = [Design(8, 5, std=std, noise=NOISES[noise]) for std in (0.02, 0.04, 0.08, 0.16)]
+        for shape, depth in (("flat", 0.0), ("U", 0.2)):
+            make = partial(_shaped, SHAPES[shape], depth)
+            yield named(f"{noise}, {shape}", ALIKE, make)
+    designs = [Design(8, 5, std=std) for std in (0.02, 0.04, 0.08, 0.16)]
+    for factor in (2.0, 2.5, 3.0):
+        make = partial(_growing, factor)
+        yield named(f"grows {factor:g} times", "A spread that changes in all", make)
+    yield named("slopes of 5, 10, 20 and 40 points", "Data sets that differ", _sloping)
+
+
+def _shaped(shape: Shape, depth: float, design: Design, random: np.random.Generator) -> Floats:
+    return design.accuracy(shape, depth, random)
+
+
+def _growing(factor: float, design: Design, random: np.random.Generator) -> Floats:
+    growth = factor ** np.linspace(-0.5, 0.5, design.sizes)
+    values: Floats = 0.45 + design.std * growth[:, None] * random.normal(
+        size=(design.sizes, design.seeds)
+    )
+    return values
+
+
+def _sloping(design: Design, random: np.random.Generator) -> Floats:
+    return design.accuracy(SHAPES["slope"], 2.5 * design.std, random)
 
 
 def _spreading(factor: Floats, seeds: int, random: np.random.Generator) -> Floats:
@@ -346,6 +413,19 @@ def _goals(found: pd.DataFrame) -> Iterator[str]:
     yield (
         f"* Runs are called unstable in at most 7 % where they are not: the highest is "
         f"{stable.max():.1f} ({stable.idxmax()}), the average {stable.mean():.1f}."
+    )
+    alike, growing = of(ALIKE, "unstable"), of("A spread that changes in all", "large B")
+    yield (
+        f"* Four data sets together are called unstable in at most 7 % where they are not: the "
+        f"highest is {alike.max():.1f}; and said to differ in at most 8 % where they do not: the "
+        f"highest is {of(ALIKE, 'differ').max():.1f}."
+    )
+    yield (
+        "* A spread that grows in all four data sets is found: "
+        + ", ".join(
+            f"{value:.0f} ({str(case).partition(',')[0]})" for case, value in growing.items()
+        )
+        + "."
     )
     lost, lowest = of("Weak effects, noise 8", "points lost"), of("Weak effects, noise 8", "by the")
     yield (

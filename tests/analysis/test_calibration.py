@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.analysis.calibration import Case, cases, page, run_case
+from tests.analysis.calibration import ALIKE, Case, cases, page, run_case
 
 COMMITTED = Path(__file__).resolve().parents[2] / "analysis/examples/calibration"
 CASES = list(cases())
@@ -28,6 +28,7 @@ def test_the_figures_are_good_enough_for_what_the_documentation_says() -> None:
     assert found["The best B", "best B in its interval"].min() >= 0.9
     assert found["No effect", "effect found"].max() <= 0.13
     assert found["Nothing unstable"].max() <= 0.07
+    assert found[ALIKE].max() <= 0.08
 
 
 @pytest.mark.parametrize(

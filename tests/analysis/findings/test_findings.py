@@ -65,3 +65,27 @@ def test_p_values_are_adjusted_for_all_curves_of_a_report(findings: Findings) ->
     first = findings.separations[0]
     raw_p = (first.difference_p, first.batch_p, first.steps_p)
     assert all(after >= before for before, after in zip(raw_p, first.adjusted, strict=True))
+
+
+def test_data_sets_are_looked_at_together_by_budget(findings: Findings) -> None:
+    assert [(one.budget, one.datasets) for one in findings.together] == [
+        ("epochs", ("blood8", "digits")),
+        ("steps", ("blood8", "digits")),
+    ]
+    for one in findings.together:
+        for kind in ("seeds", "oscillation"):
+            fit = one.instability(kind)
+            assert fit is not None
+            assert fit.trend_p <= fit.adjusted_trend_p <= 1
+        assert one.differ_p <= one.adjusted_differ_p <= 1
+    assert analyse(a_table(("digits",), budgets=("steps",)), draws=100).together == ()
+
+
+def test_a_data_set_with_two_settings_does_not_count_twice() -> None:
+    table = a_table(budgets=("steps",))
+    other = a_table(("digits",), budgets=("steps",), settings="f" * 16)
+    assert analyse(pd.concat([table, other]), draws=100).together == ()
+
+
+def test_data_sets_of_too_few_runs_have_nothing_to_say_together() -> None:
+    assert analyse(a_table(seeds=1, budgets=("steps",)), draws=100).together == ()

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -6,7 +7,7 @@ import pytest
 
 from analysis.findings.findings import Findings
 from analysis.findings.outputs import write_findings
-from analysis.findings.sentences import recommendation
+from analysis.findings.sentences import recommendation, together_statement
 from analysis.table.table import CRITICAL_COLUMNS
 from tests.helpers.findings import a_finding
 
@@ -14,7 +15,7 @@ from tests.helpers.findings import a_finding
 def test_findings_are_written_as_strict_json_and_a_row_for_each_curve(
     tmp_path: Path, findings: Findings
 ) -> None:
-    mixed = Findings((*findings.findings, a_finding()), findings.separations)
+    mixed = replace(findings, findings=(*findings.findings, a_finding()))
     write_findings(mixed, tmp_path)
     text = (tmp_path / "findings.json").read_text()
     content = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
@@ -25,6 +26,12 @@ def test_findings_are_written_as_strict_json_and_a_row_for_each_curve(
     assert last["seeds"]["shape"] == last["oscillation"]["shape"] == "both ends"
     assert content["findings"][2]["curve"]["accuracy"][0][3] is None
     assert content["separations"][0]["statement"] == findings.separations[0].statement
+    at_epochs, _ = content["together"]
+    assert at_epochs["statement"] == together_statement(findings.together[0])
+    assert at_epochs["datasets"] == ["blood8", "digits"]
+    fit = findings.together[0].seeds
+    assert fit is not None
+    assert at_epochs["seeds"]["shape"] == fit.shape
     fits = pd.read_csv(tmp_path / "fits.csv")
     assert len(fits) == len(mixed.findings)
     row = fits.iloc[-1]

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.findings.sentences import distinction, label, recommendation
+from analysis.findings.sentences import distinction, label, recommendation, together_statement
 from analysis.fits.failures import count_unprotected
-from tests.helpers.findings import EQUIVALENT, a_curve, a_finding, a_fit
+from analysis.fits.together import Together
+from tests.helpers.findings import EQUIVALENT, a_curve, a_finding, a_fit, a_spread
 
 REACHED = (
     "Networks then recognise, on average, 38 % [33, 43] of clean test images, instead of 99 %."
@@ -109,4 +110,42 @@ def test_runs_that_left_the_images_unprotected_are_counted_by_size() -> None:
     assert said.endswith(
         "3 of 11 runs left the images unprotected, within 5 points of clean ones: 27 % [6, 61] "
         "(1 at B = 16, 2 at B = 64)."
+    )
+
+
+def a_together(**changed: Any) -> Together:
+    fields: dict[str, Any] = {
+        "arm": "protected",
+        "budget": "steps",
+        "lr_rule": "none",
+        "scope": "cluster",
+        "datasets": ("blood8", "digits"),
+        "seeds": a_spread(adjusted_both_ends_p=1.0, largest_ratio=2.4),
+        "oscillation": a_spread("oscillation", adjusted_both_ends_p=0.3, change=0.8123),
+        "changes": (0.021, -0.304),
+        "differ_p": 0.004,
+        "adjusted_differ_p": 0.008,
+    }
+    return Together(**fields | changed)
+
+
+def test_data_sets_together_are_said_to_be_unstable_or_even_and_to_differ_or_not() -> None:
+    assert together_statement(a_together()) == (
+        "2 data sets, equal steps: Across seeds, runs spread 1.20 times [0.40, 3.60] as much at "
+        "the largest B as at the smallest (even: no two sizes can differ threefold). Within a run, "
+        "accuracy oscillates 0.81 times [0.40, 3.60] as much at the largest B as at the smallest "
+        "(no clear pattern, p = 0.3). The change of accuracy from the smallest to the largest B "
+        "differs between data sets (p = 0.008; in points, +2.1 on blood8, -30.4 on digits)."
+    )
+    other = a_together(
+        lr_rule="sqrt",
+        seeds=a_spread(adjusted_trend_p=0.01, adjusted_both_ends_p=1.0),
+        oscillation=None,
+        adjusted_differ_p=0.2,
+    )
+    assert together_statement(other) == (
+        "2 data sets, equal steps, sqrt learning rate: Across seeds, runs spread 1.20 times "
+        "[0.40, 3.60] as much at the largest B as at the smallest (unstable at large batches, "
+        "p = 0.01). The change of accuracy from the smallest to the largest B is not shown to "
+        "differ between data sets (p = 0.2; in points, +2.1 on blood8, -30.4 on digits)."
     )

@@ -6,11 +6,39 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.fits.instability import EVEN_RATIO, InstabilityFit, fit_oscillation, fit_spread
+from analysis.defaults import DRAWS
+from analysis.fits.instability import (
+    EVEN_RATIO,
+    InstabilityFit,
+    deviations_across_seeds,
+    deviations_within_runs,
+    fit_instability,
+    pool,
+)
+from analysis.fits.runs import Integers
 from tests.analysis.simulator import SHAPES, Design, Floats, failing, normal, student
 
 RESOLUTION = 1 / 1000
 EIGHT = 2 ** np.arange(4, 12)
+
+
+def across_seeds(batches: Integers, accuracy: Floats, *, draws: int = DRAWS) -> InstabilityFit:
+    deviations = deviations_across_seeds(batches, accuracy, resolution=RESOLUTION)
+    return fit_instability("seeds", deviations, draws=draws)
+
+
+def within_runs(
+    batches: Integers,
+    oscillation: Floats,
+    accuracy: Floats,
+    *,
+    tail_epochs: int = 5,
+    draws: int = DRAWS,
+) -> InstabilityFit:
+    deviations = deviations_within_runs(
+        batches, oscillation, accuracy, resolution=RESOLUTION, tail_epochs=tail_epochs
+    )
+    return fit_instability("oscillation", deviations, draws=draws)
 
 
 def spreads(make: Callable[[np.random.Generator], Floats], count: int = 60) -> list[InstabilityFit]:
@@ -18,7 +46,7 @@ def spreads(make: Callable[[np.random.Generator], Floats], count: int = 60) -> l
     fits = []
     for _ in range(count):
         values = make(random)
-        fits.append(fit_spread(EIGHT[: len(values)], values, resolution=RESOLUTION, draws=100))
+        fits.append(across_seeds(EIGHT[: len(values)], values, draws=100))
     return fits
 
 
@@ -106,7 +134,7 @@ def test_deviations_are_those_of_the_runs() -> None:
     values = np.random.default_rng(0).random((6, 5))
     values[2, 3] = np.nan
     values[4, 1:] = np.nan
-    fit = fit_spread(EIGHT[:6], values, resolution=RESOLUTION, draws=100)
+    fit = across_seeds(EIGHT[:6], values, draws=100)
     expected = [np.nanstd(row, ddof=1) if np.isfinite(row).sum() > 1 else np.nan for row in values]
     np.testing.assert_allclose(fit.std, expected)
     assert fit.is_measured
@@ -117,12 +145,12 @@ def test_a_run_far_away_is_one_rank() -> None:
     values = 0.4 + 0.02 * np.random.default_rng(3).normal(size=(8, 5))
     near, far = values.copy(), values.copy()
     near[7, 2], far[7, 2] = 0.6, 0.95
-    first, second = (fit_spread(EIGHT, one, resolution=RESOLUTION) for one in (near, far))
+    first, second = (across_seeds(EIGHT, one) for one in (near, far))
     assert first.trend_p == pytest.approx(second.trend_p, abs=0.02)
 
 
 def test_the_first_shape_that_applies_is_the_verdict() -> None:
-    fit = fit_spread(EIGHT, growing(LEVEL, 4)(np.random.default_rng(0)), resolution=RESOLUTION)
+    fit = across_seeds(EIGHT, growing(LEVEL, 4)(np.random.default_rng(0)))
     wide = replace(fit, adjusted_both_ends_p=0.2, adjusted_trend_p=0.2, largest_ratio=9.0)
     assert wide.shape == "inconclusive"
     assert replace(wide, largest_ratio=2.9).shape == "even"
@@ -137,14 +165,14 @@ def test_with_too_few_runs_nothing_is_claimed_and_what_is_known_is_kept(
     runs: tuple[int, int],
 ) -> None:
     values = np.random.default_rng(0).random(runs)
-    fit = fit_spread(EIGHT[: runs[0]], values, resolution=RESOLUTION)
+    fit = across_seeds(EIGHT[: runs[0]], values)
     assert fit.shape == "inconclusive"
     assert np.isnan([fit.trend_p, fit.both_ends_p, *fit.fitted, *fit.change_interval]).all()
     assert fit.is_measured == (runs[1] > 1)
 
 
 def test_equal_runs_have_no_spread_and_no_claim() -> None:
-    fit = fit_spread(EIGHT, np.full((8, 5), 0.3), resolution=RESOLUTION)
+    fit = across_seeds(EIGHT, np.full((8, 5), 0.3))
     assert not fit.std.any()
     assert fit.shape in ("even", "inconclusive")
     assert np.isfinite(fit.fitted).all()
@@ -163,12 +191,10 @@ def oscillations(
     for _ in range(count):
         own = np.exp(0.3 * random.normal(size=shape)) * np.sqrt(random.chisquare(3, shape) / 3)
         fits.append(
-            fit_oscillation(
+            within_runs(
                 EIGHT[: len(scale)],
                 0.02 * scale[:, None] * own,
                 np.broadcast_to(np.asarray(accuracy), (n, len(scale))).T,
-                resolution=RESOLUTION,
-                tail_epochs=5,
                 draws=100,
             )
         )
@@ -192,9 +218,7 @@ def test_oscillation_that_grows_is_found() -> None:
 
 def test_oscillation_is_pooled_over_the_runs_of_a_size() -> None:
     values = np.array([[0.03, 0.04], [0.05, np.nan], [np.nan, np.nan], [0.1, 0.2], [0.1, 0.1]])
-    fit = fit_oscillation(
-        EIGHT[:5], values, np.full((5, 2), 0.4), resolution=RESOLUTION, tail_epochs=5
-    )
+    fit = within_runs(EIGHT[:5], values, np.full((5, 2), 0.4))
     expected = np.sqrt([0.00125, 0.0025, np.nan, 0.025, 0.01])
     np.testing.assert_allclose(fit.std, expected)
     assert fit.kind == "oscillation"
@@ -203,8 +227,65 @@ def test_oscillation_is_pooled_over_the_runs_of_a_size() -> None:
 @pytest.mark.parametrize("epochs", [0, 2])
 def test_fewer_than_three_epochs_measure_no_oscillation(epochs: int) -> None:
     values = np.full((8, 5), 0.02)
-    fit = fit_oscillation(
-        EIGHT, values, np.full((8, 5), 0.4), resolution=RESOLUTION, tail_epochs=epochs
-    )
+    fit = within_runs(EIGHT, values, np.full((8, 5), 0.4), tail_epochs=epochs)
     assert not fit.is_measured
     assert fit.shape == "inconclusive"
+
+
+# -- data sets together --------------------------------------------------------------------------
+
+
+def pooled(
+    make: Callable[[np.random.Generator], Floats], count: int = 40, datasets: int = 4
+) -> list[InstabilityFit]:
+    """Data sets whose noise is 1, 2, 3, ... times that of `make`, and whose B begin elsewhere."""
+    random = np.random.default_rng(7)
+    fits = []
+    for _ in range(count):
+        deviations = [
+            deviations_across_seeds(
+                2**place * EIGHT, 0.4 + place * (make(random) - 0.4), resolution=RESOLUTION
+            )
+            for place in range(1, datasets + 1)
+        ]
+        fits.append(fit_instability("seeds", pool(deviations), draws=100))
+    return fits
+
+
+def test_data_sets_together_show_a_growth_that_one_alone_hides() -> None:
+    """Threefold, five seeds: the growth is by B relative to the smallest of each data set."""
+    threefold = growing(0.5 * 3.0 ** np.linspace(0, 1, 8), 5)
+    alone, together = spreads(threefold, 40), pooled(threefold)
+    assert named(alone, "large batches") <= 0.5
+    assert named(together, "large batches") >= named(alone, "large batches") + 0.3
+    assert named(together, "small batches") == 0
+
+
+def test_data_sets_together_of_one_spread_seldom_pass_for_unstable() -> None:
+    assert claims(pooled(growing(0.5 * LEVEL, 5))) <= 6 / 40
+
+
+def test_a_data_set_pooled_with_itself_keeps_its_curve_in_units_of_its_spread() -> None:
+    values = growing(RISING, 10)(np.random.default_rng(0))
+    own = deviations_across_seeds(EIGHT, values, resolution=RESOLUTION)
+    twice = fit_instability("seeds", pool([own, own]), draws=100)
+    np.testing.assert_allclose(twice.std, across_seeds(EIGHT, values, draws=100).std / own.unit)
+    assert own.unit == pytest.approx(np.sqrt(np.mean(np.var(values, axis=1, ddof=1))))
+
+
+def test_a_data_set_with_larger_batches_and_more_oscillation_does_not_hide_a_fall() -> None:
+    random = np.random.default_rng(0)
+    falling = 4.0 ** np.linspace(0.5, -0.5, 8)[:, None]
+    deviations = [
+        deviations_within_runs(
+            factor * EIGHT,
+            scale * falling * np.exp(0.3 * random.normal(size=(8, 5))),
+            np.full((8, 5), 0.5),
+            resolution=RESOLUTION,
+            tail_epochs=5,
+        )
+        for factor, scale in ((1, 0.005), (16, 0.05))
+    ]
+    fit = fit_instability("oscillation", pool(deviations), draws=100)
+    assert fit.shape == "small batches"
+    assert fit.trend_p < 0.001

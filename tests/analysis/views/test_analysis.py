@@ -14,8 +14,9 @@ def test_a_collection_becomes_sentences_figures_and_files(tmp_path: Path) -> Non
     write_collection(Collection(table, ()), tmp_path)
     found = analyse(read_collection(tmp_path), draws=500)
     told = found.sentences()
-    assert len(told) == 2
+    assert len(told) == 3
     assert told[0].startswith("blood8 at equal steps: ")
+    assert told[2].startswith("2 data sets, equal steps: ")
     titles = [axes.get_title(loc="left") for axes in found.plot().axes]
     assert titles[0] == "equal steps"
     assert "best B, 95 % interval" in titles

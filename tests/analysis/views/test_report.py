@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis.findings.findings import Findings, analyse
-from analysis.findings.sentences import recommendation
+from analysis.findings.sentences import recommendation, together_statement
 from analysis.table.collect import Collection, Problem
 from analysis.views.plot import ALL, file_names
 from analysis.views.report import write_report
@@ -123,6 +123,12 @@ def test_both_have_every_recommendation_and_statement(
     for separation in findings.separations:
         assert separation.statement in plain
         assert separation.statement in markdown
+    assert len(findings.together) == 2
+    for one in findings.together:
+        title, said = together_statement(one).partition("; in points")[0].split(": ", 1)
+        assert f"* {title}: {said}" in markdown
+        assert f"<strong>{title}:</strong> {said}" in plain
+    assert "Data sets together" in plain
 
 
 def test_names_are_never_taken_for_markup(page: str, markdown: str) -> None:

@@ -1,0 +1,103 @@
+"""Data sets together: instability pooled over them, and whether B changes accuracy alike in all."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from statsmodels.stats.oneway import anova_oneway
+
+from analysis.defaults import DRAWS
+from analysis.fits.confound import line_changes
+from analysis.fits.instability import Deviations, InstabilityFit, Kind, fit_instability, pool
+from analysis.table.table import Curve, Floats
+
+_MIN_SEEDS = 2
+_MIN_SETS = 2
+
+
+@dataclass(frozen=True)
+class Together:
+    """What the curves of several data sets show together. They have all else in common.
+
+    Attributes:
+        arm: arm of the curves.
+        budget: `epochs` or `steps`.
+        lr_rule: `none`, `sqrt` or `linear`.
+        scope: `cluster` or `all`.
+        datasets: names of the data sets.
+        seeds: fit of the standard deviation across seeds, pooled over the data sets that measured
+            it; None if fewer than two did, or at too few sizes.
+        oscillation: fit of the oscillation within runs, likewise.
+        changes: change of accuracy in each data set from its smallest to its largest B, along each
+            seed's straight line; mean over seeds, NaN without any.
+        differ_p: p-value of the claim that these changes differ; NaN if it cannot be tested.
+        adjusted_differ_p: `differ_p`, adjusted for the same claim about other curves of a report.
+    """
+
+    arm: str
+    budget: str
+    lr_rule: str
+    scope: str
+    datasets: tuple[str, ...]
+    seeds: InstabilityFit | None
+    oscillation: InstabilityFit | None
+    changes: tuple[float, ...]
+    differ_p: float
+    adjusted_differ_p: float
+
+    @property
+    def says_something(self) -> bool:
+        """Whether anything could be tested."""
+        return bool(self.seeds or self.oscillation) or math.isfinite(self.differ_p)
+
+    def instability(self, kind: Kind) -> InstabilityFit | None:
+        """Return the fit of one kind of instability."""
+        return self.seeds if kind == "seeds" else self.oscillation
+
+
+def fit_together(
+    curves: Sequence[Curve],
+    deviations: Sequence[Mapping[Kind, Deviations]],
+    *,
+    draws: int = DRAWS,
+) -> Together:
+    """Pool the instability of several data sets, and test whether B changes accuracy alike in all.
+
+    Args:
+        curves: one for each data set, alike in all else.
+        deviations: of the runs of each curve.
+        draws: number of draws of the pooled curves.
+    """
+    changes = [line_changes(np.log2(one.batches.astype(float)), one.accuracy) for one in curves]
+    p = _differ_p(changes)
+    first = curves[0]
+    return Together(
+        arm=first.arm,
+        budget=first.budget,
+        lr_rule=first.lr_rule,
+        scope=first.scope,
+        datasets=tuple(curve.dataset for curve in curves),
+        seeds=_fit_pooled("seeds", deviations, draws),
+        oscillation=_fit_pooled("oscillation", deviations, draws),
+        changes=tuple(float(one.mean()) if len(one) else math.nan for one in changes),
+        differ_p=p,
+        adjusted_differ_p=p,
+    )
+
+
+def _fit_pooled(
+    kind: Kind, deviations: Sequence[Mapping[Kind, Deviations]], draws: int
+) -> InstabilityFit | None:
+    measured = [one[kind] for one in deviations if one[kind].scored and one[kind].unit > 0]
+    if len(measured) < _MIN_SETS:
+        return None
+    fit = fit_instability(kind, pool(measured), draws=draws)
+    return fit if math.isfinite(fit.change) else None
+
+
+def _differ_p(changes: Sequence[Floats]) -> float:
+    """Return the p-value of Welch's analysis of variance (1951), for unequal variances."""
+    if any(len(one) < _MIN_SEEDS or not np.ptp(one) for one in changes):
+        return math.nan
+    return float(anova_oneway(changes, use_var="unequal").pvalue)
