@@ -173,14 +173,15 @@ def _deviations(curve: Curve) -> dict[Kind, Deviations]:
 
 
 def _together(findings: Findings, draws: int) -> Iterator[Together]:
-    """Fit the main curves of several data sets that have all but data set and settings in common.
+    """Fit the main curves of several data sets that have all but images and settings in common.
 
     Those of a data set that has several such curves would count twice.
     """
     groups: dict[tuple[str, ...], list[Curve]] = {}
     for finding in findings.main:
         curve = finding.curve
-        groups.setdefault((curve.budget, curve.lr_rule, curve.scope), []).append(curve)
+        key = (curve.arm, curve.budget, curve.lr_rule, curve.scope)
+        groups.setdefault(key, []).append(curve)
     for _, same in sorted(groups.items()):
         names = {curve.dataset for curve in same}
         if 1 < len(names) == len(same):
