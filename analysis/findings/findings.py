@@ -1,5 +1,6 @@
 """Findings: all fits to the curves of a table, and comparisons of budgets."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -107,10 +108,10 @@ class Findings:
 def analyse(table: pd.DataFrame, *, draws: int = DRAWS, margin: float = MARGIN) -> Findings:
     """Fit every curve of a table; a fit that is impossible is reported as a problem.
 
-    p-values are adjusted within each of four questions, over all curves (Holm, 1979): does B
-    matter, does accuracy fall and rise, where are runs unstable, and is it batch size or steps.
-    Two more are asked of several data sets together: where are runs unstable in all, and does
-    accuracy change alike.
+    p-values are adjusted within each of five questions, over all curves (Holm, 1979): does B
+    matter, does accuracy fall and rise, where are runs unstable, are more of them unprotected at
+    larger or smaller B, and is it batch size or steps. Of several data sets together is asked where
+    runs are unstable or unprotected, and whether accuracy changes alike.
 
     Args:
         table: with the columns of `columns.COLUMNS`.
@@ -132,7 +133,7 @@ def analyse(table: pd.DataFrame, *, draws: int = DRAWS, margin: float = MARGIN) 
     return replace(
         findings,
         separations=tuple(_adjust_separations(list(filter(None, separations)))),
-        together=tuple(_adjust_together(list(_together(findings, draws)))),
+        together=tuple(_adjust_together(list(_together(findings, draws, margin)))),
         problems=tuple(problems),
     )
 
@@ -153,7 +154,7 @@ def _fit_curve(curve: Curve, rows: pd.DataFrame, draws: int, margin: float) -> F
         seeds=fit_instability("seeds", deviations["seeds"], draws=draws),
         oscillation=fit_instability("oscillation", deviations["oscillation"], draws=draws),
         components=_attempt(partial(fit_components, rows), []),
-        unprotected=count_unprotected(accuracy, curve.clean, margin),
+        unprotected=count_unprotected([curve], margin),
         problem="; ".join(dict.fromkeys(problems)),
     )
 
@@ -172,7 +173,7 @@ def _deviations(curve: Curve) -> dict[Kind, Deviations]:
     }
 
 
-def _together(findings: Findings, draws: int) -> Iterator[Together]:
+def _together(findings: Findings, draws: int, margin: float) -> Iterator[Together]:
     """Fit the main curves of several data sets that have all but images and settings in common.
 
     Those of a data set that has several such curves would count twice.
@@ -183,9 +184,9 @@ def _together(findings: Findings, draws: int) -> Iterator[Together]:
         key = (curve.arm, curve.budget, curve.lr_rule, curve.scope)
         groups.setdefault(key, []).append(curve)
     for _, same in sorted(groups.items()):
-        names = {curve.dataset for curve in same}
-        if 1 < len(names) == len(same):
-            one = fit_together(same, [_deviations(curve) for curve in same], draws=draws)
+        if 1 < len({curve.dataset for curve in same}) == len(same):
+            deviations = list(map(_deviations, same))
+            one = fit_together(same, deviations, margin=margin, draws=draws)
             if one.says_something:
                 yield one
 
@@ -197,14 +198,25 @@ def _adjust_findings(findings: Sequence[Finding]) -> Iterator[Finding]:
     valleys = iter(holm([mean.valley_p for mean in means if mean]))
     fits = [fit for finding in findings for fit in (finding.seeds, finding.oscillation) if fit]
     unstable = iter(holm([p for fit in fits for p in (fit.both_ends_p, fit.trend_p)]))
-
-    for finding in findings:
+    unprotected = _adjust_unprotected([finding.unprotected for finding in findings])
+    for finding, failures in zip(findings, unprotected, strict=True):
         mean = finding.mean
         if mean:
             mean = replace(mean, adjusted_p=next(effects), adjusted_valley_p=next(valleys))
         seeds = _adjusted(finding.seeds, unstable)
         oscillation = _adjusted(finding.oscillation, unstable)
-        yield replace(finding, mean=mean, seeds=seeds, oscillation=oscillation)
+        yield replace(
+            finding, mean=mean, seeds=seeds, oscillation=oscillation, unprotected=failures
+        )
+
+
+def _adjust_unprotected(found: Sequence[Unprotected | None]) -> list[Unprotected | None]:
+    """Adjust the p-values of a trend of unprotected runs over all of them."""
+    adjusted = holm([one.trend_p if one else math.nan for one in found])
+    return [
+        replace(one, adjusted_trend_p=p) if one else None
+        for one, p in zip(found, adjusted, strict=True)
+    ]
 
 
 def _adjust_separations(separations: Sequence[Separation]) -> Iterator[Separation]:
@@ -216,13 +228,19 @@ def _adjust_separations(separations: Sequence[Separation]) -> Iterator[Separatio
 
 
 def _adjust_together(together: Sequence[Together]) -> Iterator[Together]:
-    """Adjust the p-values of both questions over all groups of data sets."""
+    """Adjust the p-values of each question over all groups of data sets."""
     fits = [fit for one in together for fit in (one.seeds, one.oscillation) if fit]
     unstable = iter(holm([p for fit in fits for p in (fit.both_ends_p, fit.trend_p)]))
     differ = holm([one.differ_p for one in together])
-    for one, p in zip(together, differ, strict=True):
-        seeds, oscillation = (_adjusted(fit, unstable) for fit in (one.seeds, one.oscillation))
-        yield replace(one, seeds=seeds, oscillation=oscillation, adjusted_differ_p=p)
+    unprotected = _adjust_unprotected([one.unprotected for one in together])
+    for one, p, failures in zip(together, differ, unprotected, strict=True):
+        yield replace(
+            one,
+            seeds=_adjusted(one.seeds, unstable),
+            oscillation=_adjusted(one.oscillation, unstable),
+            unprotected=failures,
+            adjusted_differ_p=p,
+        )
 
 
 def _adjusted(fit: InstabilityFit | None, p_values: Iterator[float]) -> InstabilityFit | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from analysis.findings.findings import PROTECTED, Finding
+from analysis.fits.failures import Unprotected
 from analysis.fits.instability import InstabilityFit, Kind, Shape
 from analysis.fits.intervals import ALPHA
 from analysis.fits.mean import MeanFit
@@ -70,6 +71,12 @@ def together_statement(one: Together) -> str:
         sentences.append(f"Across seeds, runs spread {_instability(one.seeds)}.")
     if one.oscillation:
         sentences.append(f"Within a run, accuracy oscillates {_instability(one.oscillation)}.")
+    if one.unprotected and one.unprotected.total.count:
+        rate = one.unprotected.total
+        sentences.append(
+            f"{rate.count} of {rate.runs} runs left the images unprotected"
+            f"{_trend(one.unprotected)}."
+        )
     if math.isfinite(one.differ_p):
         verdict = "differs" if one.adjusted_differ_p < ALPHA else "is not shown to differ"
         changes = ", ".join(
@@ -175,8 +182,18 @@ def _unprotected(finding: Finding) -> str:
     return (
         f"{rate.count} of {rate.runs} runs left the images unprotected, within "
         f"{100 * finding.mean.margin:g} points of clean ones: {percent(rate.count / rate.runs, 0)} "
-        f"% [{interval(rate.low, rate.high, 0, between=', ')}] ({where})."
+        f"% [{interval(rate.low, rate.high, 0, between=', ')}] ({where}"
+        f"{_trend(finding.unprotected)})."
     )
+
+
+def _trend(unprotected: Unprotected) -> str:
+    """Say whether more runs are unprotected at a larger or at a smaller B; empty if untested."""
+    p = unprotected.adjusted_trend_p
+    if not math.isfinite(p):
+        return ""
+    more = f"more at a {'larger' if unprotected.rises else 'smaller'} B"
+    return f"; {more}{'' if p < ALPHA else ' is not shown'}, {p_value(p)}"
 
 
 def _failures(curve: Curve) -> str:

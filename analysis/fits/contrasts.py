@@ -9,11 +9,13 @@ from functools import cached_property
 import numpy as np
 
 from analysis.fits.intervals import ALPHA
+from analysis.fits.runs import Runs
 from analysis.table.table import Floats
 
 _DEGREES = (1, 2, 4)
 """Degrees up to which polynomials are summed: a slope, one valley, two valleys."""
 _POWER = 0.8
+_PERMUTATIONS = 9999
 
 
 class SmoothTest:
@@ -67,6 +69,20 @@ class SmoothTest:
         ]
         smallest: Floats = np.min(p, axis=0)
         return smallest
+
+
+def shuffle_in_seeds(runs: Runs, random: np.random.Generator) -> tuple[Floats, Floats]:
+    """Return the mean at each size [k], and errors [d, k] that it has by chance.
+
+    Runs change places within their seed; those of seeds that occur once, among themselves.
+    """
+    average = runs.at_size / runs.at_size.sum(1, keepdims=True)
+    order = np.argsort(runs.block + random.random((_PERMUTATIONS, len(runs.block))), axis=1)
+    shuffled = np.empty((_PERMUTATIONS, len(runs.block)))
+    shuffled[:, np.argsort(runs.block, kind="stable")] = runs.values[order]
+    means: Floats = average @ runs.values
+    errors: Floats = shuffled @ average.T - means.mean()
+    return means, errors
 
 
 def trend(x: Floats, means: Floats, errors: Floats) -> tuple[float, float]:

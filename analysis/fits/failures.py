@@ -1,12 +1,17 @@
-"""Runs that leave the images unprotected: how often, by B."""
+"""Runs that leave the images unprotected: how often, and whether more often at a larger B."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import binomtest
 
-from analysis.table.table import Floats
+from analysis.fits.contrasts import shuffle_in_seeds, trend
+from analysis.fits.runs import Runs, join_runs, successful_runs
+from analysis.table.table import Curve, Floats
 from bigbatch_ue.reporting.statistics import CONFIDENCE
+from bigbatch_ue.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -31,28 +36,66 @@ class Unprotected:
     """Runs after which a network is within a margin of one trained on clean images.
 
     Attributes:
-        sizes: at each of the k sizes.
+        sizes: how many there are at each of the k sizes; empty for several data sets.
         total: at all of them.
+        rises: whether there are more at a larger B.
+        trend_p: two-sided p-value of a trend of their number with log2 B; NaN if it is not tested.
+        adjusted_trend_p: `trend_p`, adjusted for the same question about other curves of a report.
     """
 
     sizes: tuple[Rate, ...]
     total: Rate
+    rises: bool
+    trend_p: float
+    adjusted_trend_p: float
 
 
-def count_unprotected(accuracy: Floats, clean: float, margin: float) -> Unprotected | None:
-    """Count the runs that leave images unprotected; None if the accuracy on clean ones is unknown.
+def count_unprotected(curves: Sequence[Curve], margin: float) -> Unprotected | None:
+    """Count the runs that leave images unprotected, and test whether their number follows B.
+
+    Runs change places within their seed, which shows what trend is chance.
 
     Args:
-        accuracy: float64 [k, n], NaN where a run is missing.
-        clean: accuracy of networks trained on clean images.
+        curves: a curve, or several of different data sets, each in its own range of log2 B.
         margin: difference in accuracy that does not matter.
+
+    Returns:
+        The runs, or None if the accuracy on clean images is unknown for any curve.
     """
-    if not np.isfinite(clean):
+    if not all(np.isfinite(curve.clean) for curve in curves):
         return None
-    known = np.isfinite(accuracy).sum(1)
-    counts = np.sum(np.nan_to_num(accuracy, nan=-1.0) >= clean - margin, axis=1)
-    sizes = tuple(_rate(*pair) for pair in zip(counts.tolist(), known.tolist(), strict=True))
-    return Unprotected(sizes, _rate(int(counts.sum()), int(known.sum())))
+    found = [_unprotected(curve, margin) for curve in curves]
+    sizes = [
+        _rate(int(count), int(runs))
+        for one in found
+        for count, runs in zip(np.nansum(one, axis=1), np.isfinite(one).sum(1), strict=True)
+    ]
+    total = _rate(sum(size.count for size in sizes), sum(size.runs for size in sizes))
+    slope, p = _trend(list(filter(None, map(_testable, curves, found))))
+    return Unprotected(tuple(sizes) if len(curves) == 1 else (), total, slope > 0, p, p)
+
+
+def _unprotected(curve: Curve, margin: float) -> Floats:
+    """Return 1 for each run [k, n] that is within the margin of clean images, else 0, or NaN."""
+    known = np.isfinite(curve.accuracy)
+    return np.where(known, curve.accuracy >= curve.clean - margin, np.nan)
+
+
+def _trend(tested: Sequence[Runs]) -> tuple[float, float]:
+    """Return the slope of the share of unprotected runs, and its p-value, NaN without a test."""
+    if not tested:
+        return 0.0, math.nan
+    runs = join_runs(tested)
+    if not np.ptp(runs.values):
+        return 0.0, math.nan
+    return trend(runs.x, *shuffle_in_seeds(runs, np.random.default_rng(0)))
+
+
+def _testable(curve: Curve, values: Floats) -> Runs | None:
+    try:
+        return successful_runs(curve.batches, values)
+    except UserError:
+        return None
 
 
 def _rate(count: int, runs: int) -> Rate:

@@ -11,10 +11,10 @@ from scipy.special import logit, polygamma
 from scipy.stats import norm, rankdata
 
 from analysis.defaults import DRAWS
-from analysis.fits.contrasts import trend, valley_p
+from analysis.fits.contrasts import shuffle_in_seeds, trend, valley_p
 from analysis.fits.curve import draw_curves
 from analysis.fits.intervals import ALPHA, PERCENTILES
-from analysis.fits.runs import Integers, Runs, successful_runs
+from analysis.fits.runs import Batches, Runs, join_runs, places, successful_runs
 from analysis.table.table import Floats
 from bigbatch_ue.runtime.errors import UserError
 
@@ -28,7 +28,6 @@ _MIN_SIZES = 4
 _POINTS = 129
 _LENGTHS = (0.3, 1.0, 3.0)
 """Lengths over which a standard deviation may bend, in units of the range of log2 B."""
-_PERMUTATIONS = 9999
 _POLISHES = 5
 """Rounds in which medians of sizes and of seeds are removed."""
 
@@ -37,7 +36,8 @@ _POLISHES = 5
 class InstabilityFit:
     """Fit of one kind of instability against B. Batches are B, not log2 B.
 
-    Of several data sets, standard deviations are relative to that of each set over all B.
+    Of several data sets, standard deviations are relative to that of each set over all B, and B is
+    2 to the power of its place in the set's own range of log2 B, from 0 to 1.
 
     Attributes:
         kind: `seeds`: standard deviation across seeds. `oscillation`: within a run.
@@ -94,7 +94,7 @@ class Deviations:
     """How far runs lie from where they are expected: k sizes, for one data set or several.
 
     Attributes:
-        batches: int64 [k], effective batches, ascending.
+        batches: [k], effective batches, ascending.
         variance: float64 [k], variance at each size; NaN where it is unknown.
         freedom: float64 [k], its degrees of freedom.
         scored: a number for each run that is large where it deviates, on one or two scales; empty
@@ -102,7 +102,7 @@ class Deviations:
         floor: smallest standard deviation that can be measured.
     """
 
-    batches: NDArray[np.int64]
+    batches: Batches
     variance: Floats
     freedom: Floats
     scored: Sequence[Runs]
@@ -183,22 +183,42 @@ def deviations_within_runs(
 
 
 def pool(deviations: Sequence[Deviations]) -> Deviations:
-    """Join the deviations of several data sets, each in units of its own standard deviation.
+    """Join the deviations of several data sets, each in units of its own spread and range of B.
 
     Args:
         deviations: of data sets whose runs can be tested and differ.
+
+    Returns:
+        Deviations relative to the standard deviation of each set over all B, at `batches` from 1 to
+        2: 2 to the power of the place in the set's range of log2 B, from 0 to 1.
     """
-    batches = np.unique(np.concatenate([one.batches for one in deviations]))
+    units = [_in_own_units(one) for one in deviations]
+    batches = np.unique(np.concatenate([one.batches for one in units]))
     squares, freedom = np.zeros((2, len(batches)))
-    for one in deviations:
+    for one in units:
         known = np.isfinite(one.variance) & (one.freedom > 0)
-        places = np.searchsorted(batches, one.batches[known])
-        squares[places] += one.freedom[known] * one.variance[known] / one.unit**2
-        freedom[places] += one.freedom[known]
+        sizes = np.searchsorted(batches, one.batches[known])
+        squares[sizes] += one.freedom[known] * one.variance[known]
+        freedom[sizes] += one.freedom[known]
     scales = zip(*(one.scored for one in deviations), strict=True)
-    floor = max(one.floor / one.unit for one in deviations)
-    joined = [_join(batches, runs) for runs in scales]
-    return Deviations(batches, _ratio(squares, freedom), freedom, joined, floor)
+    floor = max(one.floor for one in units)
+    return Deviations(
+        batches, _ratio(squares, freedom), freedom, list(map(join_runs, scales)), floor
+    )
+
+
+def _in_own_units(one: Deviations) -> Deviations:
+    """Return the deviations at the sizes that were tested, in units of their own."""
+    tested = one.scored[0].batches
+    kept = np.isin(one.batches, tested)
+    variance = one.variance[kept] / one.unit**2
+    return replace(
+        one,
+        batches=places(tested),
+        variance=variance,
+        freedom=one.freedom[kept],
+        floor=one.floor / one.unit,
+    )
 
 
 def fit_instability(
@@ -267,39 +287,11 @@ def _testable(batches: NDArray[np.int64], scales: Sequence[Floats]) -> list[Runs
         return []
 
 
-def _join(batches: NDArray[np.int64], samples: Sequence[Runs]) -> Runs:
-    """Join runs of several data sets: all seeds are others, and each has mean zero."""
-    size = [np.searchsorted(batches, runs.batches)[runs.size] for runs in samples]
-    blocks = [_blocks(runs) for runs in samples]
-    offsets = np.cumsum([0, *(int(block.max()) + 1 for block in blocks)])
-    seed = np.unique(
-        np.concatenate([one + start for one, start in zip(blocks, offsets, strict=False)]),
-        return_inverse=True,
-    )[1]
-    values = np.concatenate([runs.values for runs in samples])
-    values = values - (np.bincount(seed, values) / np.bincount(seed))[seed]
-    return Runs(batches, np.concatenate(size), seed, values)
-
-
-def _blocks(runs: Runs) -> Integers:
-    """Return the block [N] of runs that may change places: a seed, or 0, all that occur once."""
-    return np.where(runs.of_seed.any(0), runs.seed + 1, 0)
-
-
 def _test(runs: Runs, random: np.random.Generator) -> tuple[float, float, float]:
-    """Return the slope of scores, its p-value, and the p-value of a fall and a rise.
-
-    The scores change places within their seed; those of seeds that occur once, among themselves.
-    """
+    """Return the slope of scores, its p-value, and the p-value of a fall and a rise."""
     if not np.ptp(runs.values):
         return 0.0, 1.0, 1.0
-    average = runs.at_size / runs.at_size.sum(1, keepdims=True)
-    block = _blocks(runs)
-    order = np.argsort(block + random.random((_PERMUTATIONS, len(block))), axis=1)
-    shuffled = np.empty((_PERMUTATIONS, len(block)))
-    shuffled[:, np.argsort(block, kind="stable")] = runs.values[order]
-    means = average @ runs.values
-    errors = shuffled @ average.T - means.mean()
+    means, errors = shuffle_in_seeds(runs, random)
     return *trend(runs.x, means, errors), valley_p(runs.x, means, errors)
 
 

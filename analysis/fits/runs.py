@@ -1,6 +1,6 @@
 """Runs of a curve, and the means of its sizes with the effects of seeds removed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +12,7 @@ from bigbatch_ue.reporting.words import counted
 from bigbatch_ue.runtime.errors import UserError
 
 Integers = NDArray[np.intp]
+Batches = NDArray[np.int64] | NDArray[np.float64]
 
 MIN_SIZES = 3
 
@@ -21,13 +22,13 @@ class Runs:
     """N successful runs at k sizes.
 
     Attributes:
-        batches: int64 [k], effective batches, ascending.
+        batches: [k], effective batches, ascending.
         size: integers [N], index of each run's size.
         seed: integers [N], index of each run's seed.
         values: float64 [N], what was measured, such as the accuracy.
     """
 
-    batches: NDArray[np.int64]
+    batches: Batches
     size: Integers
     seed: Integers
     values: Floats
@@ -49,6 +50,11 @@ class Runs:
         every = np.equal.outer(np.arange(self.seed.max() + 1), self.seed).astype(np.float64)
         shared: Floats = every[every.sum(1) > 1]
         return shared
+
+    @cached_property
+    def block(self) -> Integers:
+        """The block [N] in which runs may change places: a seed, or 0, all that occur once."""
+        return np.where(self.of_seed.any(0), self.seed + 1, 0)
 
     def patterns(self) -> Iterator[tuple[Integers, Integers]]:
         """Yield the sizes [m] that some seeds have in common, and their runs [seeds, m]."""
@@ -81,6 +87,33 @@ def successful_runs(batches: NDArray[np.int64], values: Floats) -> Runs:
         raise UserError("most sizes have fewer than 2 runs: the noise between seeds is unknown")
     size, seed = np.nonzero(np.isfinite(values[kept]))
     return Runs(batches[kept], size, seed, values[kept][size, seed])
+
+
+def join_runs(samples: Sequence[Runs]) -> Runs:
+    """Join the runs of several data sets, whose seeds differ; each seed's mean becomes zero.
+
+    `batches` are from 1 to 2: 2 to the power of the place in the set's own range of log2 B, from 0
+    to 1.
+    """
+    placed = [places(runs.batches) for runs in samples]
+    batches = np.unique(np.concatenate(placed))
+    offsets = np.cumsum([0, *(int(runs.block.max()) + 1 for runs in samples[:-1])])
+    blocks = [runs.block + offset for runs, offset in zip(samples, offsets, strict=True)]
+    seed = np.unique(np.concatenate(blocks), return_inverse=True)[1]
+    size = [
+        np.searchsorted(batches, place)[runs.size]
+        for runs, place in zip(samples, placed, strict=True)
+    ]
+    values = np.concatenate([runs.values for runs in samples])
+    centred = values - (np.bincount(seed, values) / np.bincount(seed))[seed]
+    return Runs(batches, np.concatenate(size), seed, centred)
+
+
+def places(batches: Batches) -> Floats:
+    """Return 2 to the power of the place of each B in the range of log2 B, from 0 to 1."""
+    x = np.log2(batches.astype(np.float64))
+    places: Floats = 2 ** ((x - x[0]) / np.ptp(x)).round(6)
+    return places
 
 
 class TwoWay:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from statsmodels.stats.oneway import anova_oneway
 
-from analysis.defaults import DRAWS
+from analysis.defaults import DRAWS, MARGIN
 from analysis.fits.confound import line_changes
+from analysis.fits.failures import Unprotected, count_unprotected
 from analysis.fits.instability import Deviations, InstabilityFit, Kind, fit_instability, pool
 from analysis.table.table import Curve, Floats
 
@@ -29,6 +30,8 @@ class Together:
         seeds: fit of the standard deviation across seeds, pooled over the data sets that measured
             it; None if fewer than two did, or at too few sizes.
         oscillation: fit of the oscillation within runs, likewise.
+        unprotected: runs of all data sets that left the images unprotected; None if it is unknown
+            for one of them.
         changes: change of accuracy in each data set from its smallest to its largest B, along each
             seed's straight line; mean over seeds, NaN without any.
         differ_p: p-value of the claim that these changes differ; NaN if it cannot be tested.
@@ -42,6 +45,7 @@ class Together:
     datasets: tuple[str, ...]
     seeds: InstabilityFit | None
     oscillation: InstabilityFit | None
+    unprotected: Unprotected | None
     changes: tuple[float, ...]
     differ_p: float
     adjusted_differ_p: float
@@ -60,6 +64,7 @@ def fit_together(
     curves: Sequence[Curve],
     deviations: Sequence[Mapping[Kind, Deviations]],
     *,
+    margin: float = MARGIN,
     draws: int = DRAWS,
 ) -> Together:
     """Pool the instability of several data sets, and test whether B changes accuracy alike in all.
@@ -67,6 +72,7 @@ def fit_together(
     Args:
         curves: one for each data set, alike in all else.
         deviations: of the runs of each curve.
+        margin: difference in accuracy that does not matter.
         draws: number of draws of the pooled curves.
     """
     changes = [line_changes(np.log2(one.batches.astype(float)), one.accuracy) for one in curves]
@@ -80,6 +86,7 @@ def fit_together(
         datasets=tuple(curve.dataset for curve in curves),
         seeds=_fit_pooled("seeds", deviations, draws),
         oscillation=_fit_pooled("oscillation", deviations, draws),
+        unprotected=count_unprotected(curves, margin),
         changes=tuple(float(one.mean()) if len(one) else math.nan for one in changes),
         differ_p=p,
         adjusted_differ_p=p,

@@ -45,7 +45,8 @@ _TERMS = {
     ),
     "Unprotected runs": (
         "Runs after which a network is within {margin:g} points of one trained on clean images; "
-        "their share with its exact 95 % interval."
+        "their share with its exact 95 % interval, and whether there are more at a larger B: a "
+        "test in which runs change places within their seed."
     ),
     "Seed, run, target": (
         "A *run* learns perturbations from one seed: a surrogate network is fitted, images are "
@@ -64,10 +65,10 @@ _TERMS = {
         "differ threefold."
     ),
     "Data sets together": (
-        "Data sets that are alike in all but their images and settings, each in units of its own "
-        "spread over all B, show less instability than one alone can. Whether accuracy changes "
-        "with B by as many points in all is a test between seeds (Welch's analysis of variance). "
-        "Both are adjusted for the number of such tests."
+        "Data sets that are alike in all but their images and settings show together what one "
+        "alone cannot: each counts in units of its own spread, along its own range of B. Whether "
+        "accuracy changes with B by as many points in all is a test between seeds (Welch's "
+        "analysis of variance). Both are adjusted for the number of such tests."
     ),
     "Critical batch": (
         "Prediction from the noise of the generators' gradient (its noise scale in the space of "
@@ -82,7 +83,7 @@ _TERMS = {
         "which allows for seeds with curves of their own and for sizes of unequal noise, and "
         "seldom finds a single odd size. Adjusted by Holm's method for the number of tests of "
         "the same question in this report: does B matter, does accuracy fall and rise, where are "
-        "runs unstable, is it batch size or steps."
+        "runs unstable, where are they unprotected, is it batch size or steps."
     ),
 }
 

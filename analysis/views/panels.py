@@ -136,17 +136,19 @@ def log2_axis(axes: Axes, batches: Iterable[int]) -> None:
 
 
 def ticks(axes: Axes, values: Sequence[int]) -> None:
-    """Set ticks at ascending `values`; a label that would touch the previous one is left out."""
+    """Set ticks at ascending `values`; label the last, and as many others as leave it free."""
     if not values:
         return
     points_per_doubling = 72 * (WIDTH - 0.8) / (np.log2(values[-1] / values[0]) + 2 * _MARGIN)
-    labels, end = [], -np.inf
-    for value in values:
-        text = f"{value:,}"
-        centre, half = points_per_doubling * np.log2(value), 2.9 * len(text) + 2
-        is_free = centre - half > end
+    texts = [f"{value:,}" for value in values]
+    centres = points_per_doubling * np.log2(values)
+    halves = [2.9 * len(text) + 2 for text in texts]
+    labels, end, last = [], -np.inf, centres[-1] - halves[-1]
+    for text, centre, half in zip(texts[:-1], centres, halves, strict=False):
+        is_free = centre - half > end and centre + half < last
         labels.append(text if is_free else "")
         end = centre + half if is_free else end
+    labels.append(texts[-1])
     axes.set_xticks(values, labels)
     axes.minorticks_off()
 

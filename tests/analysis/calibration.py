@@ -134,7 +134,7 @@ def together(
 ) -> dict[str, float]:
     """Whether data sets together are found to be unstable, or to differ in how B changes them.
 
-    The last of them begins at a B four times as large as the others.
+    The last of them begins at a B four times as large as the others; each is placed in its range.
     """
     curves, deviations = [], []
     for place, design in enumerate(designs):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.findings.sentences import distinction, label, recommendation, together_statement
-from analysis.fits.failures import count_unprotected
+from analysis.fits.failures import Rate, Unprotected, count_unprotected
 from analysis.fits.together import Together
 from tests.helpers.findings import EQUIVALENT, a_curve, a_finding, a_fit, a_spread
 
@@ -105,11 +105,23 @@ def test_runs_that_left_the_images_unprotected_are_counted_by_size() -> None:
     accuracy = np.full((4, 3), 0.3)
     accuracy[0, 1] = accuracy[2, 0] = accuracy[2, 2] = 0.96
     accuracy[3, 0] = np.nan
-    unprotected = count_unprotected(accuracy, 0.99, 0.05)
-    said = recommendation(replace(a_finding(), unprotected=unprotected))
-    assert said.endswith(
-        "3 of 11 runs left the images unprotected, within 5 points of clean ones: 27 % [6, 61] "
-        "(1 at B = 16, 2 at B = 64)."
+    finding = a_finding(accuracy=accuracy)
+    unprotected = count_unprotected([finding.curve], 0.05)
+    assert unprotected is not None
+
+    def said(**changed: Any) -> str:
+        found = replace(unprotected, **changed)
+        return recommendation(replace(finding, unprotected=found)).partition("3 of 11 ")[2]
+
+    begins = "runs left the images unprotected, within 5 points of clean ones: 27 % [6, 61] "
+    sizes = "1 at B = 16, 2 at B = 64"
+    assert said(adjusted_trend_p=math.nan) == f"{begins}({sizes})."
+    assert (
+        said(adjusted_trend_p=0.01, rises=True)
+        == f"{begins}({sizes}; more at a larger B, p = 0.01)."
+    )
+    assert said(adjusted_trend_p=0.2, rises=False) == (
+        f"{begins}({sizes}; more at a smaller B is not shown, p = 0.2)."
     )
 
 
@@ -122,6 +134,7 @@ def a_together(**changed: Any) -> Together:
         "datasets": ("blood8", "digits"),
         "seeds": a_spread(adjusted_both_ends_p=1.0, largest_ratio=2.4),
         "oscillation": a_spread("oscillation", adjusted_both_ends_p=0.3, change=0.8123),
+        "unprotected": Unprotected((), Rate(0, 80, 0.0, 0.05), False, math.nan, math.nan),
         "changes": (0.021, -0.304),
         "differ_p": 0.004,
         "adjusted_differ_p": 0.008,
@@ -141,11 +154,13 @@ def test_data_sets_together_are_said_to_be_unstable_or_even_and_to_differ_or_not
         lr_rule="sqrt",
         seeds=a_spread(adjusted_trend_p=0.01, adjusted_both_ends_p=1.0),
         oscillation=None,
+        unprotected=Unprotected((), Rate(12, 80, 0.1, 0.3), True, 0.002, 0.004),
         adjusted_differ_p=0.2,
     )
     assert together_statement(other) == (
         "2 data sets, equal steps, sqrt learning rate: Across seeds, runs spread 1.20 times "
         "[0.40, 3.60] as much at the largest B as at the smallest (unstable at large batches, "
-        "p = 0.01). The change of accuracy from the smallest to the largest B is not shown to "
-        "differ between data sets (p = 0.2; in points, +2.1 on blood8, -30.4 on digits)."
+        "p = 0.01). 12 of 80 runs left the images unprotected; more at a larger B, p = 0.004. The "
+        "change of accuracy from the smallest to the largest B is not shown to differ between data "
+        "sets (p = 0.2; in points, +2.1 on blood8, -30.4 on digits)."
     )

@@ -144,7 +144,7 @@ def test_arms_have_rows_and_budgets_columns_and_what_was_not_run_is_blank() -> N
 def test_the_share_of_runs_that_left_images_unprotected_has_its_exact_interval() -> None:
     finding = a_finding()
     middle = float(np.nanmedian(finding.curve.accuracy))
-    unprotected = count_unprotected(finding.curve.accuracy, middle, 0.0)
+    unprotected = count_unprotected([replace(finding.curve, clean=middle)], 0.0)
     assert unprotected is not None
     assert 0 < unprotected.total.count < unprotected.total.runs
     finding = replace(finding, unprotected=unprotected)
@@ -203,3 +203,14 @@ def test_data_sets_of_like_names_have_files_of_their_own() -> None:
     files = file_names(Findings(tuple(a_finding(dataset=name) for name in names)))
     written = {"all", *files.values(), *(f"steps-{name}" for name in files.values())}
     assert len(written) == 1 + 2 * len(names)
+
+
+def test_the_largest_batch_is_always_labelled_and_no_label_touches_another() -> None:
+    found = analyse(a_table(("digits",), batches=tuple(2**k for k in range(1, 11))), draws=100)
+    figure = overview_figure(found.findings, ["epochs", "steps"])
+    figure.canvas.draw()
+    shown = [label for label in figure.axes[-1].get_xticklabels() if label.get_text()]
+    assert shown[-1].get_text() == "1,024"
+    boxes = [label.get_window_extent() for label in shown]
+    assert len(boxes) > 5
+    assert all(left.x1 <= right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
