@@ -87,7 +87,8 @@ def together_statement(one: Together) -> str:
             f"The change of accuracy from the smallest to the largest B {verdict} between data "
             f"sets ({p_value(one.adjusted_differ_p)}; in points, {changes})."
         )
-    return f"{together_title(one)}: {' '.join(sentences)}"
+    said = " ".join(sentences)
+    return f"{together_title(one)}: {said[:1].lower()}{said[1:]}"
 
 
 def _instability(fit: InstabilityFit) -> str:

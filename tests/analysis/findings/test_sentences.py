@@ -144,7 +144,7 @@ def a_together(**changed: Any) -> Together:
 
 def test_data_sets_together_are_said_to_be_unstable_or_even_and_to_differ_or_not() -> None:
     assert together_statement(a_together()) == (
-        "2 data sets, equal steps: Across seeds, runs spread 1.20 times [0.40, 3.60] as much at "
+        "2 data sets, equal steps: across seeds, runs spread 1.20 times [0.40, 3.60] as much at "
         "the largest B as at the smallest (even: no two sizes can differ threefold). Within a run, "
         "accuracy oscillates 0.81 times [0.40, 3.60] as much at the largest B as at the smallest "
         "(no clear pattern, p = 0.3). The change of accuracy from the smallest to the largest B "
@@ -158,7 +158,7 @@ def test_data_sets_together_are_said_to_be_unstable_or_even_and_to_differ_or_not
         adjusted_differ_p=0.2,
     )
     assert together_statement(other) == (
-        "2 data sets, equal steps, sqrt learning rate: Across seeds, runs spread 1.20 times "
+        "2 data sets, equal steps, sqrt learning rate: across seeds, runs spread 1.20 times "
         "[0.40, 3.60] as much at the largest B as at the smallest (unstable at large batches, "
         "p = 0.01). 12 of 80 runs left the images unprotected; more at a larger B, p = 0.004. The "
         "change of accuracy from the smallest to the largest B is not shown to differ between data "
