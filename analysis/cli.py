@@ -119,7 +119,7 @@ def design(
         str,
         typer.Option(
             help="standard deviation of a run apart from its seed's level, in points of accuracy, "
-            "or from:TABLE to take that of a table.csv (measured so far: 8 to 17)"
+            "or from:TABLE to take that of a table.csv (measured so far: 3 to 17)"
         ),
     ],
     effect: Annotated[

@@ -82,11 +82,19 @@ def together_statement(one: Together) -> str:
         changes = ", ".join(
             f"{100 * change:+.1f} on {name}"
             for name, change in zip(one.datasets, one.changes, strict=True)
+            if math.isfinite(change)
         )
         sentences.append(
             f"The change of accuracy from the smallest to the largest B {verdict} between data "
             f"sets ({p_value(one.adjusted_differ_p)}; in points, {changes})."
         )
+        unknown = [
+            name
+            for name, change in zip(one.datasets, one.changes, strict=True)
+            if not math.isfinite(change)
+        ]
+        if unknown:
+            sentences.append(f"Too few seeds have enough sizes on {', '.join(unknown)}.")
     said = " ".join(sentences)
     return f"{together_title(one)}: {said[:1].lower()}{said[1:]}"
 
@@ -95,7 +103,7 @@ def _instability(fit: InstabilityFit) -> str:
     """Say how much less or more it is at the largest B, and what that shows."""
     low, high = fit.change_interval
     if fit.shape == "even":
-        verdict = "even: no two sizes can differ threefold"
+        verdict = "even: on average over them, no two sizes can differ threefold"
     else:
         p = min(fit.adjusted_both_ends_p, fit.adjusted_trend_p)
         verdict = f"{SHAPES[fit.shape]}, {p_value(p)}"
@@ -135,10 +143,10 @@ def _without_effect(mean: MeanFit) -> str:
         return f"the sizes tried differ by less than {points}; use whichever B is fastest"
     return (
         f"whether B matters cannot be told ({p_value(mean.adjusted_p)}; two sizes may differ by up "
-        f"to {percent(mean.difference, 0)} points, and such a sweep finds a straight change of "
-        f"{percent(mean.detectable, 0)} points in 80 % of cases). No size is shown to be better: "
-        f"take B = {mean.lowest:,}, where the expected accuracy is lowest, or plan more seeds "
-        "(python -m analysis design)"
+        f"to {percent(mean.difference, 0)} points; alone, such a curve would show a straight "
+        f"change of {percent(mean.detectable, 0)} points in 80 % of cases). No size is shown to be "
+        f"better: take B = {mean.lowest:,}, where the expected accuracy is lowest, or plan more "
+        "seeds (python -m analysis design)"
     )
 
 

@@ -49,7 +49,8 @@ class InstabilityFit:
         adjusted_trend_p: `trend_p`, likewise.
         rises: whether the trend is upwards.
         largest_ratio: largest ratio of standard deviations at two sizes that the data allow.
-        change: standard deviation at the largest B divided by that at the smallest.
+        change: standard deviation at the largest B divided by that at the smallest, along a
+            straight line through the logarithms of those at all sizes.
         change_interval: 95 % interval of `change`.
         std: float64 [k], measured standard deviation at each size, NaN below two runs; for
             `oscillation` the root mean square over runs, NaN without a run.
@@ -107,6 +108,11 @@ class Deviations:
     freedom: Floats
     scored: Sequence[Runs]
     floor: float
+
+    @property
+    def can_be_tested(self) -> bool:
+        """Whether there are enough runs and sizes."""
+        return bool(self.scored) and len(self.scored[0].batches) >= _MIN_SIZES
 
     @property
     def unit(self) -> float:
@@ -227,7 +233,8 @@ def fit_instability(
     """Test at which B runs deviate most, and estimate their standard deviation as a curve.
 
     The scores change places within their seed, which shows what trend, or what fall and rise, is
-    chance.
+    chance. A trend is claimed only if the standard deviation itself changes in that direction:
+    where seeds come closer to each other, what is left beside the level of a seed grows.
 
     Args:
         kind: which instability it is.
@@ -242,22 +249,23 @@ def fit_instability(
     both_ends_p = trend_p = largest_ratio = change = low_change = high_change = math.nan
     fitted, low, high, slopes = unknown, unknown, unknown, [0.0]
     scored = deviations.scored
-    if scored and len(scored[0].batches) >= _MIN_SIZES:
+    if deviations.can_be_tested:
         tests = [_test(runs, random) for runs in scored]
         slopes = [slope for slope, _, _ in tests]
-        agree = min(slopes) > 0 or max(slopes) < 0
-        trend_p = max(p for _, p, _ in tests) if agree else 1.0
         both_ends_p = max(p for _, _, p in tests)
         known = np.isfinite(variance) & (freedom > 0)
         log_std = np.log(np.maximum(np.sqrt(variance[known]), deviations.floor))
         error = polygamma(1, freedom[known] / 2) / 4  # variance of the log of a standard deviation
         largest_ratio = _largest_ratio(log_std, error)
         x = np.log2(batches[known].astype(np.float64))
+        along_line, half = _change(x, log_std, error)
+        change, low_change, high_change = np.exp(
+            [along_line, along_line - half, along_line + half]
+        ).tolist()
+        agree = len({np.sign(slope) for slope in (*slopes, along_line)}) == 1
+        trend_p = max(p for _, p, _ in tests) if agree else 1.0
         covariance = np.broadcast_to(np.diag(error), (draws, len(x), len(x)))
         curves = draw_curves(x, log_std, covariance, np.log2(at), random, _LENGTHS)[1]
-        low_change, change, high_change = np.exp(
-            np.percentile(curves[:, -1] - curves[:, 0], (PERCENTILES[0], 50, PERCENTILES[1]))
-        ).tolist()
         low, fitted, high = np.exp(
             np.percentile(curves, (PERCENTILES[0], 50, PERCENTILES[1]), axis=0)
         )
@@ -311,6 +319,22 @@ def _log_odds(accuracy: Floats, resolution: float) -> Floats:
     """Return the log odds of accuracies, which are at least half a test image away from 0 and 1."""
     odds: Floats = logit(accuracy.clip(resolution / 2, 1 - resolution / 2))
     return odds
+
+
+def _change(x: Floats, log_std: Floats, error: Floats) -> tuple[float, float]:
+    """Return the change of a straight line over the range of x, and half its 95 % interval.
+
+    Args:
+        x: float64 [k], sizes as log2 B.
+        log_std: float64 [k].
+        error: float64 [k], variance of `log_std`.
+    """
+    weight = 1 / error
+    centred = x - np.average(x, weights=weight)
+    squares = float(weight @ centred**2)
+    slope = float(weight * centred @ log_std) / squares
+    half = float(norm.ppf(1 - ALPHA / 2)) / math.sqrt(squares)
+    return slope * float(np.ptp(x)), half * float(np.ptp(x))
 
 
 def _largest_ratio(log_std: Floats, error: Floats) -> float:

@@ -33,8 +33,9 @@ class Together:
         unprotected: runs of all data sets that left the images unprotected; None if it is unknown
             for one of them.
         changes: change of accuracy in each data set from its smallest to its largest B, along each
-            seed's straight line; mean over seeds, NaN without any.
-        differ_p: p-value of the claim that these changes differ; NaN if it cannot be tested.
+            seed's straight line; mean over seeds, NaN if fewer than two seeds have enough sizes.
+        differ_p: p-value of the claim that these changes differ, of those that are known; NaN if it
+            cannot be tested.
         adjusted_differ_p: `differ_p`, adjusted for the same claim about other curves of a report.
     """
 
@@ -53,7 +54,9 @@ class Together:
     @property
     def says_something(self) -> bool:
         """Whether anything could be tested."""
-        return bool(self.seeds or self.oscillation) or math.isfinite(self.differ_p)
+        trends = [one.trend_p for one in (self.unprotected,) if one]
+        tested = any(map(math.isfinite, (self.differ_p, *trends)))
+        return tested or bool(self.seeds or self.oscillation)
 
     def instability(self, kind: Kind) -> InstabilityFit | None:
         """Return the fit of one kind of instability."""
@@ -75,8 +78,9 @@ def fit_together(
         margin: difference in accuracy that does not matter.
         draws: number of draws of the pooled curves.
     """
-    changes = [line_changes(np.log2(one.batches.astype(float)), one.accuracy) for one in curves]
-    p = _differ_p(changes)
+    changes = list(map(_changes, curves))
+    known = [one for one in changes if len(one) >= _MIN_SEEDS]
+    p = _differ_p(known) if len(known) >= _MIN_SETS else math.nan
     first = curves[0]
     return Together(
         arm=first.arm,
@@ -87,7 +91,7 @@ def fit_together(
         seeds=_fit_pooled("seeds", deviations, draws),
         oscillation=_fit_pooled("oscillation", deviations, draws),
         unprotected=count_unprotected(curves, margin),
-        changes=tuple(float(one.mean()) if len(one) else math.nan for one in changes),
+        changes=tuple(float(one.mean()) if len(one) >= _MIN_SEEDS else math.nan for one in changes),
         differ_p=p,
         adjusted_differ_p=p,
     )
@@ -96,15 +100,21 @@ def fit_together(
 def _fit_pooled(
     kind: Kind, deviations: Sequence[Mapping[Kind, Deviations]], draws: int
 ) -> InstabilityFit | None:
-    measured = [one[kind] for one in deviations if one[kind].scored and one[kind].unit > 0]
+    measured = [own for one in deviations if (own := one[kind]).unit > 0 and own.can_be_tested]
     if len(measured) < _MIN_SETS:
         return None
     fit = fit_instability(kind, pool(measured), draws=draws)
     return fit if math.isfinite(fit.change) else None
 
 
+def _changes(curve: Curve) -> Floats:
+    """Return the change of each seed over the sizes that have a run."""
+    ran = np.isfinite(curve.accuracy).any(axis=1)
+    return line_changes(np.log2(curve.batches[ran].astype(float)), curve.accuracy[ran])
+
+
 def _differ_p(changes: Sequence[Floats]) -> float:
     """Return the p-value of Welch's analysis of variance (1951), for unequal variances."""
-    if any(len(one) < _MIN_SEEDS or not np.ptp(one) for one in changes):
+    if not all(map(np.ptp, changes)):
         return math.nan
     return float(anova_oneway(changes, use_var="unequal").pvalue)

@@ -1,5 +1,6 @@
 """The power of designs: how often a sweep of so many sizes and seeds finds an effect of B."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from analysis.fits.seed_noise import draw_noise
 from analysis.table.table import Floats, curves, read_table
 from bigbatch_ue.config.names import ArmName
 from bigbatch_ue.evaluation.arms import ARM_NAMES
-from bigbatch_ue.reporting.words import counted
+from bigbatch_ue.reporting.words import DASH, counted
 from bigbatch_ue.runtime.errors import UserError
 from bigbatch_ue.runtime.progress import progress
 
@@ -41,7 +42,7 @@ class DesignPower:
         valley: power to find one that falls and rises by as much, lowest in the middle.
         odd_size: power to find one size that is better than all others.
         spread: power to find a standard deviation that grows from the smallest to the largest B,
-            in the data sets together.
+            in the data sets together; NaN with fewer than four sizes, where it is not tested.
         detectable: change along a straight line that is found with 80 % power, in accuracy.
     """
 
@@ -148,7 +149,7 @@ def _power(
     odd[k // 2] = 0
     valley = (z - 0.5) ** 2 - ((z - 0.5) ** 2).min()
     shapes = effect * np.stack([z, valley / valley.max(), odd])
-    found, spreads, detectable = np.zeros(3), 0, []
+    found, spreads, detectable = np.zeros(3), 0.0, []
     for simulation in range(simulations):
         errors = noise * random.normal(size=(k, n))
         fit = TwoWay(successful_runs(batches, errors))
@@ -171,15 +172,15 @@ def _power(
     )
 
 
-def _finds_spread(batches: NDArray[np.int64], errors: Floats, seed: int) -> bool:
-    """Whether a growing spread is found in the errors [datasets, k, n] of several data sets."""
+def _finds_spread(batches: NDArray[np.int64], errors: Floats, seed: int) -> float:
+    """Return 1 if a growing spread is found in errors [datasets, k, n], else 0; NaN if untested."""
     deviations = [
         deviations_across_seeds(batches, accuracy, resolution=0.001)
         for accuracy in (0.5 + errors).clip(0.01, 0.99)
     ]
     pooled = pool(deviations) if len(deviations) > 1 else deviations[0]
     fit = fit_instability("seeds", pooled, draws=10, seed=seed)
-    return fit.trend_p < ALPHA and fit.rises
+    return float(fit.trend_p < ALPHA and fit.rises) if pooled.can_be_tested else math.nan
 
 
 def power_table(designs: Iterable[DesignPower], *, effect: float, growth: float) -> Table:
@@ -206,7 +207,7 @@ def power_table(designs: Iterable[DesignPower], *, effect: float, growth: float)
         powers = (design.slope, design.valley, design.odd_size, design.spread)
         table.add_row(
             *map(str, (design.sizes, design.seeds, design.runs)),
-            *(f"{100 * power:.0f}" for power in powers),
+            *(f"{100 * power:.0f}" if math.isfinite(power) else DASH for power in powers),
             f"{100 * design.detectable:.0f}",
             style="bold" if design.is_enough else "",
         )

@@ -45,8 +45,8 @@ _TERMS = {
     ),
     "Unprotected runs": (
         "Runs after which a network is within {margin:g} points of one trained on clean images; "
-        "their share with its exact 95 % interval, and whether there are more at a larger B: a "
-        "test in which runs change places within their seed."
+        "their share with its exact 95 % interval. Whether there are more at a larger B is tested "
+        "by shuffling the runs of each seed over the sizes."
     ),
     "Seed, run, target": (
         "A *run* learns perturbations from one seed: a surrogate network is fitted, images are "
@@ -58,17 +58,19 @@ _TERMS = {
         "their seed. *Oscillation*: standard deviation of the accuracies of one run around a "
         "straight line through the last quarter of its epochs, so that a steady rise or fall does "
         "not count; unknown where that is fewer than three epochs, or where an earlier version "
-        "measured it with its trend. Both are in points; *largest B / smallest B* is the ratio of "
-        "the standard deviations there. A claim "
-        "rests on ranks, so that a single run cannot make it, and must hold for accuracies and for "
-        "their log odds: spread that follows the mean is not instability. *Even*: no two sizes can "
-        "differ threefold."
+        "measured it with its trend. Both are in points; *largest B / smallest B* is their ratio "
+        "along a straight line through the logarithms of all sizes. A claim rests on ranks, so "
+        "that a single run cannot make it, and must hold for accuracies and for their log odds: "
+        "spread that follows the mean is not instability. *Even*: no two sizes can differ "
+        "threefold."
     ),
     "Data sets together": (
-        "Data sets that are alike in all but their images and settings show together what one "
-        "alone cannot: each counts in units of its own spread, along its own range of B. Whether "
-        "accuracy changes with B by as many points in all is a test between seeds (Welch's "
-        "analysis of variance). Both are adjusted for the number of such tests."
+        "Data sets that have arm, budget, learning-rate rule and scope in common. *Instability* is "
+        "averaged over them, each in units of its own spread and along its own range of B; in one "
+        "of them it may differ. *Unprotected runs* are counted over all. Whether accuracy changes "
+        "by as many points in each is tested by comparing the slopes of the seeds (Welch's "
+        "analysis of variance). All three are adjusted for the number of such tests, apart from "
+        "those of single curves."
     ),
     "Critical batch": (
         "Prediction from the noise of the generators' gradient (its noise scale in the space of "

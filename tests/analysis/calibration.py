@@ -409,12 +409,13 @@ def _goals(found: pd.DataFrame) -> Iterator[str]:
         f"{len(null)} cases, {null.mean():.1f} on average; above it "
         f"{', '.join(f'{case} {value:.1f}' for case, value in null[null > 7].items()) or 'none'}."
     )
-    stable = of("Nothing unstable")
+    stable = of("Nothing unstable").groupby(level=0, sort=False).sum()
     yield (
         f"* Runs are called unstable in at most 7 % where they are not: the highest is "
         f"{stable.max():.1f} ({stable.idxmax()}), the average {stable.mean():.1f}."
     )
-    alike, growing = of(ALIKE, "unstable"), of("A spread that changes in all", "large B")
+    alike = of(ALIKE, "unstable").groupby(level=0, sort=False).sum()
+    growing = of("A spread that changes in all", "large B")
     yield (
         f"* Four data sets together are called unstable in at most 7 % where they are not: the "
         f"highest is {alike.max():.1f}; and said to differ in at most 8 % where they do not: the "

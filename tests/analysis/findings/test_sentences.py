@@ -50,9 +50,10 @@ MATTERS = "B matters (p = 0.003)"
         ),
         (
             {"adjusted_p": 0.412},
-            "whether B matters cannot be told (p = 0.41; two sizes may differ by up to 31 points, "
-            "and such a sweep finds a straight change of 12 points in 80 % of cases). No size is "
-            "shown to be better: take B = 64, where the expected accuracy is lowest, or plan more "
+            "whether B matters cannot be told (p = 0.41; two sizes may differ by up to 31 points; "
+            "alone, such a curve would show a straight change of 12 points in 80 % of cases). No "
+            "size is shown to be better: take B = 64, where the expected accuracy is lowest, or "
+            "plan more "
             f"seeds (python -m analysis design). {REACHED}",
         ),
         (
@@ -145,10 +146,11 @@ def a_together(**changed: Any) -> Together:
 def test_data_sets_together_are_said_to_be_unstable_or_even_and_to_differ_or_not() -> None:
     assert together_statement(a_together()) == (
         "2 data sets, equal steps: across seeds, runs spread 1.20 times [0.40, 3.60] as much at "
-        "the largest B as at the smallest (even: no two sizes can differ threefold). Within a run, "
-        "accuracy oscillates 0.81 times [0.40, 3.60] as much at the largest B as at the smallest "
-        "(no clear pattern, p = 0.3). The change of accuracy from the smallest to the largest B "
-        "differs between data sets (p = 0.008; in points, +2.1 on blood8, -30.4 on digits)."
+        "the largest B as at the smallest (even: on average over them, no two sizes can differ "
+        "threefold). Within a run, accuracy oscillates 0.81 times [0.40, 3.60] as much at the "
+        "largest B as at the smallest (no clear pattern, p = 0.3). The change of accuracy from the "
+        "smallest to the largest B differs between data sets (p = 0.008; in points, +2.1 on "
+        "blood8, -30.4 on digits)."
     )
     other = a_together(
         lr_rule="sqrt",
@@ -163,4 +165,14 @@ def test_data_sets_together_are_said_to_be_unstable_or_even_and_to_differ_or_not
         "p = 0.01). 12 of 80 runs left the images unprotected; more at a larger B, p = 0.004. The "
         "change of accuracy from the smallest to the largest B is not shown to differ between data "
         "sets (p = 0.2; in points, +2.1 on blood8, -30.4 on digits)."
+    )
+
+
+def test_a_data_set_whose_change_is_unknown_is_named() -> None:
+    said = together_statement(
+        a_together(datasets=("blood8", "digits", "flowers5"), changes=(0.02, -0.3, math.nan))
+    )
+    assert said.endswith(
+        "(p = 0.008; in points, +2.0 on blood8, -30.0 on digits). Too few seeds have enough sizes "
+        "on flowers5."
     )

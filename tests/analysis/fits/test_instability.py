@@ -112,6 +112,17 @@ def test_levels_of_seeds_do_not_hide_a_spread_that_grows() -> None:
     assert named(spreads(make, 30), "large batches") >= 0.6
 
 
+def test_seeds_that_come_closer_are_not_unstable_where_they_agree() -> None:
+    """What is left beside a seed's level grows there, while the standard deviation falls."""
+    random = np.random.default_rng(0)
+    near = np.array([1, 1, 1, 1, 0.9, 0.7, 0.3, 0.05])[:, None]
+    for _ in range(10):
+        values = 0.5 + 0.2 * near * random.uniform(-1, 1, 5) + 0.01 * random.normal(size=(8, 5))
+        fit = across_seeds(EIGHT, values, draws=100)
+        assert fit.change < 0.5
+        assert fit.shape != "large batches"
+
+
 def test_many_seeds_show_both_ends() -> None:
     assert named(spreads(growing(BOTH, 20), 30), "both ends") >= 0.6
     assert named(spreads(growing(BOTH.max() / BOTH, 20), 30), "both ends") == 0

@@ -83,3 +83,20 @@ def test_three_sizes_are_too_few() -> None:
     assert found.seeds is None
     assert found.oscillation is None
     assert found.says_something == np.isfinite(found.differ_p)
+
+
+def test_a_change_spans_the_sizes_that_ran() -> None:
+    """Half of the sizes failed: a line that went on to them would double the change."""
+    curve = a_sloping_curve("digits", 0.3, 1)
+    curve.accuracy[3:] = np.nan
+    found = together(curve, a_sloping_curve("blood8", 0.2, 2))
+    assert found.changes[0] == pytest.approx(0.3 * 2 / 5, abs=0.05)
+
+
+def test_data_sets_with_enough_seeds_are_compared_without_the_others() -> None:
+    sound = [a_sloping_curve("digits", 0.3, 1), a_sloping_curve("blood8", 0.1, 2)]
+    weak = a_sloping_curve("flowers5", 0.2, 3)
+    weak.accuracy[:, 1:] = np.nan
+    found = together(*sound, weak)
+    assert found.differ_p == together(*sound).differ_p < 0.05
+    assert np.isnan(found.changes[2])

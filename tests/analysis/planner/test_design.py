@@ -58,6 +58,22 @@ def test_the_table_fits_in_80_columns(designs: list[DesignPower]) -> None:
     assert f"{100 * designs[1].slope:.0f}" in text
 
 
+def test_a_spread_that_is_not_tested_has_no_power() -> None:
+    designs = plan_designs([3, 4], [3], effect=0.1, noise=0.08, growth=4, simulations=3)
+    assert [np.isfinite(design.spread) for design in designs] == [False, True]
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(power_table(designs, effect=0.1, growth=4))
+    assert " – " in console.export_text()
+
+
+def test_data_sets_together_find_a_smaller_spread() -> None:
+    alone, together = (
+        plan_designs([6], [5], effect=0.1, noise=0.08, growth=3, datasets=n, simulations=40)[0]
+        for n in (1, 4)
+    )
+    assert together.spread > alone.spread + 0.2
+
+
 def test_noise_comes_from_points_or_from_a_table(tmp_path: Path) -> None:
     assert noise_of("8.5") == (0.085, "8.5 points")
     table = a_table(("digits",), budgets=("epochs",))

@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -213,4 +214,4 @@ def test_the_largest_batch_is_always_labelled_and_no_label_touches_another() -> 
     assert shown[-1].get_text() == "1,024"
     boxes = [label.get_window_extent() for label in shown]
     assert len(boxes) > 5
-    assert all(left.x1 <= right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+    assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
