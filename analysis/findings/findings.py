@@ -12,14 +12,7 @@ from analysis.defaults import DRAWS, MARGIN
 from analysis.fits.components import Components, fit_components
 from analysis.fits.confound import Separation, separate
 from analysis.fits.failures import Unprotected, count_unprotected
-from analysis.fits.instability import (
-    Deviations,
-    InstabilityFit,
-    Kind,
-    deviations_across_seeds,
-    deviations_within_runs,
-    fit_instability,
-)
+from analysis.fits.instability import InstabilityFit, Kind, deviations_of, fit_instability
 from analysis.fits.intervals import holm
 from analysis.fits.mean import MeanFit, fit_mean
 from analysis.fits.together import Together, fit_together
@@ -59,6 +52,9 @@ class Finding:
     def instability(self, kind: Kind) -> InstabilityFit | None:
         """Return the fit of one kind of instability."""
         return self.seeds if kind == "seeds" else self.oscillation
+
+
+_Found = TypeVar("_Found", Finding, Together)
 
 
 @dataclass(frozen=True)
@@ -146,7 +142,7 @@ def budgets(findings: Iterable[Finding]) -> list[str]:
 def _fit_curve(curve: Curve, rows: pd.DataFrame, draws: int, margin: float) -> Finding:
     problems: list[str] = []
     batches, accuracy = curve.batches, curve.accuracy
-    deviations = _deviations(curve)
+    deviations = deviations_of(curve)
     mean = _attempt(partial(fit_mean, batches, accuracy, draws=draws, margin=margin), problems)
     return Finding(
         curve=curve,
@@ -157,20 +153,6 @@ def _fit_curve(curve: Curve, rows: pd.DataFrame, draws: int, margin: float) -> F
         unprotected=count_unprotected([curve], margin),
         problem="; ".join(dict.fromkeys(problems)),
     )
-
-
-def _deviations(curve: Curve) -> dict[Kind, Deviations]:
-    resolution = 1 / max(curve.test_images, 1)
-    return {
-        "seeds": deviations_across_seeds(curve.batches, curve.accuracy, resolution=resolution),
-        "oscillation": deviations_within_runs(
-            curve.batches,
-            curve.oscillation,
-            curve.accuracy,
-            resolution=resolution,
-            tail_epochs=curve.tail_epochs,
-        ),
-    }
 
 
 def _together(findings: Findings, draws: int, margin: float) -> Iterator[Together]:
@@ -185,8 +167,7 @@ def _together(findings: Findings, draws: int, margin: float) -> Iterator[Togethe
         groups.setdefault(key, []).append(curve)
     for _, same in sorted(groups.items()):
         if 1 < len({curve.dataset for curve in same}) == len(same):
-            deviations = list(map(_deviations, same))
-            one = fit_together(same, deviations, margin=margin, draws=draws)
+            one = fit_together(same, margin=margin, draws=draws)
             if one.says_something:
                 yield one
 
@@ -196,27 +177,34 @@ def _adjust_findings(findings: Sequence[Finding]) -> Iterator[Finding]:
     means = [finding.mean for finding in findings]
     effects = iter(holm([mean.flat_p for mean in means if mean]))
     valleys = iter(holm([mean.valley_p for mean in means if mean]))
-    fits = [fit for finding in findings for fit in (finding.seeds, finding.oscillation) if fit]
-    unstable = iter(holm([p for fit in fits for p in (fit.both_ends_p, fit.trend_p)]))
-    unprotected = _adjust_unprotected([finding.unprotected for finding in findings])
-    for finding, failures in zip(findings, unprotected, strict=True):
+    for finding in _adjust_runs(findings):
         mean = finding.mean
         if mean:
             mean = replace(mean, adjusted_p=next(effects), adjusted_valley_p=next(valleys))
-        seeds = _adjusted(finding.seeds, unstable)
-        oscillation = _adjusted(finding.oscillation, unstable)
+        yield replace(finding, mean=mean)
+
+
+def _adjust_runs(found: Sequence[_Found]) -> Iterator[_Found]:
+    """Adjust the p-values of where runs are unstable, and of where they are unprotected."""
+    fits = [fit for one in found for fit in (one.seeds, one.oscillation) if fit]
+    unstable = iter(holm([p for fit in fits for p in (fit.both_ends_p, fit.trend_p)]))
+    failures = [one.unprotected for one in found]
+    trends = holm([one.trend_p if one else math.nan for one in failures])
+    for one, unprotected, p in zip(found, failures, trends, strict=True):
         yield replace(
-            finding, mean=mean, seeds=seeds, oscillation=oscillation, unprotected=failures
+            one,
+            seeds=_adjusted(one.seeds, unstable),
+            oscillation=_adjusted(one.oscillation, unstable),
+            unprotected=unprotected and replace(unprotected, adjusted_trend_p=p),
         )
 
 
-def _adjust_unprotected(found: Sequence[Unprotected | None]) -> list[Unprotected | None]:
-    """Adjust the p-values of a trend of unprotected runs over all of them."""
-    adjusted = holm([one.trend_p if one else math.nan for one in found])
-    return [
-        replace(one, adjusted_trend_p=p) if one else None
-        for one, p in zip(found, adjusted, strict=True)
-    ]
+def _adjusted(fit: InstabilityFit | None, p_values: Iterator[float]) -> InstabilityFit | None:
+    """Give a fit the next two adjusted p-values, of both ends and of a trend."""
+    if fit is None:
+        return None
+    both_ends_p, trend_p = next(p_values), next(p_values)
+    return replace(fit, adjusted_both_ends_p=both_ends_p, adjusted_trend_p=trend_p)
 
 
 def _adjust_separations(separations: Sequence[Separation]) -> Iterator[Separation]:
@@ -229,26 +217,9 @@ def _adjust_separations(separations: Sequence[Separation]) -> Iterator[Separatio
 
 def _adjust_together(together: Sequence[Together]) -> Iterator[Together]:
     """Adjust the p-values of each question over all groups of data sets."""
-    fits = [fit for one in together for fit in (one.seeds, one.oscillation) if fit]
-    unstable = iter(holm([p for fit in fits for p in (fit.both_ends_p, fit.trend_p)]))
     differ = holm([one.differ_p for one in together])
-    unprotected = _adjust_unprotected([one.unprotected for one in together])
-    for one, p, failures in zip(together, differ, unprotected, strict=True):
-        yield replace(
-            one,
-            seeds=_adjusted(one.seeds, unstable),
-            oscillation=_adjusted(one.oscillation, unstable),
-            unprotected=failures,
-            adjusted_differ_p=p,
-        )
-
-
-def _adjusted(fit: InstabilityFit | None, p_values: Iterator[float]) -> InstabilityFit | None:
-    """Give a fit the next two adjusted p-values, of both ends and of a trend."""
-    if fit is None:
-        return None
-    both_ends_p, trend_p = next(p_values), next(p_values)
-    return replace(fit, adjusted_both_ends_p=both_ends_p, adjusted_trend_p=trend_p)
+    for one, p in zip(_adjust_runs(together), differ, strict=True):
+        yield replace(one, adjusted_differ_p=p)
 
 
 def _attempt(fit: Callable[[], _Fit], problems: list[str]) -> _Fit | None:

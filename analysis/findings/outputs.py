@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.findings.findings import Findings
+from analysis.findings.findings import Finding, Findings
 from analysis.findings.sentences import KINDS, recommendation, together_statement
+from analysis.fits.together import Together
 from analysis.table.table import CRITICAL_COLUMNS, CURVE_COLUMNS
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.formats import write_json
@@ -39,19 +40,21 @@ def write_findings(findings: Findings, folder: Path) -> None:
         record["recommendation"] = recommendation(finding)
         if finding.mean:
             record["mean"]["verdict"] = finding.mean.verdict
-        for kind in KINDS:
-            if fit := finding.instability(kind):
-                record[kind]["shape"] = fit.shape
+        _add_shapes(record, finding)
     for record, separation in zip(content["separations"], findings.separations, strict=True):
         record["statement"] = separation.statement
     for record, together in zip(content["together"], findings.together, strict=True):
         record["statement"] = together_statement(together)
-        for kind in KINDS:
-            if fit := together.instability(kind):
-                record[kind]["shape"] = fit.shape
+        _add_shapes(record, together)
     write_json(folder / FINDINGS, content)
     with atomic_file(folder / FITS) as temporary:
         pd.DataFrame(_fit_rows(findings)).to_csv(temporary, index=False)
+
+
+def _add_shapes(record: dict[str, Any], found: Finding | Together) -> None:
+    for kind in KINDS:
+        if fit := found.instability(kind):
+            record[kind]["shape"] = fit.shape
 
 
 def _fit_rows(findings: Findings) -> Iterator[dict[str, Any]]:

@@ -40,8 +40,8 @@ def distinction(curve: Curve, among: Sequence[Curve], *, arm: bool = True) -> st
     """
     words = {
         "arm": curve.arm,
-        "lr_rule": f"{'unscaled' if curve.lr_rule == 'none' else curve.lr_rule} learning rate",
-        "scope": f"batches of the {'cluster' if curve.scope == 'cluster' else 'whole set'}",
+        "lr_rule": _lr_rule(curve),
+        "scope": _scope(curve),
         "settings": f"settings {curve.settings[:8]}",
     }
     differ = [name for name in words if len({getattr(other, name) for other in among}) > 1]
@@ -54,13 +54,21 @@ def label(curve: Curve, among: Sequence[Curve]) -> str:
     return ", ".join(filter(None, (curve.dataset, distinction(curve, alike))))
 
 
+def _lr_rule(one: Curve | Together) -> str:
+    return f"{'unscaled' if one.lr_rule == 'none' else one.lr_rule} learning rate"
+
+
+def _scope(one: Curve | Together) -> str:
+    return f"batches of the {'cluster' if one.scope == 'cluster' else 'whole set'}"
+
+
 def together_title(one: Together) -> str:
     """Name the curves that several data sets have in common, such as `3 data sets, equal steps`."""
     parts = [f"{len(one.datasets)} data sets", f"equal {one.budget}"]
     if one.lr_rule != "none":
-        parts.append(f"{one.lr_rule} learning rate")
+        parts.append(_lr_rule(one))
     if one.scope != "cluster":
-        parts.append("batches of the whole set")
+        parts.append(_scope(one))
     return ", ".join(parts)
 
 
@@ -78,25 +86,22 @@ def together_statement(one: Together) -> str:
             f"{_trend(one.unprotected)}."
         )
     if math.isfinite(one.differ_p):
-        verdict = "differs" if one.adjusted_differ_p < ALPHA else "is not shown to differ"
-        changes = ", ".join(
-            f"{100 * change:+.1f} on {name}"
-            for name, change in zip(one.datasets, one.changes, strict=True)
-            if math.isfinite(change)
-        )
-        sentences.append(
-            f"The change of accuracy from the smallest to the largest B {verdict} between data "
-            f"sets ({p_value(one.adjusted_differ_p)}; in points, {changes})."
-        )
-        unknown = [
-            name
-            for name, change in zip(one.datasets, one.changes, strict=True)
-            if not math.isfinite(change)
-        ]
-        if unknown:
-            sentences.append(f"Too few seeds have enough sizes on {', '.join(unknown)}.")
+        sentences.append(_difference(one))
     said = " ".join(sentences)
     return f"{together_title(one)}: {said[:1].lower()}{said[1:]}"
+
+
+def _difference(one: Together) -> str:
+    """Say whether accuracy changes with B alike, by how much in each, and where it is unknown."""
+    verdict = "differs" if one.adjusted_differ_p < ALPHA else "is not shown to differ"
+    changes = dict(zip(one.datasets, one.changes, strict=True))
+    known = [f"{100 * by:+.1f} on {name}" for name, by in changes.items() if math.isfinite(by)]
+    unknown = [name for name, by in changes.items() if not math.isfinite(by)]
+    weak = f" Too few seeds have enough sizes on {', '.join(unknown)}." if unknown else ""
+    return (
+        f"The change of accuracy from the smallest to the largest B {verdict} between data sets "
+        f"({p_value(one.adjusted_differ_p)}; in points, {', '.join(known)}).{weak}"
+    )
 
 
 def _instability(fit: InstabilityFit) -> str:

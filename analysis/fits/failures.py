@@ -8,10 +8,9 @@ import numpy as np
 from scipy.stats import binomtest
 
 from analysis.fits.contrasts import shuffle_in_seeds, trend
-from analysis.fits.runs import Runs, join_runs, successful_runs
+from analysis.fits.runs import Runs, join_runs, testable_runs
 from analysis.table.table import Curve, Floats
 from bigbatch_ue.reporting.statistics import CONFIDENCE
-from bigbatch_ue.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,10 @@ def count_unprotected(curves: Sequence[Curve], margin: float) -> Unprotected | N
         for count, runs in zip(np.nansum(one, axis=1), np.isfinite(one).sum(1), strict=True)
     ]
     total = _rate(sum(size.count for size in sizes), sum(size.runs for size in sizes))
-    slope, p = _trend(list(filter(None, map(_testable, curves, found))))
+    pairs = zip(curves, found, strict=True)
+    slope, p = _trend(
+        [runs for curve, one in pairs for runs in testable_runs(curve.batches, [one])]
+    )
     return Unprotected(tuple(sizes) if len(curves) == 1 else (), total, slope > 0, p, p)
 
 
@@ -89,13 +91,6 @@ def _trend(tested: Sequence[Runs]) -> tuple[float, float]:
     if not np.ptp(runs.values):
         return 0.0, math.nan
     return trend(runs.x, *shuffle_in_seeds(runs, np.random.default_rng(0)))
-
-
-def _testable(curve: Curve, values: Floats) -> Runs | None:
-    try:
-        return successful_runs(curve.batches, values)
-    except UserError:
-        return None
 
 
 def _rate(count: int, runs: int) -> Rate:

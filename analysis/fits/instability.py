@@ -14,9 +14,8 @@ from analysis.defaults import DRAWS
 from analysis.fits.contrasts import shuffle_in_seeds, trend, valley_p
 from analysis.fits.curve import draw_curves
 from analysis.fits.intervals import ALPHA, PERCENTILES
-from analysis.fits.runs import Batches, Runs, join_runs, places, successful_runs
-from analysis.table.table import Floats
-from bigbatch_ue.runtime.errors import UserError
+from analysis.fits.runs import Batches, Runs, join_runs, places, testable_runs
+from analysis.table.table import Curve, Floats
 
 Kind = Literal["seeds", "oscillation"]
 Shape = Literal["both ends", "small batches", "large batches", "even", "inconclusive"]
@@ -123,6 +122,21 @@ class Deviations:
         return math.sqrt(np.average(self.variance[known], weights=self.freedom[known]))
 
 
+def deviations_of(curve: Curve) -> dict[Kind, Deviations]:
+    """Return both kinds of deviations of the runs of a curve."""
+    batches, accuracy, resolution = curve.batches, curve.accuracy, 1 / max(curve.test_images, 1)
+    return {
+        "seeds": deviations_across_seeds(batches, accuracy, resolution=resolution),
+        "oscillation": deviations_within_runs(
+            batches,
+            curve.oscillation,
+            accuracy,
+            resolution=resolution,
+            tail_epochs=curve.tail_epochs,
+        ),
+    }
+
+
 def deviations_across_seeds(
     batches: NDArray[np.int64], accuracy: Floats, *, resolution: float
 ) -> Deviations:
@@ -148,7 +162,7 @@ def deviations_across_seeds(
         batches,
         _ratio(squares, count - 1),
         count - 1.0,
-        [replace(runs, values=_scores(runs)) for runs in _testable(batches, scales)],
+        [replace(runs, values=_scores(runs)) for runs in testable_runs(batches, scales)],
         resolution / 2,
     )
 
@@ -183,7 +197,7 @@ def deviations_within_runs(
         batches,
         _ratio(np.where(known, oscillation**2, 0).sum(1), count),
         count * (tail_epochs - 2.0),
-        _testable(batches, [np.where(known, one, np.nan) for one in scales]),
+        testable_runs(batches, [np.where(known, one, np.nan) for one in scales]),
         resolution / 2,
     )
 
@@ -248,9 +262,8 @@ def fit_instability(
     at = np.geomspace(float(batches[0]), float(batches[-1]), _POINTS)
     both_ends_p = trend_p = largest_ratio = change = low_change = high_change = math.nan
     fitted, low, high, slopes = unknown, unknown, unknown, [0.0]
-    scored = deviations.scored
     if deviations.can_be_tested:
-        tests = [_test(runs, random) for runs in scored]
+        tests = [_test(runs, random) for runs in deviations.scored]
         slopes = [slope for slope, _, _ in tests]
         both_ends_p = max(p for _, _, p in tests)
         known = np.isfinite(variance) & (freedom > 0)
@@ -287,14 +300,6 @@ def fit_instability(
     )
 
 
-def _testable(batches: NDArray[np.int64], scales: Sequence[Floats]) -> list[Runs]:
-    """Return the runs on each scale [k, n]; none if they are too few to be tested."""
-    try:
-        return [successful_runs(batches, values) for values in scales]
-    except UserError:
-        return []
-
-
 def _test(runs: Runs, random: np.random.Generator) -> tuple[float, float, float]:
     """Return the slope of scores, its p-value, and the p-value of a fall and a rise."""
     if not np.ptp(runs.values):
@@ -329,12 +334,9 @@ def _change(x: Floats, log_std: Floats, error: Floats) -> tuple[float, float]:
         log_std: float64 [k].
         error: float64 [k], variance of `log_std`.
     """
-    weight = 1 / error
-    centred = x - np.average(x, weights=weight)
-    squares = float(weight @ centred**2)
-    slope = float(weight * centred @ log_std) / squares
-    half = float(norm.ppf(1 - ALPHA / 2)) / math.sqrt(squares)
-    return slope * float(np.ptp(x)), half * float(np.ptp(x))
+    (slope, _), covariance = np.polyfit(x, log_std, 1, w=1 / np.sqrt(error), cov="unscaled")
+    half = float(norm.ppf(1 - ALPHA / 2)) * math.sqrt(covariance[0, 0])
+    return float(slope * np.ptp(x)), float(half * np.ptp(x))
 
 
 def _largest_ratio(log_std: Floats, error: Floats) -> float:

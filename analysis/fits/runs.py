@@ -89,6 +89,14 @@ def successful_runs(batches: NDArray[np.int64], values: Floats) -> Runs:
     return Runs(batches[kept], size, seed, values[kept][size, seed])
 
 
+def testable_runs(batches: NDArray[np.int64], scales: Sequence[Floats]) -> list[Runs]:
+    """Return the successful runs on each scale [k, n]; none if they are too few on any."""
+    try:
+        return [successful_runs(batches, values) for values in scales]
+    except UserError:
+        return []
+
+
 def join_runs(samples: Sequence[Runs]) -> Runs:
     """Join the runs of several data sets, whose seeds differ; each seed's mean becomes zero.
 

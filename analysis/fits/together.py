@@ -10,7 +10,14 @@ from statsmodels.stats.oneway import anova_oneway
 from analysis.defaults import DRAWS, MARGIN
 from analysis.fits.confound import line_changes
 from analysis.fits.failures import Unprotected, count_unprotected
-from analysis.fits.instability import Deviations, InstabilityFit, Kind, fit_instability, pool
+from analysis.fits.instability import (
+    Deviations,
+    InstabilityFit,
+    Kind,
+    deviations_of,
+    fit_instability,
+    pool,
+)
 from analysis.table.table import Curve, Floats
 
 _MIN_SEEDS = 2
@@ -54,9 +61,9 @@ class Together:
     @property
     def says_something(self) -> bool:
         """Whether anything could be tested."""
-        trends = [one.trend_p for one in (self.unprotected,) if one]
-        tested = any(map(math.isfinite, (self.differ_p, *trends)))
-        return tested or bool(self.seeds or self.oscillation)
+        trend_p = self.unprotected.trend_p if self.unprotected else math.nan
+        is_compared = math.isfinite(trend_p) or math.isfinite(self.differ_p)
+        return is_compared or bool(self.seeds or self.oscillation)
 
     def instability(self, kind: Kind) -> InstabilityFit | None:
         """Return the fit of one kind of instability."""
@@ -64,20 +71,16 @@ class Together:
 
 
 def fit_together(
-    curves: Sequence[Curve],
-    deviations: Sequence[Mapping[Kind, Deviations]],
-    *,
-    margin: float = MARGIN,
-    draws: int = DRAWS,
+    curves: Sequence[Curve], *, margin: float = MARGIN, draws: int = DRAWS
 ) -> Together:
     """Pool the instability of several data sets, and test whether B changes accuracy alike in all.
 
     Args:
         curves: one for each data set, alike in all else.
-        deviations: of the runs of each curve.
         margin: difference in accuracy that does not matter.
         draws: number of draws of the pooled curves.
     """
+    deviations = list(map(deviations_of, curves))
     changes = list(map(_changes, curves))
     known = [one for one in changes if len(one) >= _MIN_SEEDS]
     p = _differ_p(known) if len(known) >= _MIN_SETS else math.nan

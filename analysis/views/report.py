@@ -24,6 +24,7 @@ from analysis.fits.components import Spread
 from analysis.fits.confound import Separation
 from analysis.fits.instability import InstabilityFit
 from analysis.fits.mean import MeanFit
+from analysis.fits.together import Together
 from analysis.table.collect import Collection
 from analysis.table.table import rows_of
 from analysis.views.guide import guide
@@ -122,14 +123,7 @@ def _content(collection: Collection, findings: Findings, folder: Path) -> dict[s
         ],
         "together": list(map(together_statement, findings.together)),
         "instabilities": _instability_table(
-            [
-                *((name, finding.instability(kind)) for name, finding in titled for kind in KINDS),
-                *(
-                    (together_title(one), one.instability(kind))
-                    for one in findings.together
-                    for kind in KINDS
-                ),
-            ]
+            [*titled, *((together_title(one), one) for one in findings.together)]
         ),
         "separations": findings.separations,
         "unseparated": findings.problems,
@@ -259,19 +253,20 @@ def _component_table(titled: Sequence[tuple[str, Finding]]) -> TextTable:
     return TextTable("Parts of the spread", heads, rows)
 
 
-def _instability_table(fits: Sequence[tuple[str, InstabilityFit | None]]) -> TextTable:
+def _instability_table(titled: Sequence[tuple[str, Finding | Together]]) -> TextTable:
     heads = ("curve", "kind", "unstable at", "largest B / smallest B", "both ends", "trend")
     rows = [
         (
             name,
-            "across seeds" if fit.kind == "seeds" else fit.kind,
+            "across seeds" if kind == "seeds" else kind,
             fit.shape,
             _factor(fit),
             p_value(fit.adjusted_both_ends_p),
             p_value(fit.adjusted_trend_p),
         )
-        for name, fit in fits
-        if fit and fit.is_measured
+        for name, one in titled
+        for kind in KINDS
+        if (fit := one.instability(kind)) and fit.is_measured
     ]
     return TextTable("Instability", heads, rows, texts=3)
 

@@ -136,19 +136,19 @@ def together(
 
     The last of them begins at a B four times as large as the others; each is placed in its range.
     """
-    curves, deviations = [], []
-    for place, design in enumerate(designs):
-        values = make(design, random).clip(0, 1)
-        batches = 2 ** (np.arange(design.sizes) + 4 + 2 * (place == len(designs) - 1))
-        curves.append(
-            replace(a_curve(design.sizes, design.seeds), batches=batches, accuracy=values)
+    curves = [
+        a_curve(
+            design.sizes,
+            design.seeds,
+            dataset=f"{100 * design.std:g} points",
+            batches=design.batches * (4 if design is designs[-1] else 1),
+            accuracy=make(design, random).clip(0, 1),
+            test_images=round(1 / RESOLUTION),
+            tail_epochs=0,
         )
-        own = deviations_across_seeds(batches, values, resolution=RESOLUTION)
-        none = deviations_within_runs(
-            batches, np.full_like(values, np.nan), values, resolution=RESOLUTION, tail_epochs=0
-        )
-        deviations.append({"seeds": own, "oscillation": none})
-    found = fit_together(curves, deviations, draws=100)
+        for design in designs
+    ]
+    found = fit_together(curves, draws=100)
     assert found.seeds
     return {**_claims(found.seeds), "data sets differ": float(found.differ_p < 0.05)}
 
@@ -291,20 +291,19 @@ def _cases_of_spread() -> Iterator[Case]:
 def _cases_of_data_sets() -> Iterator[Case]:
     """Yield four data sets of five seeds, whose noise is 2, 4, 8 and 16 points."""
 
-    def named(name: str, part: str, make: Make) -> Case:
+    def case(part: str, name: str, make: Make, noise: str = "normal") -> Case:
+        designs = [Design(8, 5, std=std, noise=NOISES[noise]) for std in (0.02, 0.04, 0.08, 0.16)]
         once = partial(together, designs, make)
         return Case(part, _name(f"{name}, 4 data sets", designs[0]), once)
 
     for noise in ("normal", "Student's t, 3 df", "one run in 20 fails"):
-        designs = [Design(8, 5, std=std, noise=NOISES[noise]) for std in (0.02, 0.04, 0.08, 0.16)]
         for shape, depth in (("flat", 0.0), ("U", 0.2)):
             make = partial(_shaped, SHAPES[shape], depth)
-            yield named(f"{noise}, {shape}", ALIKE, make)
-    designs = [Design(8, 5, std=std) for std in (0.02, 0.04, 0.08, 0.16)]
+            yield case(ALIKE, f"{noise}, {shape}", make, noise)
     for factor in (2.0, 2.5, 3.0):
         make = partial(_growing, factor)
-        yield named(f"grows {factor:g} times", "A spread that changes in all", make)
-    yield named("slopes of 5, 10, 20 and 40 points", "Data sets that differ", _sloping)
+        yield case("A spread that changes in all", f"grows {factor:g} times", make)
+    yield case("Data sets that differ", "slopes of 5, 10, 20 and 40 points", _sloping)
 
 
 def _shaped(shape: Shape, depth: float, design: Design, random: np.random.Generator) -> Floats:

@@ -11,21 +11,18 @@ jobs=${1:-2}
 shift || true
 names=("$@")
 if [ $# -eq 0 ]; then names=(digits_flowers5 blood8 pneumoniamnist features robust full_strength rules); fi
+report() { # FOLDER ANALYSIS SWEEP...: analyse sweeps, and keep the report in FOLDER
+    python -m analysis collect "${@:3}" --out "$2"
+    python -m analysis report "$2"
+    mkdir -p "$1"
+    cp -r "$2/." "$1"
+}
 main=()
 for name in "${names[@]}"; do
     "$here/../sweep/jobs.sh" "$jobs" "$here/$name.yaml"
     case $name in
         digits_flowers5 | blood8 | pneumoniamnist) main+=("runs/four_sets/$name") ;;
-        *)
-            python -m analysis collect "runs/four_sets/$name" --out "runs/four_sets/${name}_analysis"
-            python -m analysis report "runs/four_sets/${name}_analysis"
-            mkdir -p "$here/$name"
-            cp -r "runs/four_sets/${name}_analysis/." "$here/$name"
-            ;;
+        *) report "$here/$name" "runs/four_sets/${name}_analysis" "runs/four_sets/$name" ;;
     esac
 done
-if [ ${#main[@]} -gt 0 ]; then
-    python -m analysis collect "${main[@]}" --out runs/four_sets/analysis
-    python -m analysis report runs/four_sets/analysis
-    cp -r runs/four_sets/analysis/. "$here"
-fi
+if [ ${#main[@]} -gt 0 ]; then report "$here" runs/four_sets/analysis "${main[@]}"; fi

@@ -4,12 +4,6 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_ind
 
-from analysis.fits.instability import (
-    Deviations,
-    Kind,
-    deviations_across_seeds,
-    deviations_within_runs,
-)
 from analysis.fits.together import Together, fit_together
 from analysis.table.table import Curve
 from tests.helpers.findings import a_curve
@@ -24,21 +18,8 @@ def a_sloping_curve(name: str, slope: float, seed: int, **changed: object) -> Cu
     return a_curve(SIZES, SEEDS, dataset=name, accuracy=accuracy, **changed)
 
 
-def deviations(curve: Curve) -> dict[Kind, Deviations]:
-    return {
-        "seeds": deviations_across_seeds(curve.batches, curve.accuracy, resolution=0.001),
-        "oscillation": deviations_within_runs(
-            curve.batches,
-            curve.oscillation,
-            curve.accuracy,
-            resolution=0.001,
-            tail_epochs=curve.tail_epochs,
-        ),
-    }
-
-
 def together(*curves: Curve) -> Together:
-    return fit_together(curves, [deviations(curve) for curve in curves], draws=100)
+    return fit_together(curves, draws=100)
 
 
 def test_two_data_sets_are_compared_by_welchs_t_test() -> None:
