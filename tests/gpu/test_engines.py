@@ -1,5 +1,7 @@
 """Every engine on a GPU gives what one process gives on a CPU: `make gpu`.
 
+The losses of that process are kept in `losses.json`, which every `make test` compares with a CPU's.
+
 Each run takes 20 steps of SGD in float32 (TF32 off), so that only rounding differs. From one kind
 of device to another, the training amplifies it: losses are compared there, and perturbations
 between engines on the GPU.
@@ -17,8 +19,6 @@ import torch
 from safetensors.torch import load_file
 
 from bigbatch_ue.launching.engines import ENGINES
-
-pytestmark = pytest.mark.gpu
 
 GOLDEN = Path(__file__).with_name("losses.json")
 RESULTS = Path(os.environ.get("GPU_RESULTS", "runs/gpu"))
@@ -83,12 +83,19 @@ def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all runs, with the one on the CPU."""
+    folder = tmp_path_factory.mktemp("gpu")
+    process = start(*command(folder, "cpu"), CUDA_VISIBLE_DEVICES="")
+    assert finish({"cpu": process}) == {}
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(reference: Path) -> Path:
     """All runs, side by side on the one GPU, after the one on the CPU."""
     assert torch.cuda.is_available(), "these tests need a GPU"
-    folder = tmp_path_factory.mktemp("gpu")
-    reference = {"cpu": start(*command(folder, "cpu"), CUDA_VISIBLE_DEVICES="")}
-    assert finish(reference) == {}
+    folder = reference
     started = {
         engine: start("launch", engine, "--ranks", "1", "--", *command(folder, engine))
         for engine in ENGINES
@@ -115,6 +122,7 @@ def expected_engine(engine: str) -> str:
     return "single" if engine == "ddp" else engine.removesuffix("_offload")
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("engine", ENGINES)
 def test_invariant_1_an_engine_on_a_gpu_gives_what_a_cpu_gives(engine: str, runs: Path) -> None:
     check_finished(runs, engine)
@@ -128,17 +136,30 @@ def test_invariant_1_an_engine_on_a_gpu_gives_what_a_cpu_gives(engine: str, runs
     assert float((ours - theirs).norm() / theirs.norm()) < 1e-4
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_way_of_computing_changes_the_result_by_rounding_alone(name: str, runs: Path) -> None:
     check_finished(runs, name)
     assert difference(losses(runs / name), losses(runs / "cpu")) < LOOSE.get(name, 1e-3)
 
 
-def test_losses_are_those_that_are_kept(runs: Path) -> None:
+def check_kept(run: Path) -> None:
     kept = torch.tensor(json.loads(GOLDEN.read_text()))
-    assert difference(losses(runs / "single").mean(1), kept) < 1e-2
+    assert difference(losses(run).mean(1), kept) < 1e-2
 
 
+def test_losses_that_are_kept_are_those_of_a_cpu(reference: Path) -> None:
+    check_kept(reference / "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("engine", ENGINES)
+def test_losses_of_an_engine_are_those_that_are_kept(engine: str, runs: Path) -> None:
+    check_finished(runs, engine)
+    check_kept(runs / engine)
+
+
+@pytest.mark.gpu
 def test_a_run_on_a_gpu_resumes_to_the_undisturbed_one(runs: Path) -> None:
     halves = command(runs, "resumed", "--resume")
     stopped = start(*halves, "--time-limit", "0")
