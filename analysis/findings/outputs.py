@@ -34,10 +34,11 @@ _NUMBERS = (
 def write_findings(findings: Findings, folder: Path) -> None:
     """Write `findings.json`, and `fits.csv` with a row for every fitted curve."""
     content = _json_value(findings)
+    curves = [finding.curve for finding in findings.findings]
     for record, finding in zip(content["findings"], findings.findings, strict=True):
         record["title"] = finding.curve.title
         record["critical"] = _json_value(finding.curve.predicted)
-        record["recommendation"] = recommendation(finding)
+        record["recommendation"] = recommendation(finding, curves)
         if finding.mean:
             record["mean"]["verdict"] = finding.mean.verdict
         _add_shapes(record, finding)

@@ -24,9 +24,14 @@ SHAPES: dict[Shape, str] = {
 }
 
 
-def recommendation(finding: Finding) -> str:
-    """Say which B protects a data set best, and how certain that is."""
-    sentences = (_advice(finding), _unprotected(finding), _failures(finding.curve))
+def recommendation(finding: Finding, among: Sequence[Curve] = ()) -> str:
+    """Say which B protects a data set best, and how certain that is.
+
+    Args:
+        finding: finding of a curve.
+        among: curves of the same report, to distinguish.
+    """
+    sentences = (_advice(finding, among), _unprotected(finding), _failures(finding.curve))
     return " ".join(filter(None, sentences))
 
 
@@ -118,9 +123,17 @@ def _instability(fit: InstabilityFit) -> str:
     )
 
 
-def _advice(finding: Finding) -> str:
-    curve, mean = finding.curve, finding.mean
+def _where(curve: Curve, among: Sequence[Curve]) -> str:
+    """Name a curve; an unscaled learning rate is said beside others only, protection never."""
     where = curve.title.replace(f", {PROTECTED}:", ":", 1).replace(": equal", " at equal", 1)
+    rules = {other.lr_rule for other in among if other.dataset == curve.dataset}
+    is_beside_others = curve.lr_rule == "none" and len(rules) > 1
+    return f"{where}, {_lr_rule(curve)}" if is_beside_others else where
+
+
+def _advice(finding: Finding, among: Sequence[Curve]) -> str:
+    curve, mean = finding.curve, finding.mean
+    where = _where(curve, among)
     if mean is None:
         return f"{where}: no recommendation ({finding.problem})."
     instead = "" if math.isnan(curve.clean) else f", instead of {percent(curve.clean, 0)} %"

@@ -28,6 +28,7 @@ class Separation:
 
     Attributes:
         dataset: data set, and whatever else the two curves have in common, in words.
+        lr_rule: `none`, `sqrt` or `linear`; unless `none`, the learning rate changes with B.
         batches: int64 [k], effective batches that both budgets have.
         smallest: smallest B compared.
         largest: largest B compared.
@@ -50,6 +51,7 @@ class Separation:
     """
 
     dataset: str
+    lr_rule: str
     batches: NDArray[np.int64]
     smallest: int
     largest: int
@@ -136,6 +138,7 @@ def separate(epochs: Curve, steps: Curve, *, draws: int = DRAWS) -> Separation:
     difference_p = _difference_p(changes)
     return Separation(
         dataset=name,
+        lr_rule=epochs.lr_rule,
         batches=batches,
         smallest=int(batches[0]),
         largest=int(batches[-1]),
@@ -265,9 +268,10 @@ def _fraction_in_words(result: Separation) -> str:
 
 
 def _tests_in_words(result: Separation) -> str:
+    batch = "B" if result.lr_rule == "none" else "B, with its learning rate,"
     return (
         f"At a given B, the number of steps {_matters(result.adjusted[2])}; at a given number of "
-        f"steps, B {_matters(result.adjusted[1])}."
+        f"steps, {batch} {_matters(result.adjusted[1])}."
     )
 
 

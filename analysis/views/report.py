@@ -104,12 +104,12 @@ def _content(collection: Collection, findings: Findings, folder: Path) -> dict[s
     command = f"python -m analysis report {hide_home(folder.as_posix())}"
     return {
         "datasets": {
-            name: [recommendation(finding) for finding in same if finding in main]
+            name: [recommendation(finding, curves) for finding in same if finding in main]
             for name, same in findings.datasets.items()
         },
         "criticals": criticals,
         "strengths": collection.strengths,
-        "others": [recommendation(finding) for finding in shown if finding not in main],
+        "others": [recommendation(finding, curves) for finding in shown if finding not in main],
         "pictures": list(_pictures(findings)),
         "accuracies": [_accuracy_table(name, f, collection) for name, f in titled],
         "fits": _fit_table(titled),

@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from analysis.findings.findings import Finding
 from analysis.findings.sentences import distinction, label, recommendation, together_statement
 from analysis.fits.failures import Rate, Unprotected, count_unprotected
 from analysis.fits.together import Together
+from analysis.table.table import Curve
 from tests.helpers.findings import EQUIVALENT, a_curve, a_finding, a_fit, a_spread
 
 REACHED = (
@@ -100,6 +102,19 @@ def test_curves_are_told_apart_by_what_differs_only() -> None:
     assert distinction(other, [one, other]) == "random surrogate, sqrt learning rate"
     assert distinction(one, [one, other], arm=False) == "unscaled learning rate"
     assert label(one, [one, replace(other, dataset="blood8")]) == "digits"
+
+
+def test_an_unscaled_learning_rate_is_named_beside_a_scaled_one() -> None:
+    unscaled = a_finding()
+    scaled = replace(unscaled, curve=a_curve(lr_rule="linear"))
+    among = [unscaled.curve, scaled.curve]
+
+    def name(finding: Finding, *others: Curve) -> str:
+        return recommendation(finding, [finding.curve, *others]).partition(":")[0]
+
+    assert name(unscaled, *among) == "digits at equal steps, unscaled learning rate"
+    assert name(scaled, *among) == "digits at equal steps, linear learning rate"
+    assert name(unscaled, replace(scaled.curve, dataset="blood8")) == "digits at equal steps"
 
 
 def test_runs_that_left_the_images_unprotected_are_counted_by_size() -> None:

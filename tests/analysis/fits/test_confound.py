@@ -216,6 +216,8 @@ def test_the_statement_says_the_adjusted_p_values() -> None:
     assert "(paired difference p = 0.9)" in said
     assert "the number of steps is not shown to matter (p = 0.7)" in said
     assert "B is not shown to matter (p = 0.8)" in said
+    scaled = replace(found, lr_rule="linear", adjusted=(0.9, 0.01, 0.7)).statement
+    assert scaled.endswith("steps, B, with its learning rate, matters (p = 0.01).")
 
 
 def test_missing_cells_leave_both_budgets_and_thin_seeds_leave_the_pairs() -> None:
