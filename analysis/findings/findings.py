@@ -107,7 +107,7 @@ def analyse(table: pd.DataFrame, *, draws: int = DRAWS, margin: float = MARGIN) 
     p-values are adjusted within each of five questions, over all curves (Holm, 1979): does B
     matter, does accuracy fall and rise, where are runs unstable, are more of them unprotected at
     larger or smaller B, and is it batch size or steps. Of several data sets together is asked where
-    runs are unstable or unprotected, and whether accuracy changes alike.
+    runs are unstable or unprotected, and whether accuracy and spread change alike.
 
     Args:
         table: with the columns of `columns.COLUMNS`.
@@ -218,8 +218,10 @@ def _adjust_separations(separations: Sequence[Separation]) -> Iterator[Separatio
 def _adjust_together(together: Sequence[Together]) -> Iterator[Together]:
     """Adjust the p-values of each question over all groups of data sets."""
     differ = holm([one.differ_p for one in together])
-    for one, p in zip(_adjust_runs(together), differ, strict=True):
-        yield replace(one, adjusted_differ_p=p)
+    spread = holm([one.spread.differ_p for one in together])
+    for one, p, of_spread in zip(_adjust_runs(together), differ, spread, strict=True):
+        own = replace(one.spread, adjusted_differ_p=of_spread)
+        yield replace(one, spread=own, adjusted_differ_p=p)
 
 
 def _attempt(fit: Callable[[], _Fit], problems: list[str]) -> _Fit | None:

@@ -1,7 +1,7 @@
 """Findings in plain sentences: the recommendation, and what distinguishes curves."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -24,6 +24,9 @@ SHAPES: dict[Shape, str] = {
 }
 
 
+UNSTABLE: tuple[Shape, ...] = ("both ends", "small batches", "large batches")
+
+
 def recommendation(finding: Finding, among: Sequence[Curve] = ()) -> str:
     """Say which B protects a data set best, and how certain that is.
 
@@ -31,7 +34,12 @@ def recommendation(finding: Finding, among: Sequence[Curve] = ()) -> str:
         finding: finding of a curve.
         among: curves of the same report, to distinguish.
     """
-    sentences = (_advice(finding, among), _unprotected(finding), _failures(finding.curve))
+    sentences = (
+        _advice(finding, among),
+        *_unstable(finding),
+        _unprotected(finding),
+        _failures(finding.curve),
+    )
     return " ".join(filter(None, sentences))
 
 
@@ -82,6 +90,8 @@ def together_statement(one: Together) -> str:
     sentences = []
     if one.seeds:
         sentences.append(f"Across seeds, runs spread {_instability(one.seeds)}.")
+    if math.isfinite(one.spread.differ_p):
+        sentences.append(_spread(one))
     if one.oscillation:
         sentences.append(f"Within a run, accuracy oscillates {_instability(one.oscillation)}.")
     if one.unprotected and one.unprotected.total.count:
@@ -94,6 +104,18 @@ def together_statement(one: Together) -> str:
         sentences.append(_difference(one))
     said = " ".join(sentences)
     return f"{together_title(one)}: {said[:1].lower()}{said[1:]}"
+
+
+def _spread(one: Together) -> str:
+    """Say whether the spread changes with B alike, and by which factor in each data set."""
+    p = one.spread.adjusted_differ_p
+    factors = zip(one.datasets, one.spread.factors, strict=True)
+    known = [f"{factor:.2g} on {name}" for name, factor in factors if math.isfinite(factor)]
+    return (
+        "The factor by which the spread across seeds changes "
+        f"{'differs' if p < ALPHA else 'is not shown to differ'} between data sets "
+        f"({p_value(p)}; {', '.join(known)})."
+    )
 
 
 def _difference(one: Together) -> str:
@@ -141,7 +163,8 @@ def _advice(finding: Finding, among: Sequence[Curve]) -> str:
     reached = f"{percent(mean.best, 0)} % [{ends}] of clean test images{instead}"
     if mean.best_interval[1] >= curve.clean - mean.margin:
         is_shown = mean.best_interval[0] >= curve.clean - mean.margin
-        verdict = "not protected" if is_shown else "protection is not shown"
+        by = f"by more than {100 * mean.margin:g} points"
+        verdict = f"not protected {by}" if is_shown else f"protection {by} is not shown"
         return (
             f"{where}: {verdict} at any batch size tried. At best, networks still recognise, on "
             f"average, {reached}."
@@ -195,6 +218,15 @@ def _shape(mean: MeanFit) -> str:
     sizes = [f"{size:,}" for size in mean.as_good]
     listed = " and ".join(filter(None, (", ".join(sizes[:-1]), sizes[-1])))
     return f"{words} Shown to be within {points}: {listed}."
+
+
+def _unstable(finding: Finding) -> Iterator[str]:
+    """Say where runs are shown to be unstable."""
+    for kind, name in KINDS.items():
+        fit = finding.instability(kind)
+        if fit and fit.shape in UNSTABLE:
+            p = min(fit.adjusted_both_ends_p, fit.adjusted_trend_p)
+            yield f"{name[:1].upper()}{name[1:]}: {SHAPES[fit.shape]} ({p_value(p)})."
 
 
 def _unprotected(finding: Finding) -> str:

@@ -77,12 +77,17 @@ def shuffle_in_seeds(runs: Runs, random: np.random.Generator) -> tuple[Floats, F
     Runs change places within their seed; those of seeds that occur once, among themselves.
     """
     average = runs.at_size / runs.at_size.sum(1, keepdims=True)
-    order = np.argsort(runs.block + random.random((_PERMUTATIONS, len(runs.block))), axis=1)
-    shuffled = np.empty((_PERMUTATIONS, len(runs.block)))
-    shuffled[:, np.argsort(runs.block, kind="stable")] = runs.values[order]
     means: Floats = average @ runs.values
-    errors: Floats = shuffled @ average.T - means.mean()
+    errors: Floats = shuffled_values(runs, random) @ average.T - means.mean()
     return means, errors
+
+
+def shuffled_values(runs: Runs, random: np.random.Generator) -> Floats:
+    """Return the values of the runs after they have changed places, float64 [d, N]."""
+    order = np.argsort(runs.block + random.random((_PERMUTATIONS, len(runs.block))), axis=1)
+    shuffled: Floats = np.empty((_PERMUTATIONS, len(runs.block)))
+    shuffled[:, np.argsort(runs.block, kind="stable")] = runs.values[order]
+    return shuffled
 
 
 def trend(x: Floats, means: Floats, errors: Floats) -> tuple[float, float]:

@@ -157,7 +157,7 @@ def deviations_across_seeds(
     count = present.sum(1)
     mean = _ratio(np.where(present, accuracy, 0).sum(1), count)
     squares = np.where(present, (accuracy - mean[:, None]) ** 2, 0).sum(1)
-    scales = [accuracy, _log_odds(accuracy, resolution)]
+    scales = [accuracy, log_odds(accuracy, resolution)]
     return Deviations(
         batches,
         _ratio(squares, count - 1),
@@ -191,7 +191,7 @@ def deviations_within_runs(
     known = np.isfinite(oscillation) if tail_epochs >= 3 else np.zeros(oscillation.shape, bool)
     count = known.sum(1)
     log = np.log(np.maximum(oscillation, resolution / 2))
-    odds = _log_odds(accuracy, resolution)
+    odds = log_odds(accuracy, resolution)
     scales = [log, log + 2 * np.log(2 * np.cosh(odds / 2))]
     return Deviations(
         batches,
@@ -268,10 +268,12 @@ def fit_instability(
         both_ends_p = max(p for _, _, p in tests)
         known = np.isfinite(variance) & (freedom > 0)
         log_std = np.log(np.maximum(np.sqrt(variance[known]), deviations.floor))
-        error = polygamma(1, freedom[known] / 2) / 4  # variance of the log of a standard deviation
+        error = log_std_variance(freedom[known])
         largest_ratio = _largest_ratio(log_std, error)
         x = np.log2(batches[known].astype(np.float64))
-        along_line, half = _change(x, log_std, error)
+        weights = change_weights(x, error)
+        along_line = float(weights @ log_std)
+        half = float(norm.ppf(1 - ALPHA / 2)) * math.sqrt(weights**2 @ error)
         change, low_change, high_change = np.exp(
             [along_line, along_line - half, along_line + half]
         ).tolist()
@@ -300,6 +302,30 @@ def fit_instability(
     )
 
 
+def log_odds(accuracy: Floats, resolution: float) -> Floats:
+    """Return the log odds of accuracies, which are at least half a test image away from 0 and 1."""
+    odds: Floats = logit(accuracy.clip(resolution / 2, 1 - resolution / 2))
+    return odds
+
+
+def log_std_variance(freedom: Floats) -> Floats:
+    """Return the variance of the logarithm of a normal standard deviation."""
+    variance: Floats = polygamma(1, freedom / 2) / 4
+    return variance
+
+
+def change_weights(x: Floats, variance: Floats) -> Floats:
+    """Return the weights [k] that make of values the change of their line over the range of x.
+
+    Args:
+        x: float64 [k], sizes as log2 B.
+        variance: float64 [k], variance of the value at each size.
+    """
+    from_centre = (x - np.average(x, weights=1 / variance)) / variance
+    weights: Floats = np.ptp(x) * from_centre / (from_centre @ x)
+    return weights
+
+
 def _test(runs: Runs, random: np.random.Generator) -> tuple[float, float, float]:
     """Return the slope of scores, its p-value, and the p-value of a fall and a rise."""
     if not np.ptp(runs.values):
@@ -318,25 +344,6 @@ def _scores(runs: Runs) -> Floats:
     ranks = rankdata(np.abs(left).round(12))
     scores: Floats = norm.ppf(0.5 + ranks / (2 * (len(ranks) + 1)))
     return scores
-
-
-def _log_odds(accuracy: Floats, resolution: float) -> Floats:
-    """Return the log odds of accuracies, which are at least half a test image away from 0 and 1."""
-    odds: Floats = logit(accuracy.clip(resolution / 2, 1 - resolution / 2))
-    return odds
-
-
-def _change(x: Floats, log_std: Floats, error: Floats) -> tuple[float, float]:
-    """Return the change of a straight line over the range of x, and half its 95 % interval.
-
-    Args:
-        x: float64 [k], sizes as log2 B.
-        log_std: float64 [k].
-        error: float64 [k], variance of `log_std`.
-    """
-    (slope, _), covariance = np.polyfit(x, log_std, 1, w=1 / np.sqrt(error), cov="unscaled")
-    half = float(norm.ppf(1 - ALPHA / 2)) * math.sqrt(covariance[0, 0])
-    return float(slope * np.ptp(x)), float(half * np.ptp(x))
 
 
 def _largest_ratio(log_std: Floats, error: Floats) -> float:

@@ -84,7 +84,9 @@ def successful_runs(batches: NDArray[np.int64], values: Floats) -> Runs:
             f"{MIN_SIZES}"
         )
     if 2 * (counts[kept] < 2).sum() > kept.sum():
-        raise UserError("most sizes have fewer than 2 runs: the noise between seeds is unknown")
+        raise UserError(
+            "most sizes have fewer than 2 runs: run more seeds, to know the noise between them"
+        )
     size, seed = np.nonzero(np.isfinite(values[kept]))
     return Runs(batches[kept], size, seed, values[kept][size, seed])
 

@@ -1,4 +1,4 @@
-"""Data sets together: instability pooled over them, and whether B changes accuracy alike in all."""
+"""Data sets together: instability pooled over them, and whether B acts alike in all."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from analysis.fits.instability import (
     fit_instability,
     pool,
 )
+from analysis.fits.spread_changes import SpreadChanges, compare_spread
 from analysis.table.table import Curve, Floats
 
 _MIN_SEEDS = 2
@@ -36,6 +37,7 @@ class Together:
         datasets: names of the data sets.
         seeds: fit of the standard deviation across seeds, pooled over the data sets that measured
             it; None if fewer than two did, or at too few sizes.
+        spread: how the standard deviation across seeds changes in each, and whether alike.
         oscillation: fit of the oscillation within runs, likewise.
         unprotected: runs of all data sets that left the images unprotected; None if it is unknown
             for one of them.
@@ -53,6 +55,7 @@ class Together:
     datasets: tuple[str, ...]
     seeds: InstabilityFit | None
     oscillation: InstabilityFit | None
+    spread: SpreadChanges
     unprotected: Unprotected | None
     changes: tuple[float, ...]
     differ_p: float
@@ -62,8 +65,8 @@ class Together:
     def says_something(self) -> bool:
         """Whether anything could be tested."""
         trend_p = self.unprotected.trend_p if self.unprotected else math.nan
-        is_compared = math.isfinite(trend_p) or math.isfinite(self.differ_p)
-        return is_compared or bool(self.seeds or self.oscillation)
+        is_compared = np.isfinite([trend_p, self.differ_p, self.spread.differ_p]).any()
+        return bool(is_compared or self.seeds or self.oscillation)
 
     def instability(self, kind: Kind) -> InstabilityFit | None:
         """Return the fit of one kind of instability."""
@@ -73,7 +76,7 @@ class Together:
 def fit_together(
     curves: Sequence[Curve], *, margin: float = MARGIN, draws: int = DRAWS
 ) -> Together:
-    """Pool the instability of several data sets, and test whether B changes accuracy alike in all.
+    """Pool the instability of several data sets, and test whether B acts alike in all.
 
     Args:
         curves: one for each data set, alike in all else.
@@ -93,6 +96,7 @@ def fit_together(
         datasets=tuple(curve.dataset for curve in curves),
         seeds=_fit_pooled("seeds", deviations, draws),
         oscillation=_fit_pooled("oscillation", deviations, draws),
+        spread=compare_spread(curves),
         unprotected=count_unprotected(curves, margin),
         changes=tuple(float(one.mean()) if len(one) >= _MIN_SEEDS else math.nan for one in changes),
         differ_p=p,

@@ -40,47 +40,54 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 class Row(BaseModel):
-    """A row of the table: one target of one run. In a failed run, numbers may be unknown."""
+    """A row of the table: one target of one run. In a failed run, numbers may be unknown.
+
+    A table of another program may lack the columns that have a default.
+    """
 
     dataset: Name
-    arm: Name
+    arm: Name = "protected"
     effective_batch: Annotated[int, Field(ge=1, lt=2**31)]
     seed: Count
-    target_seed: Count
+    target_seed: Count = 0
     budget: Literal["epochs", "steps"]
-    lr_rule: Literal["none", "sqrt", "linear"]
-    scope: Literal["cluster", "all"]
-    settings: Text
+    lr_rule: Literal["none", "sqrt", "linear"] = "none"
+    scope: Literal["cluster", "all"] = "cluster"
+    settings: Text = ""
     optimizer_steps: Count
-    learning_rate: Amount
-    images_seen: Count
-    full_batch: Count
+    learning_rate: Amount = math.nan
+    images_seen: Count = 0
+    full_batch: Count = 0
     final_accuracy: Fraction
-    peak_accuracy: Fraction
-    tail_accuracy: Fraction
+    peak_accuracy: Fraction = math.nan
+    tail_accuracy: Fraction = math.nan
     detrended_oscillation: Fraction = math.nan
-    clean_accuracy: Fraction
-    noise_accuracy: Fraction
+    clean_accuracy: Fraction = math.nan
+    noise_accuracy: Fraction = math.nan
     chance: Fraction
     test_images: Count
-    tail_epochs: Count
-    images_per_second: Amount
-    peak_memory_mib: Amount
+    tail_epochs: Count = 0
+    images_per_second: Amount = math.nan
+    peak_memory_mib: Amount = math.nan
     agreement: Fraction = math.nan
     purity: Fraction = math.nan
     critical_batch: Amount = math.nan
     critical_batch_low: Amount = math.nan
     critical_batch_high: Amount = math.nan
-    failed: bool
-    reason: Text
-    run: Text
+    failed: bool = False
+    reason: Text = ""
+    run: Name
 
 
 _DTYPES = {int: "int64", float: "float64", bool: "bool"}
 COLUMNS = {name: _DTYPES.get(field.annotation, "str") for name, field in Row.model_fields.items()}  # type: ignore[arg-type]
 """The pandas type of each column."""
-OPTIONAL = tuple(name for name, field in Row.model_fields.items() if not field.is_required())
-"""Columns that older tables lack."""
+OPTIONAL = {
+    name: field.default for name, field in Row.model_fields.items() if not field.is_required()
+}
+"""What a column counts as if a table lacks it."""
+ASSUMED = ("arm", "target_seed", "lr_rule", "scope", "failed")
+"""The columns of these that count as known then."""
 _NEEDED = ("final_accuracy", "chance")
 """Numbers that a run which has not failed must have."""
 
@@ -102,6 +109,9 @@ def checked(table: pd.DataFrame) -> pd.DataFrame:
         for name in _NEEDED:
             if not row.failed and math.isnan(getattr(row, name)):
                 raise ValueError(_problem(line, name, given, "must be known unless the run failed"))
+        if not (row.failed or row.test_images):
+            what = "must be at least 1 unless the run failed"
+            raise ValueError(_problem(line, "test_images", given, what))
         if row.final_accuracy > row.peak_accuracy:
             what = f"must be at most peak_accuracy={row.peak_accuracy:g}"
             raise ValueError(_problem(line, "final_accuracy", given, what))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.table.columns import COLUMNS, OPTIONAL, checked
+from analysis.table.columns import ASSUMED, COLUMNS, OPTIONAL, checked
 from bigbatch_ue.files.atomic import atomic_file
 from bigbatch_ue.files.paths import require_file
 from bigbatch_ue.reporting.words import counted
@@ -152,8 +152,9 @@ def write_table(table: pd.DataFrame, folder: Path) -> None:
 def read_table(path: Path) -> pd.DataFrame:
     """Read a table, CSV or parquet, that `write_table` or another program has written.
 
-    Columns that an older table lacks, `OPTIONAL`, are NaN. Its oscillation, which includes a run's
-    trend, is left out with a note. A record that is there twice is kept once.
+    Columns that it lacks are as `OPTIONAL` says; a note names those of them that count as known.
+    The oscillation of an older table, which includes a run's trend, is left out with a note. A
+    record that is there twice is kept once.
 
     Raises:
         UserError: the file is missing, is not a table, lacks a column, a value has the wrong type
@@ -180,6 +181,7 @@ def read_table(path: Path) -> pd.DataFrame:
     if missing:
         raise UserError(f"{path}: {counted(len(missing), 'column')} missing: {', '.join(missing)}")
     _note_trend(table, path)
+    _note_assumed(table, path)
     try:
         table = checked(table[[name for name in COLUMNS if name in table]])
     except ValueError as error:
@@ -204,6 +206,13 @@ def _note_trend(table: pd.DataFrame, path: Path) -> None:
             "`collect` measures it anew, as detrended_oscillation",
             warning=True,
         )
+
+
+def _note_assumed(table: pd.DataFrame, path: Path) -> None:
+    """Say what all rows count as for want of a column."""
+    assumed = [f"{name}={OPTIONAL[name]}" for name in ASSUMED if name not in table]
+    if assumed:
+        note(f"{path}: columns that are missing count as {', '.join(assumed)}")
 
 
 def _require_agreement(table: pd.DataFrame, path: Path) -> None:

@@ -61,16 +61,19 @@ _TERMS = {
         "measured it with its trend. Both are in points; *largest B / smallest B* is their ratio "
         "along a straight line through the logarithms of all sizes. A claim rests on ranks, so "
         "that a single run cannot make it, and must hold for accuracies and for their log odds: "
-        "spread that follows the mean is not instability. *Even*: no two sizes can differ "
-        "threefold."
+        "spread that follows the mean is not instability. The interval of the ratio is that of "
+        "independent, normal runs, and its width depends on their number alone. Where it lies "
+        "beside 1 without a claim, ranks, log odds or distances from the level of each seed do not "
+        "bear it out. *Even*: no two sizes can differ threefold."
     ),
     "Data sets together": (
         "Data sets that have arm, budget, learning-rate rule and scope in common. *Instability* is "
         "averaged over them, each in units of its own spread and along its own range of B; in one "
-        "of them it may differ. *Unprotected runs* are counted over all. Whether accuracy changes "
-        "by as many points in each is tested by comparing the slopes of the seeds (Welch's "
-        "analysis of variance). All three are adjusted for the number of such tests, apart from "
-        "those of single curves."
+        "of them it may differ: whether the spread across seeds changes by the same factor in each "
+        "is tested by Cochran's Q, with runs shuffled in their seed. *Unprotected runs* are "
+        "counted over all. Whether accuracy changes by as many points in each is tested by "
+        "comparing the slopes of the seeds (Welch's analysis of variance). Each is adjusted for "
+        "the number of such tests, apart from those of single curves."
     ),
     "Critical batch": (
         "Prediction from the noise of the generators' gradient (its noise scale in the space of "

@@ -8,6 +8,7 @@ import pytest
 from analysis.findings.findings import Finding
 from analysis.findings.sentences import distinction, label, recommendation, together_statement
 from analysis.fits.failures import Rate, Unprotected, count_unprotected
+from analysis.fits.spread_changes import SpreadChanges
 from analysis.fits.together import Together
 from analysis.table.table import Curve
 from tests.helpers.findings import EQUIVALENT, a_curve, a_finding, a_fit, a_spread
@@ -64,20 +65,22 @@ MATTERS = "B matters (p = 0.003)"
         ),
         (
             {"best": 0.95, "best_interval": (0.942, 0.975)},
-            "not protected at any batch size tried. At best, networks still recognise, on "
-            "average, 95 % [94, 98] of clean test images, instead of 99 %.",
+            "not protected by more than 5 points at any batch size tried. At best, networks still "
+            "recognise, on average, 95 % [94, 98] of clean test images, instead of 99 %.",
         ),
         (
             {"best": 0.85, "best_interval": (0.6, 0.975)},
-            "protection is not shown at any batch size tried. At best, networks still recognise, "
-            "on average, 85 % [60, 98] of clean test images, instead of 99 %.",
+            "protection by more than 5 points is not shown at any batch size tried. At best, "
+            "networks still recognise, on average, 85 % [60, 98] of clean test images, instead of "
+            "99 %.",
         ),
     ],
 )
 def test_the_recommendation_says_which_batch_and_how_certain(
     changed: dict[str, Any], advice: str
 ) -> None:
-    assert recommendation(a_finding(a_fit(**changed))) == f"digits at equal steps: {advice}"
+    finding = replace(a_finding(a_fit(**changed)), seeds=None, oscillation=None)
+    assert recommendation(finding) == f"digits at equal steps: {advice}"
 
 
 def test_the_recommendation_warns_of_failures_and_of_noise_that_protects_as_well() -> None:
@@ -141,6 +144,17 @@ def test_runs_that_left_the_images_unprotected_are_counted_by_size() -> None:
     )
 
 
+def test_runs_that_are_shown_to_be_unstable_are_said_to_be() -> None:
+    large = a_spread("oscillation", adjusted_both_ends_p=1.0, adjusted_trend_p=0.012)
+    finding = a_finding(a_fit())
+    assert "nstable" not in recommendation(
+        replace(finding, seeds=a_spread(adjusted_both_ends_p=1.0), oscillation=None)
+    )
+    said = recommendation(replace(finding, seeds=a_spread(), oscillation=large))
+    assert "Std across seeds: unstable at both ends (p = 0.0" in said
+    assert "Oscillation within a run: unstable at large batches (p = 0.012)." in said
+
+
 def a_together(**changed: Any) -> Together:
     fields: dict[str, Any] = {
         "arm": "protected",
@@ -150,6 +164,7 @@ def a_together(**changed: Any) -> Together:
         "datasets": ("blood8", "digits"),
         "seeds": a_spread(adjusted_both_ends_p=1.0, largest_ratio=2.4),
         "oscillation": a_spread("oscillation", adjusted_both_ends_p=0.3, change=0.8123),
+        "spread": SpreadChanges((2.031, 0.164), 0.004, 0.008),
         "unprotected": Unprotected((), Rate(0, 80, 0.0, 0.05), False, math.nan, math.nan),
         "changes": (0.021, -0.304),
         "differ_p": 0.004,
@@ -162,30 +177,38 @@ def test_data_sets_together_are_said_to_be_unstable_or_even_and_to_differ_or_not
     assert together_statement(a_together()) == (
         "2 data sets, equal steps: across seeds, runs spread 1.20 times [0.40, 3.60] as much at "
         "the largest B as at the smallest (even: on average over them, no two sizes can differ "
-        "threefold). Within a run, accuracy oscillates 0.81 times [0.40, 3.60] as much at the "
-        "largest B as at the smallest (no clear pattern, p = 0.3). The change of accuracy from the "
-        "smallest to the largest B differs between data sets (p = 0.008; in points, +2.1 on "
-        "blood8, -30.4 on digits)."
+        "threefold). The factor by which the spread across seeds changes differs between data sets "
+        "(p = 0.008; 2 on blood8, 0.16 on digits). Within a run, accuracy oscillates 0.81 times "
+        "[0.40, 3.60] as much at the largest B as at the smallest (no clear pattern, p = 0.3). The "
+        "change of accuracy from the smallest to the largest B differs between data sets "
+        "(p = 0.008; in points, +2.1 on blood8, -30.4 on digits)."
     )
     other = a_together(
         lr_rule="sqrt",
         seeds=a_spread(adjusted_trend_p=0.01, adjusted_both_ends_p=1.0),
         oscillation=None,
+        spread=SpreadChanges((2.0, math.nan), 0.2, 0.2),
         unprotected=Unprotected((), Rate(12, 80, 0.1, 0.3), True, 0.002, 0.004),
         adjusted_differ_p=0.2,
     )
     assert together_statement(other) == (
         "2 data sets, equal steps, sqrt learning rate: across seeds, runs spread 1.20 times "
         "[0.40, 3.60] as much at the largest B as at the smallest (unstable at large batches, "
-        "p = 0.01). 12 of 80 runs left the images unprotected; more at a larger B, p = 0.004. The "
-        "change of accuracy from the smallest to the largest B is not shown to differ between data "
-        "sets (p = 0.2; in points, +2.1 on blood8, -30.4 on digits)."
+        "p = 0.01). The factor by which the spread across seeds changes is not shown to differ "
+        "between data sets (p = 0.2; 2 on blood8). 12 of 80 runs left the images unprotected; "
+        "more at a larger B, p = 0.004. The change of accuracy from the smallest to the largest B "
+        "is not shown to differ between data sets (p = 0.2; in points, +2.1 on blood8, -30.4 on "
+        "digits)."
     )
 
 
 def test_a_data_set_whose_change_is_unknown_is_named() -> None:
     said = together_statement(
-        a_together(datasets=("blood8", "digits", "flowers5"), changes=(0.02, -0.3, math.nan))
+        a_together(
+            datasets=("blood8", "digits", "flowers5"),
+            changes=(0.02, -0.3, math.nan),
+            spread=SpreadChanges((2.0, 0.2, 1.0), 0.004, 0.008),
+        )
     )
     assert said.endswith(
         "(p = 0.008; in points, +2.0 on blood8, -30.0 on digits). Too few seeds have enough sizes "

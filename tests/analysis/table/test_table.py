@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.table.columns import COLUMNS, OPTIONAL
 from analysis.table.table import (
     CRITICAL_COLUMNS,
     CriticalBatch,
@@ -46,6 +47,25 @@ def test_an_older_table_has_no_prediction(name: str, table: pd.DataFrame, tmp_pa
 
 
 @pytest.mark.parametrize("name", FILES)
+def test_what_a_table_of_another_program_lacks_is_said(
+    name: str, table: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = table[(table["target_seed"] == table["seed"]) & ~table["failed"]]
+    needed = [column for column in COLUMNS if column not in OPTIONAL]
+    write_table(table[needed], tmp_path)
+    again = read_table(tmp_path / name)
+    assert capsys.readouterr().err.splitlines() == [
+        f"{tmp_path / name}: columns that are missing count as arm=protected, target_seed=0, "
+        "lr_rule=none, scope=cluster, failed=False"
+    ]
+    pd.testing.assert_frame_equal(again[needed], table[needed].reset_index(drop=True))
+    for ours, theirs in zip(curves(again), curves(table), strict=True):
+        np.testing.assert_array_equal(ours.accuracy, theirs.accuracy)
+        assert ours.full == ours.tail_epochs == 0
+        assert np.isnan([ours.clean, ours.noise]).all()
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_the_oscillation_of_an_older_table_is_left_out_with_a_note(
     name: str, table: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,7 +94,10 @@ def test_a_table_of_today_is_read_without_a_note(
     [
         (lambda path: path.unlink(), "no such file; run `collect` first"),
         (lambda path: path.write_bytes(b"\xff\xfe"), "not a readable table"),
-        (lambda path: path.write_text("dataset,seed\ndigits,1\n"), "24 columns missing: arm"),
+        (
+            lambda path: path.write_text("dataset,seed\ndigits,1\n"),
+            "7 columns missing: effective_batch",
+        ),
         (
             lambda path: path.write_text(path.read_text().replace("digits", "1,digits", 1)),
             "not a readable table (a line has more values than there are columns)",
@@ -117,6 +140,7 @@ def changed(table: pd.DataFrame, folder: Path, row: int, column: str, text: str)
         ("effective_batch", "2.5", "must be a valid integer"),
         ("seed", "", "must be a valid integer"),
         ("budget", "epoch", "must be 'epochs' or 'steps'"),
+        ("test_images", "0", "must be at least 1 unless the run failed"),
         ("failed", "", "must be true or false"),
         ("failed", "maybe", "must be true or false"),
         ("dataset", "", "String should have at least 1 character"),

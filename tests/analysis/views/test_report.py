@@ -125,7 +125,7 @@ def test_both_have_every_recommendation_and_statement(
         assert separation.statement in markdown
     assert len(findings.together) == 2
     for one in findings.together:
-        title, said = together_statement(one).partition("; in points")[0].split(": ", 1)
+        title, said = together_statement(one).partition(" The factor")[0].split(": ", 1)
         assert f"* {title}: {said}" in markdown
         assert f"<strong>{title}:</strong> {said}" in plain
     assert "Data sets together" in plain
