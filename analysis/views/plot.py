@@ -174,8 +174,9 @@ def overview_figure(shown: Sequence[Finding], shown_budgets: Sequence[str]) -> F
     for panel, ylabel in enumerate(_YLABELS[:3]):
         grid[panel, 0].set_ylabel(ylabel)
     clean = legend_entry(_REFERENCES["clean"][0], marker="_", ms=9, mew=2)
-    bands = Patch(color=GREY, label="95 % interval of the curve", **_BAND)
-    legend(figure, [*map(_curve_entry, styles.values()), bands, clean], 2 * len(shown_budgets))
+    is_fitted = any(finding.mean for finding in main)
+    bands = [Patch(color=COLOURS[0], label="95 % interval of the curve", **_BAND)] * is_fitted
+    legend(figure, [*map(_curve_entry, styles.values()), *bands, clean], 2 * len(shown_budgets))
     return figure
 
 
@@ -379,12 +380,15 @@ def _common_entries(among: Sequence[Finding]) -> list[Any]:
     colour = COLOURS[0] if len(_curve_styles(among)) == 1 else GREY
     full: dict[str, Any] = {"color": colour, "mec": "white", "ms": 7, "lw": 2}
     handles: list[Any] = [
-        legend_entry("expected", **full, ls="-"),
-        Patch(color=colour, label="95 % interval of the curve", **_BAND),
         legend_entry("measured: mean, std", **full, marker="o"),
         legend_entry("one seed", **_SEED, color=colour),
-        legend_entry("best B, 95 % interval", **full, ls="-", marker="D"),
     ]
+    if any(finding.mean for finding in among):
+        handles += [
+            legend_entry("expected", **full, ls="-"),
+            Patch(color=colour, label="95 % interval of the curve", **_BAND),
+            legend_entry("best B, 95 % interval", **full, ls="-", marker="D"),
+        ]
     if _has_prediction(among):
         handles.append(legend_entry("predicted critical batch", color=colour, **PREDICTED))
     if any(finding.curve.failed.any() for finding in among):

@@ -122,7 +122,7 @@ def protect(
             f"{out}: nothing was written ({error}); fix the cause and try again"
         ) from None
     if left_out or changes:
-        note(f"{out / MANIFEST}: lists what was left out or converted")
+        note(f"{out / MANIFEST}: says what was left out or converted, by kind")
     return ProtectionReport(out, form, at, visibility)
 
 

@@ -25,6 +25,7 @@ from bigbatch_ue.sweeps.cells import Cell, Outcome, sweep_cells
 from bigbatch_ue.sweeps.estimate import estimate
 from bigbatch_ue.sweeps.folder import SPECIFICATION
 from bigbatch_ue.sweeps.pilot import describe_round, midway_strengths, pilot_of, with_strengths
+from bigbatch_ue.sweeps.power import describe_power
 from bigbatch_ue.sweeps.progress import SweepProgress
 from bigbatch_ue.sweeps.spec import SweepSpec
 from bigbatch_ue.sweeps.strength import write_strengths
@@ -63,6 +64,7 @@ def run_sweep(
             "engine of its cells in the sweep file (launcher: ENGINE)"
         )
     cells = sweep_cells(sweep, download=download)
+    note(describe_power([cell.config for cell in cells]))
     _write_specification(sweep)
     with closing(Worker()) as worker:
 

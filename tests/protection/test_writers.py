@@ -72,7 +72,7 @@ def test_npz_keeps_medmnists_keys_and_everything_that_is_not_protected(
             np.testing.assert_array_equal(new[key], old[key])
     manifest = json.loads((file.parent / "protected.json").read_text())
     assert manifest["source"]["left_out"][-1] == "4 train images beyond data.limit=8"
-    assert f"{file.parent / 'protected.json'}: lists what was left out" in capsys.readouterr().err
+    assert f"{file.parent / 'protected.json'}: says what was left out" in capsys.readouterr().err
     with zipfile.ZipFile(file) as archive:
         assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
