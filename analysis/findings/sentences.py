@@ -22,9 +22,7 @@ SHAPES: dict[Shape, str] = {
     "even": "even",
     "inconclusive": "no clear pattern",
 }
-
-
-UNSTABLE: tuple[Shape, ...] = ("both ends", "small batches", "large batches")
+_UNSTABLE: tuple[Shape, ...] = ("both ends", "small batches", "large batches")
 
 
 def recommendation(finding: Finding, among: Sequence[Curve] = ()) -> str:
@@ -224,7 +222,7 @@ def _unstable(finding: Finding) -> Iterator[str]:
     """Say where runs are shown to be unstable."""
     for kind, name in KINDS.items():
         fit = finding.instability(kind)
-        if fit and fit.shape in UNSTABLE:
+        if fit and fit.shape in _UNSTABLE:
             p = min(fit.adjusted_both_ends_p, fit.adjusted_trend_p)
             yield f"{name[:1].upper()}{name[1:]}: {SHAPES[fit.shape]} ({p_value(p)})."
 

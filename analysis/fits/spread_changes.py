@@ -24,7 +24,7 @@ class SpreadChanges:
     Attributes:
         factors: standard deviation at the largest B divided by that at the smallest, along a
             straight line through the logarithms of those at all sizes; NaN with fewer than four
-            sizes of two runs.
+            sizes of two runs, or if all runs of each size are equal.
         differ_p: p-value of the claim that the known factors differ; NaN if fewer than two are.
         adjusted_differ_p: `differ_p`, adjusted for the same claim about other curves of a report.
     """
@@ -64,6 +64,8 @@ def _distances(curve: Curve) -> list[Runs]:
     accuracy = curve.accuracy[several]
     scales = [accuracy, log_odds(accuracy, 1 / max(curve.test_images, 1))]
     distances = [values - np.nanmedian(values, axis=1, keepdims=True) for values in scales]
+    if not np.nansum(np.abs(distances[0])):
+        return []
     return testable_runs(curve.batches[several], distances)
 
 

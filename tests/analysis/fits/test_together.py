@@ -50,7 +50,7 @@ def test_a_data_set_whose_runs_are_equal_says_nothing_of_their_spread() -> None:
     equal = a_curve(SIZES, SEEDS, accuracy=np.full((SIZES, SEEDS), 0.3))
     found = together(a_sloping_curve("digits", 0.2, 1), equal)
     assert found.seeds is None
-    assert np.isnan(found.differ_p)
+    assert np.isnan([found.differ_p, found.spread.differ_p, found.spread.factors[1]]).all()
     three = together(a_sloping_curve("a", 0.2, 1), a_sloping_curve("b", 0.2, 2), equal)
     assert three.seeds is not None
 
