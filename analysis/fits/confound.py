@@ -263,7 +263,10 @@ def _fraction_in_words(result: Separation) -> str:
     best, low, high = (round(100 * part) for part in (result.share, *result.share_interval))
     fraction = f"{best} % [{low}, {high}]"
     if result.adjusted[0] >= ALPHA:
-        return f"The fraction of the effect that goes with fewer steps, {fraction}, may be zero."
+        return (
+            f"The fraction of the effect that goes with fewer steps is {fraction}; adjusted for "
+            "the number of tests, it may be zero."
+        )
     return f"Of the effect of B, {fraction} goes with fewer steps."
 
 

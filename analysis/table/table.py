@@ -25,6 +25,8 @@ CURVE_COLUMNS = ("dataset", "arm", "budget", "lr_rule", "scope", "settings")
 """Columns whose values all runs of a curve share."""
 _SHARED = ("chance", "test_images", "full_batch", "tail_epochs")
 """Numbers that all successful runs of a curve share."""
+_TREND = "oscillation"
+"""Column of older tables, which includes the trend of a run."""
 TARGET_COLUMNS = (*CURVE_COLUMNS, "effective_batch", "seed", "target_seed")
 """Columns whose values identify a record."""
 
@@ -181,7 +183,7 @@ def read_table(path: Path) -> pd.DataFrame:
     if missing:
         raise UserError(f"{path}: {counted(len(missing), 'column')} missing: {', '.join(missing)}")
     _note_trend(table, path)
-    _note_assumed(table, path)
+    _note_columns(table, path)
     try:
         table = checked(table[[name for name in COLUMNS if name in table]])
     except ValueError as error:
@@ -200,25 +202,29 @@ def _require_commas(path: Path) -> None:
 
 def _note_trend(table: pd.DataFrame, path: Path) -> None:
     """Say that the oscillation of an older table is left out."""
-    if "oscillation" in table and "detrended_oscillation" not in table:
+    if _TREND in table and "detrended_oscillation" not in table:
         note(
-            f"{path}: the column oscillation is left out, because it includes the trend of a run; "
+            f"{path}: the column {_TREND} is left out, because it includes the trend of a run; "
             "`collect` measures it anew, as detrended_oscillation",
             warning=True,
         )
 
 
-def _note_assumed(table: pd.DataFrame, path: Path) -> None:
-    """Say what all rows count as for want of a column."""
+def _note_columns(table: pd.DataFrame, path: Path) -> None:
+    """Say what all rows count as for want of a column, and which columns are not read."""
     assumed = [f"{name}={OPTIONAL[name]}" for name in ASSUMED if name not in table]
     if assumed:
         note(f"{path}: columns that are missing count as {', '.join(assumed)}")
+    unread = [str(name) for name in table if name not in COLUMNS and name != _TREND]
+    if unread:
+        note(f"{path}: columns that are not read: {', '.join(unread)}", warning=True)
 
 
 def _require_agreement(table: pd.DataFrame, path: Path) -> None:
     """Stop if what all records of a curve share differs between two of them."""
     for _, rows in table[~table["failed"]].groupby(list(CURVE_COLUMNS)):
-        for name in _SHARED:
+        has_equal_steps = rows["budget"].iloc[0] == "steps"
+        for name in (*_SHARED, *["optimizer_steps"] * has_equal_steps):
             usual = rows[name].mode()[0]
             odd = rows[rows[name] != usual]
             if not odd.empty:

@@ -301,7 +301,8 @@ def test_the_statement_of_an_effect_of_steps() -> None:
 def test_the_statement_of_an_effect_of_batch_says_the_fraction_may_be_zero() -> None:
     found = separate(*sweep(by_batch, np.random.default_rng(3)))
     assert re.search(
-        r"of the effect that goes with fewer steps, -?\d+ % \[-\d+, \d+\], may be zero\.",
+        r"of the effect that goes with fewer steps is -?\d+ % \[-\d+, \d+\]; adjusted for the "
+        r"number of tests, it may be zero\.",
         found.statement,
     )
 

@@ -52,11 +52,12 @@ def test_what_a_table_of_another_program_lacks_is_said(
 ) -> None:
     table = table[(table["target_seed"] == table["seed"]) & ~table["failed"]]
     needed = [column for column in COLUMNS if column not in OPTIONAL]
-    write_table(table[needed], tmp_path)
+    write_table(table[needed].assign(accuracy_clean=0.9), tmp_path)
     again = read_table(tmp_path / name)
     assert capsys.readouterr().err.splitlines() == [
         f"{tmp_path / name}: columns that are missing count as arm=protected, target_seed=0, "
-        "lr_rule=none, scope=cluster, failed=False"
+        "lr_rule=none, scope=cluster, failed=False",
+        f"{tmp_path / name}: columns that are not read: accuracy_clean",
     ]
     pd.testing.assert_frame_equal(again[needed], table[needed].reset_index(drop=True))
     for ours, theirs in zip(curves(again), curves(table), strict=True):
@@ -166,7 +167,9 @@ def test_usual_spellings_of_a_boolean_are_read(
     assert read_table(changed(table, tmp_path, 0, "failed", text))["failed"][0] == failed
 
 
-@pytest.mark.parametrize("column", ["chance", "test_images", "full_batch", "tail_epochs"])
+@pytest.mark.parametrize(
+    "column", ["chance", "test_images", "full_batch", "tail_epochs", "optimizer_steps"]
+)
 def test_what_the_records_of_a_curve_share_must_agree(
     column: str, table: pd.DataFrame, tmp_path: Path
 ) -> None:
