@@ -8,7 +8,6 @@ Both end with `EXIT_INTERRUPTED`.
 """
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,6 @@ EXIT_INTERRUPTED = 75
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 HOW_TO_CONTINUE = "run the same command again to continue"
 
-_AGAIN_SECONDS = 0.05
 _STARTED = time.monotonic()
 
 
@@ -56,34 +54,13 @@ def handling_signals(handler: Callable[[signal.Signals], None]) -> Iterator[None
 
 @contextmanager
 def raising_on_signals() -> Iterator[None]:
-    """Raise `Interrupted` as soon as one of `SIGNALS` arrives in this context.
-
-    Python ignores what is raised in a destructor or callback. If it ignores this, or the
-    `KeyboardInterrupt` of a Ctrl-C, the signal is sent again.
-    """
-    last = signal.SIGINT
+    """Raise `Interrupted` as soon as one of `SIGNALS` arrives in this context."""
 
     def interrupt(number: signal.Signals) -> None:
-        nonlocal last
-        last = number
         raise Interrupted(f"stopped by {number.name}; {HOW_TO_CONTINUE}")
 
-    def send_again(ignored: "sys.UnraisableHookArgs") -> None:
-        if not issubclass(ignored.exc_type, KeyboardInterrupt | Interrupted):
-            former(ignored)
-            return
-        number = last if issubclass(ignored.exc_type, Interrupted) else signal.SIGINT
-        ident = threading.main_thread().ident
-        later = threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, (ident, number))
-        later.daemon = True
-        later.start()
-
-    former, sys.unraisablehook = sys.unraisablehook, send_again
-    try:
-        with handling_signals(interrupt):
-            yield
-    finally:
-        sys.unraisablehook = former
+    with handling_signals(interrupt):
+        yield
 
 
 def describe_exit(code: int) -> str:

@@ -1,8 +1,6 @@
 """Signals and time limits: when a process stops, and why."""
 
 import signal
-import sys
-import time
 
 import pytest
 
@@ -24,34 +22,6 @@ def test_a_terminal_that_closes_stops_the_work_unless_that_is_ignored() -> None:
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
-
-
-class Struck:
-    """An object in whose destructor a signal arrives, where Python ignores what it raises."""
-
-    def __init__(self, number: signal.Signals) -> None:
-        self.number = number
-
-    def __del__(self) -> None:
-        signal.raise_signal(self.number)
-
-
-@pytest.mark.parametrize(
-    ("number", "stop"),
-    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Interrupted)],
-)
-def test_a_signal_that_python_ignores_ends_the_work_all_the_same(
-    number: signal.Signals, stop: type[BaseException]
-) -> None:
-    hook = sys.unraisablehook
-
-    def work() -> None:
-        Struck(number)
-        time.sleep(30)
-
-    with pytest.raises(stop), raising_on_signals():
-        work()
-    assert sys.unraisablehook is hook
 
 
 def test_a_signal_is_a_request_to_stop_while_it_is_listened_to() -> None:
