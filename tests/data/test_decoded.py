@@ -419,7 +419,7 @@ def test_a_signal_ends_all_processes_and_leaves_nothing_half_written(
             time.sleep(0.005)
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
-    assert process.returncode == {signal.SIGTERM: 75, signal.SIGINT: 130}[number]
+    assert process.returncode == {signal.SIGTERM: 75, signal.SIGINT: 130}[number], said
     assert len(said.splitlines()) == 1, said
     assert entries(root) == []
     assert not any(child.is_running() for child in children)
