@@ -106,27 +106,25 @@ def together_statement(one: Together) -> str:
 
 def _spread(one: Together) -> str:
     """Say whether the spread changes with B alike, and by which factor in each data set."""
-    p = one.spread.adjusted_differ_p
     factors = zip(one.datasets, one.spread.factors, strict=True)
     known = [f"{factor:.2g} on {name}" for name, factor in factors if math.isfinite(factor)]
-    return (
-        "The factor by which the spread across seeds changes "
-        f"{'differs' if p < ALPHA else 'is not shown to differ'} between data sets "
-        f"({p_value(p)}; {', '.join(known)})."
-    )
+    differs = _differs(one.spread.adjusted_differ_p, ", ".join(known))
+    return f"The factor by which the spread across seeds changes {differs}"
 
 
 def _difference(one: Together) -> str:
     """Say whether accuracy changes with B alike, by how much in each, and where it is unknown."""
-    verdict = "differs" if one.adjusted_differ_p < ALPHA else "is not shown to differ"
     changes = dict(zip(one.datasets, one.changes, strict=True))
     known = [f"{100 * by:+.1f} on {name}" for name, by in changes.items() if math.isfinite(by)]
     unknown = [name for name, by in changes.items() if not math.isfinite(by)]
     weak = f" Too few seeds have enough sizes on {', '.join(unknown)}." if unknown else ""
-    return (
-        f"The change of accuracy from the smallest to the largest B {verdict} between data sets "
-        f"({p_value(one.adjusted_differ_p)}; in points, {', '.join(known)}).{weak}"
-    )
+    differs = _differs(one.adjusted_differ_p, f"in points, {', '.join(known)}")
+    return f"The change of accuracy from the smallest to the largest B {differs}{weak}"
+
+
+def _differs(p: float, values: str) -> str:
+    verdict = "differs" if p < ALPHA else "is not shown to differ"
+    return f"{verdict} between data sets ({p_value(p)}; {values})."
 
 
 def _instability(fit: InstabilityFit) -> str:
@@ -135,8 +133,7 @@ def _instability(fit: InstabilityFit) -> str:
     if fit.shape == "even":
         verdict = "even: on average over them, no two sizes can differ threefold"
     else:
-        p = min(fit.adjusted_both_ends_p, fit.adjusted_trend_p)
-        verdict = f"{SHAPES[fit.shape]}, {p_value(p)}"
+        verdict = f"{SHAPES[fit.shape]}, {p_value(fit.adjusted_p)}"
     return (
         f"{fit.change:.2f} times [{low:.2f}, {high:.2f}] as much at the largest B as at the "
         f"smallest ({verdict})"
@@ -223,8 +220,8 @@ def _unstable(finding: Finding) -> Iterator[str]:
     for kind, name in KINDS.items():
         fit = finding.instability(kind)
         if fit and fit.shape in _UNSTABLE:
-            p = min(fit.adjusted_both_ends_p, fit.adjusted_trend_p)
-            yield f"{name[:1].upper()}{name[1:]}: {SHAPES[fit.shape]} ({p_value(p)})."
+            said = f"{SHAPES[fit.shape]} ({p_value(fit.adjusted_p)})"
+            yield f"{name[:1].upper()}{name[1:]}: {said}."
 
 
 def _unprotected(finding: Finding) -> str:

@@ -23,7 +23,8 @@ Shape = Literal["both ends", "small batches", "large batches", "even", "inconclu
 EVEN_RATIO = 3.0
 """`even` requires evidence that any two standard deviations differ by less than this factor."""
 
-_MIN_SIZES = 4
+MIN_SPREAD_SIZES = 4
+"""Fewest sizes of which a change of spread is tested."""
 _POINTS = 129
 _LENGTHS = (0.3, 1.0, 3.0)
 """Lengths over which a standard deviation may bend, in units of the range of log2 B."""
@@ -80,6 +81,11 @@ class InstabilityFit:
         return bool(np.isfinite(self.std).any())
 
     @property
+    def adjusted_p(self) -> float:
+        """The smaller adjusted p-value of the two claims that runs are unstable."""
+        return min(self.adjusted_both_ends_p, self.adjusted_trend_p)
+
+    @property
     def shape(self) -> Shape:
         """Where runs are shown to be unstable; the first that applies."""
         if self.adjusted_both_ends_p < ALPHA:
@@ -111,7 +117,7 @@ class Deviations:
     @property
     def can_be_tested(self) -> bool:
         """Whether there are enough runs and sizes."""
-        return bool(self.scored) and len(self.scored[0].batches) >= _MIN_SIZES
+        return bool(self.scored) and len(self.scored[0].batches) >= MIN_SPREAD_SIZES
 
     @property
     def unit(self) -> float:
@@ -124,7 +130,7 @@ class Deviations:
 
 def deviations_of(curve: Curve) -> dict[Kind, Deviations]:
     """Return both kinds of deviations of the runs of a curve."""
-    batches, accuracy, resolution = curve.batches, curve.accuracy, 1 / max(curve.test_images, 1)
+    batches, accuracy, resolution = curve.batches, curve.accuracy, curve.resolution
     return {
         "seeds": deviations_across_seeds(batches, accuracy, resolution=resolution),
         "oscillation": deviations_within_runs(

@@ -7,12 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.fits.contrasts import shuffled_values
-from analysis.fits.instability import change_weights, log_odds, log_std_variance
+from analysis.fits.instability import (
+    MIN_SPREAD_SIZES,
+    change_weights,
+    log_odds,
+    log_std_variance,
+)
 from analysis.fits.runs import Runs, testable_runs
 from analysis.table.table import Curve, Floats
 
-_MIN_SETS = 2
-_MIN_SIZES = 4
+MIN_SETS = 2
+"""Fewest data sets that are compared."""
 _FLOOR = 5e-4
 """Smallest standard deviation that counts, of accuracies or of log odds."""
 
@@ -51,7 +56,7 @@ def compare_spread(curves: Sequence[Curve], *, seed: int = 0) -> SpreadChanges:
     factors = [math.exp(one[0][0][0]) if one else math.nan for one in scales]
     known = [one for one in scales if one]
     p = math.nan
-    if len(known) >= _MIN_SETS:
+    if len(known) >= MIN_SETS:
         p = max(_differ_p(*zip(*scale, strict=True)) for scale in zip(*known, strict=True))
     return SpreadChanges(tuple(factors), p, p)
 
@@ -59,10 +64,10 @@ def compare_spread(curves: Sequence[Curve], *, seed: int = 0) -> SpreadChanges:
 def _distances(curve: Curve) -> list[Runs]:
     """Return how far runs lie from the median of their size, in accuracy and in log odds."""
     several = np.isfinite(curve.accuracy).sum(1) >= 2
-    if several.sum() < _MIN_SIZES:
+    if several.sum() < MIN_SPREAD_SIZES:
         return []
     accuracy = curve.accuracy[several]
-    scales = [accuracy, log_odds(accuracy, 1 / max(curve.test_images, 1))]
+    scales = [accuracy, log_odds(accuracy, curve.resolution)]
     distances = [values - np.nanmedian(values, axis=1, keepdims=True) for values in scales]
     if not np.nansum(np.abs(distances[0])):
         return []

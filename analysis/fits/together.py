@@ -18,11 +18,10 @@ from analysis.fits.instability import (
     fit_instability,
     pool,
 )
-from analysis.fits.spread_changes import SpreadChanges, compare_spread
+from analysis.fits.spread_changes import MIN_SETS, SpreadChanges, compare_spread
 from analysis.table.table import Curve, Floats
 
 _MIN_SEEDS = 2
-_MIN_SETS = 2
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def fit_together(
     deviations = list(map(deviations_of, curves))
     changes = list(map(_changes, curves))
     known = [one for one in changes if len(one) >= _MIN_SEEDS]
-    p = _differ_p(known) if len(known) >= _MIN_SETS else math.nan
+    p = _differ_p(known) if len(known) >= MIN_SETS else math.nan
     first = curves[0]
     return Together(
         arm=first.arm,
@@ -108,7 +107,7 @@ def _fit_pooled(
     kind: Kind, deviations: Sequence[Mapping[Kind, Deviations]], draws: int
 ) -> InstabilityFit | None:
     measured = [own for one in deviations if (own := one[kind]).unit > 0 and own.can_be_tested]
-    if len(measured) < _MIN_SETS:
+    if len(measured) < MIN_SETS:
         return None
     fit = fit_instability(kind, pool(measured), draws=draws)
     return fit if math.isfinite(fit.change) else None

@@ -112,6 +112,11 @@ class Curve:
         return np.log2(self.batches.astype(np.float64))
 
     @property
+    def resolution(self) -> float:
+        """The accuracy of a single test image."""
+        return 1 / max(self.test_images, 1)
+
+    @property
     def predicted(self) -> CriticalBatch | None:
         """The critical batch that all runs of the curve predict; None if none measured it."""
         return critical_batch_of(self.critical)
@@ -223,8 +228,8 @@ def _note_columns(table: pd.DataFrame, path: Path) -> None:
 def _require_agreement(table: pd.DataFrame, path: Path) -> None:
     """Stop if what all records of a curve share differs between two of them."""
     for _, rows in table[~table["failed"]].groupby(list(CURVE_COLUMNS)):
-        has_equal_steps = rows["budget"].iloc[0] == "steps"
-        for name in (*_SHARED, *["optimizer_steps"] * has_equal_steps):
+        steps = ("optimizer_steps",) if rows["budget"].iloc[0] == "steps" else ()
+        for name in (*_SHARED, *steps):
             usual = rows[name].mode()[0]
             odd = rows[rows[name] != usual]
             if not odd.empty:

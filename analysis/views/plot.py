@@ -173,10 +173,11 @@ def overview_figure(shown: Sequence[Finding], shown_budgets: Sequence[str]) -> F
         batch_axis(upper, main)
     for panel, ylabel in enumerate(_YLABELS[:3]):
         grid[panel, 0].set_ylabel(ylabel)
-    clean = legend_entry(_REFERENCES["clean"][0], marker="_", ms=9, mew=2)
-    is_fitted = any(finding.mean for finding in main)
-    bands = [Patch(color=COLOURS[0], label="95 % interval of the curve", **_BAND)] * is_fitted
-    legend(figure, [*map(_curve_entry, styles.values()), *bands, clean], 2 * len(shown_budgets))
+    handles: list[Any] = [*map(_curve_entry, styles.values())]
+    if any(finding.mean for finding in main):
+        handles.append(_band_entry(COLOURS[0]))
+    handles.append(legend_entry(_REFERENCES["clean"][0], marker="_", ms=9, mew=2))
+    legend(figure, handles, 2 * len(shown_budgets))
     return figure
 
 
@@ -375,6 +376,10 @@ def _curve_entry(style: _CurveStyle) -> Line2D:
     return legend_entry(style.label, **options, mec="white", ms=7, lw=2)
 
 
+def _band_entry(colour: str) -> Patch:
+    return Patch(color=colour, label="95 % interval of the curve", **_BAND)
+
+
 def _common_entries(among: Sequence[Finding]) -> list[Any]:
     """Return the legend entries of the signs that all curves have in common."""
     colour = COLOURS[0] if len(_curve_styles(among)) == 1 else GREY
@@ -386,7 +391,7 @@ def _common_entries(among: Sequence[Finding]) -> list[Any]:
     if any(finding.mean for finding in among):
         handles += [
             legend_entry("expected", **full, ls="-"),
-            Patch(color=colour, label="95 % interval of the curve", **_BAND),
+            _band_entry(colour),
             legend_entry("best B, 95 % interval", **full, ls="-", marker="D"),
         ]
     if _has_prediction(among):

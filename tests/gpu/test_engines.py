@@ -83,7 +83,7 @@ def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all runs, with the one on the CPU."""
     folder = tmp_path_factory.mktemp("gpu")
     process = start(*command(folder, "cpu"), CUDA_VISIBLE_DEVICES="")
@@ -92,10 +92,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(reference: Path) -> Path:
+def runs(folder: Path) -> Path:
     """All runs, side by side on the one GPU, after the one on the CPU."""
     assert torch.cuda.is_available(), "these tests need a GPU"
-    folder = reference
     started = {
         engine: start("launch", engine, "--ranks", "1", "--", *command(folder, engine))
         for engine in ENGINES
@@ -148,8 +147,8 @@ def check_kept(run: Path) -> None:
     assert difference(losses(run).mean(1), kept) < 1e-2
 
 
-def test_losses_that_are_kept_are_those_of_a_cpu(reference: Path) -> None:
-    check_kept(reference / "cpu")
+def test_losses_that_are_kept_are_those_of_a_cpu(folder: Path) -> None:
+    check_kept(folder / "cpu")
 
 
 @pytest.mark.gpu
